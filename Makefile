@@ -1,0 +1,58 @@
+# Each target in two words; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+help:  ## list targets
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# The environment: `installed` is enough to run, `develop` adds what tests and checks need.
+$(VENV)/pip: 
+	$(PYTHON) -c 'import sys; sys.exit("Need Python 3.11 or newer; got " + sys.version.split()[0] + ". Set PYTHON=…") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade -c constraints.txt pip
+	@touch $@
+
+$(VENV)/installed: $(VENV)/pip pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[agent,collector]' --group examples
+	@touch $@
+
+$(VENV)/develop: $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[agent,collector,grafana]' --group dev
+	@touch $@
+
+install: $(VENV)/installed  ## the environment
+
+demo: $(VENV)/installed  ## see it (KEEP=1 keeps the page up)
+	@$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
+
+servers:  ## real servers (Debian packages, where allowed)
+	@tests/install_servers.sh
+
+test: $(VENV)/develop servers  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/develop  ## format, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m dashboards.build --check
+
+format: $(VENV)/develop  ## format code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+dashboards: $(VENV)/develop  ## build boards
+	$(BIN)/python -m dashboards.build
+
+bench: $(VENV)/develop  ## measure overhead
+	$(BIN)/python benchmarks/overhead.py
+
+clean:  ## remove everything made
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.PHONY: help install demo servers test check format dashboards bench clean

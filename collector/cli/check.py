@@ -1,0 +1,31 @@
+"""probe-collector check."""
+
+from rich.console import Console
+from rich.table import Table
+
+from collector.cli.options import ConfigFile, InletAddress, StorePath, WebHost, WebPort, configured
+
+
+def check(
+    config: ConfigFile = None,
+    store: StorePath = None,
+    inlet_address: InletAddress = None,
+    web_host: WebHost = None,
+    web_port: WebPort = None,
+) -> None:
+    """Print every setting as `serve` would use it, and where its value came from."""
+    _, settings = configured(config, store, inlet_address, web_host, web_port)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("setting", "value", "from", "meaning"):
+        table.add_column(heading, overflow="fold")
+    for setting in settings:
+        table.add_row(setting.name, _text(setting.value), setting.source, setting.help)
+    Console().print(table)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)

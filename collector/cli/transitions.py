@@ -1,0 +1,68 @@
+"""probe-collector transitions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from collector.cli.options import AsJson, ConfigFile, StorePath, configured
+from collector.errors import StoreError
+from collector.phases import Transition
+from collector.store.queries import Reader, RunRow
+
+WhichRun = Annotated[str | None, typer.Argument(help="A run's id or name; without it, the latest heard.")]
+
+
+def transitions(
+    run: WhichRun = None, config: ConfigFile = None, store: StorePath = None, as_json: AsJson = False  # noqa: FBT002 - a flag
+) -> None:
+    """Show a run's phase transitions with their evidence."""
+    settings, _ = configured(config, store)
+    reader = Reader(Path(settings.store.path))
+    row = find_run(reader, run)
+    found = reader.transitions(row.id)
+    if as_json:
+        print(msgspec.json.encode(found).decode())  # noqa: T201
+        return
+    console = Console()
+    console.print(Text.assemble((row.name, "bold"), f"  {row.id}  step {row.step:,}"))
+    if not found:
+        console.print("No transition so far.")
+    for stored in found:
+        console.print(described(stored.transition))
+
+
+def find_run(reader: Reader, run: str | None) -> RunRow:
+    """The run of this id or name, the latest heard when there are several.
+
+    Raises:
+        StoreError: there is none.
+    """
+    rows = reader.runs(run)
+    if not rows:
+        known = ", ".join(f"{row.name} ({row.id})" for row in reader.runs()[:10]) or "none"
+        raise StoreError(f"Got the run {run!r}, which is not in the store. Known are: {known}.")
+    return rows[0]
+
+
+def described(t: Transition) -> Text:
+    """A transition in words, for a terminal."""
+    subject = "".join(f" [{key} {value}]" for key, value in t.subject.items())
+    low, high = t.happened_between
+    return Text.assemble(
+        "\n",
+        (f"{t.machine}{subject}: {t.from_phase} → {t.to_phase}", "bold"),
+        f"\n  happened at step {t.happened_step:,} ({low:,} to {high:,}), known at step {t.known_step:,}, "
+        f"confidence {confidence(t.confidence)}",
+        f"\n  {t.evidence.sentence}",
+        ("\n  → " + t.advice, "green") if t.advice else "",
+        f"\n  undo: {t.undo}" if t.undo else "",
+    )
+
+
+def confidence(c: float) -> str:
+    """A confidence without rounding it up to certainty: ``99.2 %``, ``> 99.9 %``."""
+    return "> 99.9 %" if c > 0.999 else f"{100 * c:.1f} %"

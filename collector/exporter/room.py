@@ -1,0 +1,57 @@
+"""Room: the series budget of a page, and each run's share of it. It bites before Prometheus's own limits would.
+
+Over a `sample_limit` Prometheus refuses the whole page; here the rest of the page stays, and what
+was left out is a number on it.
+"""
+
+from collections import Counter
+from collections.abc import Hashable
+from typing import Literal
+
+Reason = Literal["limit", "run_limit", "name"]
+REASONS: tuple[Reason, ...] = ("limit", "run_limit", "name")
+
+
+class Room:
+    """What is left of one page."""
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+        self.refused: Counter[Reason] = Counter()
+        self.newly_refused = 0
+
+
+class Share:
+    """What is left of one page for one run.
+
+    ``known`` outlives the page: it holds what was refused before, so that each refusal is counted
+    once however often Prometheus asks.
+    """
+
+    def __init__(self, room: Room, limit: int, known: set[Hashable]) -> None:
+        self._room = room
+        self._left = limit
+        self._known = known
+
+    def charge(self, series: int) -> None:
+        """Take room without asking: the few series without which a run could not be seen at all."""
+        self._left -= series
+        self._room.left -= series
+
+    def take(self, series: int, what: Hashable) -> bool:
+        """Take room for all of these series or for none of them: no value goes without its error."""
+        if self._left < series:
+            self.refuse(series, what, "run_limit")
+            return False
+        if self._room.left < series:
+            self.refuse(series, what, "limit")
+            return False
+        self.charge(series)
+        return True
+
+    def refuse(self, series: int, what: Hashable, reason: Reason) -> None:
+        """Count series that are left out."""
+        self._room.refused[reason] += series
+        if what not in self._known:
+            self._known.add(what)
+            self._room.newly_refused += series

@@ -1,0 +1,98 @@
+"""What a page says about one run itself: its state, ranks, probes, phases and transitions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
+
+from collector.exporter import catalogue as c
+from collector.exporter.names import Layers, label_pairs
+from collector.exporter.room import Share
+from collector.exporter.still import Still, Subject
+from collector.exporter.text import Page
+from collector.live import State
+from probe_wire import Outcome
+
+Machines = Mapping[str, Sequence[str]]
+"""The phases of each machine, in their order."""
+
+_TAKEN = frozenset({"run", "machine", "phase", "to_phase", "from_phase"})
+
+
+def write_run(page: Page, still: Still, machines: Machines, share: Share) -> None:
+    """The series without which a run could not be seen: always on the page, and charged to the run's share."""
+    before, run = page.series, ("run", still.label)
+    facts = [
+        ("run_id", still.run.id),
+        ("name", still.run.name),
+        ("host", still.run.host),
+        ("git_revision", still.run.git_revision),
+        ("agent_version", still.run.agent_version),
+        ("world_size", str(still.run.world_size)),
+    ]
+    own = label_pairs(((f"label_{name}", value) for name, value in sorted(still.run.labels.items())), taken=())
+    page.add(c.RUN_INFO, [run, *facts, *own], 1)
+    for state in get_args(State):
+        page.add(c.RUN_STATE, [run, ("state", state)], state == still.state)
+    page.add(c.RUN_STEP, [run], still.step)
+    page.add(c.RUN_STARTED, [run], still.run.started_at)
+    page.add(c.RUN_LAST_REPORT, [run], still.last_heard)
+    for machine, phases in machines.items():
+        _write_phase(page, [run, ("machine", machine)], phases, still.current.get((machine, ())))
+    for machine, seconds in still.last_transition_time.items():
+        page.add(c.PHASE_LAST_TRANSITION, [run, ("machine", machine)], seconds)
+    for (machine, to_phase), count in still.transition_counts.items():
+        page.add(c.TRANSITIONS, [run, ("machine", machine), ("to_phase", to_phase)], count)
+    share.charge(page.series - before)
+
+
+def write_ranks(page: Page, still: Still, share: Share) -> None:
+    """What each rank said about itself."""
+    for rank, said in still.ranks.items():
+        if share.take(5, ("rank", rank)):
+            labels = [("run", still.label), ("rank", str(rank))]
+            page.add(c.OVERHEAD, labels, said.overhead_ratio)
+            page.add(c.RUN_LOST_REPORTS, labels, said.lost)
+            page.add(c.REPORTS_DROPPED, labels, said.losses.reports_dropped)
+            page.add(c.SNAPSHOTS_SKIPPED, labels, said.losses.snapshots_skipped)
+            page.add(c.SCALARS_DROPPED, labels, said.losses.scalars_dropped)
+
+
+def write_probes(page: Page, still: Still, share: Share) -> None:
+    """What each probe cost and how its measurements came out; how the newest estimates of each quantity did."""
+    run = ("run", still.label)
+    for name, probe in still.probes.items():
+        if share.take(1 + len(Outcome), ("probe", name)):
+            page.add(c.PROBE_SECONDS, [run, ("probe", name)], probe.seconds)
+            for outcome in Outcome:
+                page.add(c.PROBE_OUTCOMES, [run, ("probe", name), ("outcome", outcome.label)], probe.outcomes[outcome])
+    for quantity, outcomes in still.outcomes().items():
+        if share.take(len(Outcome), ("quantity", quantity)):
+            for outcome in Outcome:
+                page.add(c.ESTIMATES, [run, ("quantity", quantity), ("outcome", outcome.label)], outcomes[outcome])
+
+
+def write_transitions(page: Page, still: Still, machines: Machines, layers: Layers, share: Share) -> None:
+    """The newest transition of each machine and subject, and the phases of subjects smaller than the network."""
+    for (machine, subject), current in still.current.items():
+        phases = machines.get(machine, ())
+        if (subject or machine not in machines) and share.take(len(phases) + 2, ("phase", machine, subject)):
+            _write_phase(page, _labels(still, machine, subject, layers), phases, current)
+    for (machine, subject), made in still.newest.items():
+        if share.take(3, ("transition", machine, subject)):
+            labels = _labels(still, machine, subject, layers)
+            page.add(c.TRANSITION_CONFIDENCE, labels, made.confidence)
+            page.add(c.TRANSITION_HAPPENED, labels, made.happened_step)
+            page.add(c.TRANSITION_KNOWN, labels, made.known_step)
+
+
+def _labels(still: Still, machine: str, subject: Subject, layers: Layers) -> list[tuple[str, str]]:
+    return [("run", still.label), ("machine", machine), *label_pairs(layers.named(subject), _TAKEN)]
+
+
+def _write_phase(page: Page, labels: Sequence[tuple[str, str]], phases: Iterable[str], current: str | None) -> None:
+    """A StateSet, and its place in the list. A phase of another release is shown but has no place."""
+    known = list(phases)
+    shown = known if current is None or current in known else [*known, current]
+    for phase in shown:
+        page.add(c.PHASE, [*labels, ("phase", phase)], phase == current)
+    if current in known:
+        page.add(c.PHASE_CODE, labels, known.index(current))

@@ -1,0 +1,94 @@
+"""Still: one run as it stood when Prometheus asked. Copied under Live's lock, formatted outside it."""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from collector.live import Live, LiveRun, ProbeState, RankState, SeriesKey, State
+from collector.phases.transition import Transition
+from probe_wire import Estimate, Outcome, Quantity, Run
+
+Subject = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """What a page needs of a LiveRun, shared with nobody who writes."""
+
+    run: Run
+    label: str
+    state: State
+    step: int
+    first_heard: float
+    last_heard: float
+    ranks: dict[int, RankState]
+    quantities: dict[str, Quantity]
+    estimates: list[tuple[SeriesKey, int, Estimate]]
+    """Each series with its position and newest estimate."""
+    probes: dict[str, ProbeState]
+    current: dict[tuple[str, Subject], str]
+    """The phase each machine says each subject is in; the newest where spans overlap."""
+    newest: dict[tuple[str, Subject], Transition]
+    """The last transition of each machine and subject."""
+    transition_counts: dict[tuple[str, str], int]
+    last_transition_time: dict[str, float]
+
+    @classmethod
+    def of(cls, run: LiveRun, now: float) -> Self:
+        """The run at this moment; the caller holds Live's lock."""
+        return cls(
+            run=run.run,
+            label=run.label,
+            state=run.state(now),
+            step=run.step,
+            first_heard=run.first_heard,
+            last_heard=run.last_heard,
+            ranks={rank: copy.copy(said) for rank, said in run.ranks.items()},
+            quantities=dict(run.quantities),
+            estimates=[(key, latest.position, latest.estimate) for key, latest in run.latest.items()],
+            probes={name: ProbeState(probe.seconds, probe.outcomes.copy()) for name, probe in run.probes.items()},
+            current={(s.machine, _subject(s.subject)): s.phase for s in run.spans if s.until_step is None},
+            newest={(made.machine, _subject(made.subject)): made for made in run.transitions},
+            transition_counts=dict(run.transition_counts),
+            last_transition_time=dict(run.last_transition_time),
+        )
+
+    def outcomes(self) -> dict[str, Counter[Outcome]]:
+        """How the newest estimates of each quantity came out."""
+        counts: dict[str, Counter[Outcome]] = {}
+        for key, _, estimate in self.estimates:
+            counts.setdefault(key.quantity, Counter())[estimate.outcome] += 1
+        return counts
+
+
+def _subject(labels: Mapping[str, str] | Subject) -> Subject:
+    return tuple(sorted(dict(labels).items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a run stays on the page after it was last heard."""
+
+    finished_seconds: float
+    silent_seconds: float
+
+    def keeps(self, run: LiveRun, now: float) -> bool:
+        """Whether the run is still on the page; a running one always is."""
+        limit = {"running": float("inf"), "silent": self.silent_seconds, "finished": self.finished_seconds}
+        return now - run.last_heard <= limit[run.state(now)]
+
+
+def develop(live: Live, patience: Patience, now: float) -> tuple[list[Still], Counter[State], int]:
+    """``(stills, runs in memory by state, runs evicted)``, in the order in which runs get their share of the page.
+
+    The oldest run comes first, so what is shown stays shown when a new run fills the page; a
+    finished one comes after all that still measure.
+    """
+    with live.lock:
+        states = Counter(run.state(now) for run in live.runs.values())
+        stills = [Still.of(run, now) for run in live.runs.values() if patience.keeps(run, now)]
+        evicted = live.evicted
+    stills.sort(key=lambda still: (still.state == "finished", still.first_heard))
+    return stills, states, evicted

@@ -1,0 +1,153 @@
+"""Live: the recent past of every run, bounded, in memory. What the views are asked from."""
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from collector.phases.transition import Transition
+from probe_wire import Column, Estimate, Losses, Outcome, ProbeCost, Quantity, Run
+
+State = Literal["running", "silent", "finished"]
+SILENT_AFTER_SECONDS = 60.0
+RECENT_TRANSITIONS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesKey:
+    """One series of a run: the rank that measured it, the quantity and its labels in sorted order."""
+
+    rank: int
+    quantity: str
+    labels: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, rank: int, column: Column) -> "SeriesKey":
+        """The key of a column reported by a rank."""
+        return cls(rank, column.quantity, tuple(sorted(column.labels.items())))
+
+
+@dataclass(slots=True)
+class Latest:
+    """The newest point of a series; ``position`` is its place among the run's series as reported."""
+
+    step: int
+    estimate: Estimate
+    position: int
+
+
+@dataclass(slots=True)
+class RankState:
+    """What one rank of a run last said about itself."""
+
+    step: int = 0
+    last_heard: float = 0.0
+    finished: bool = False
+    training_seconds: float = 0.0
+    probe_seconds: float = 0.0
+    reports: int = 0
+    lost: int = 0
+    losses: Losses = Losses()
+
+    @property
+    def overhead_ratio(self) -> float:
+        """The agent's share of the run's time so far, 0 to 1."""
+        total = self.training_seconds + self.probe_seconds
+        return self.probe_seconds / total if total > 0 else 0.0
+
+
+@dataclass(slots=True)
+class ProbeState:
+    """What one probe cost a run and how its measurements came out."""
+
+    seconds: float = 0.0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    last_problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpan:
+    """A run was in a phase of a machine from one step to another (None: it still is)."""
+
+    machine: str
+    subject: tuple[tuple[str, str], ...]
+    phase: str
+    since_step: int
+    until_step: int | None
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """One run as it stands now. ``label`` is its name, made unique among the runs kept in memory."""
+
+    run: Run
+    label: str
+    first_heard: float
+    ranks: dict[int, RankState] = field(default_factory=dict)
+    quantities: dict[str, Quantity] = field(default_factory=dict)
+    latest: dict[SeriesKey, Latest] = field(default_factory=dict)
+    probes: dict[str, ProbeState] = field(default_factory=dict)
+    spans: list[PhaseSpan] = field(default_factory=list)
+    transitions: deque[Transition] = field(default_factory=lambda: deque(maxlen=RECENT_TRANSITIONS))
+    transition_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often each ``(machine, to_phase)`` was entered; every possible pair is present, at 0 to begin with."""
+    last_transition_time: dict[str, float] = field(default_factory=dict)
+    """Unix time of the newest transition of each machine."""
+
+    @property
+    def step(self) -> int:
+        """The furthest step any rank reported."""
+        return max((rank.step for rank in self.ranks.values()), default=0)
+
+    @property
+    def last_heard(self) -> float:
+        """When any rank was last heard, Unix seconds by the collector's clock."""
+        return max((rank.last_heard for rank in self.ranks.values()), default=self.first_heard)
+
+    def state(self, now: float) -> State:
+        """Finished when every rank said goodbye; silent when none was heard for a minute."""
+        if self.ranks and all(rank.finished for rank in self.ranks.values()):
+            return "finished"
+        return "silent" if now - self.last_heard > SILENT_AFTER_SECONDS else "running"
+
+
+class Live:
+    """The runs in memory, at most ``capacity``; the longest unheard finished run makes room for a new one.
+
+    The pipeline writes under ``lock``; a view holds it while it reads.
+    """
+
+    def __init__(self, capacity: int = 200) -> None:
+        self.lock = threading.RLock()
+        self.runs: dict[str, LiveRun] = {}
+        self.capacity = capacity
+        self.evicted = 0
+
+    def open(self, run: Run, now: float) -> LiveRun:
+        """The live run of this identity, made when it is new."""
+        found = self.runs.get(run.id)
+        if found is not None:
+            return found
+        if len(self.runs) >= self.capacity:
+            self._evict(now)
+        taken = {other.label for other in self.runs.values()}
+        label = run.name if run.name not in taken else f"{run.name}-{run.id[:6]}"
+        opened = self.runs[run.id] = LiveRun(run=run, label=label, first_heard=now)
+        return opened
+
+    def _evict(self, now: float) -> None:
+        rank = {"finished": 0, "silent": 1, "running": 2}
+        oldest = min(self.runs.values(), key=lambda run: (rank[run.state(now)], run.last_heard))
+        del self.runs[oldest.run.id]
+        self.evicted += 1
+
+    @staticmethod
+    def charge(run: LiveRun, costs: tuple[ProbeCost, ...]) -> None:
+        """Add what the probes of one report cost."""
+        for cost in costs:
+            probe = run.probes.setdefault(cost.probe, ProbeState())
+            probe.seconds += cost.seconds
+            outcome = Outcome(cost.outcome)
+            probe.outcomes[outcome] += 1
+            if outcome is not Outcome.OK:
+                probe.last_problem = cost.detail or outcome.sentence

@@ -1,0 +1,96 @@
+"""PhaseEngine: the measurements of one run in, its transitions out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from collector.phases.machine import Machine, MachineError
+from collector.phases.machines import MACHINES
+from collector.phases.track import Span, Track
+from collector.phases.transition import Transition
+from probe_wire import Column, Estimate, Outcome
+
+MAX_TRACKS = 512
+"""Subjects followed in one run, over all machines: labels come from outside and each holds a series."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """Measurements of a judged quantity that no verdict saw, counted by reason.
+
+    ``not_ok``: the outcome was not OK. A value that has not converged is a bound or a rough guess,
+    and from a bound to a value looks like a change. ``skipped``: not finite, or not positive on a
+    logarithmic axis. ``behind``: at a step not beyond the last. ``thinned``: given up to a series'
+    cap after it was judged. ``refused``: of a subject beyond ``MAX_TRACKS``.
+    """
+
+    not_ok: int
+    skipped: int
+    behind: int
+    thinned: int
+    refused: int
+
+
+class PhaseEngine:
+    """Follows every machine on every subject of one run.
+
+    A pure fold: it reads no clock and draws no random number, so feeding a stored run again
+    restores it exactly, and that is how it is restarted.
+
+    A step at or before a subject's last is ignored and counted as ``behind``: after a resume from
+    a checkpoint the run lives through its past again, other ranks repeat a step, and a report may
+    be delivered twice. What was told of that stretch stands, and the series goes on where the run
+    goes beyond it. A run begun anew needs an engine of its own.
+    """
+
+    def __init__(self, machines: Iterable[Machine] = MACHINES) -> None:
+        self._machines: dict[str, list[Machine]] = {}
+        names = set[str]()
+        for machine in machines:
+            if machine.name in names:
+                raise MachineError(f"Got two machines named {machine.name!r}; a transition could not say whose it is.")
+            names.add(machine.name)
+            self._machines.setdefault(machine.quantity, []).append(machine)
+        self._tracks: dict[tuple[str, tuple[tuple[str, str], ...]], Track] = {}
+        self._not_ok = 0
+        self._refused = 0
+
+    def update(self, step: int, measurements: Sequence[tuple[Column, Estimate]]) -> list[Transition]:
+        """The transitions that these measurements of one step made known, in the measurements' order."""
+        known = []
+        for column, estimate in measurements:
+            for machine in self._machines.get(column.quantity, ()):
+                if not machine.judges(column.labels):
+                    continue
+                if estimate.outcome is not Outcome.OK:
+                    self._not_ok += 1
+                    continue
+                track = self._track(machine, column.labels)
+                if track and (transition := track.update(step, estimate.value, estimate.paired)):
+                    known.append(transition)
+        return known
+
+    @property
+    def phases(self) -> list[Span]:
+        """Every phase the run has been in, subject by subject in the order they were first seen."""
+        return [span for track in self._tracks.values() for span in track.spans]
+
+    @property
+    def unused(self) -> Unused:
+        """What was measured and not judged, so far."""
+        series = [track.series for track in self._tracks.values()]
+        return Unused(
+            not_ok=self._not_ok,
+            skipped=sum(s.skipped for s in series),
+            behind=sum(s.behind for s in series),
+            thinned=sum(s.thinned for s in series),
+            refused=self._refused,
+        )
+
+    def _track(self, machine: Machine, labels: dict[str, str]) -> Track | None:
+        key = (machine.name, tuple(sorted(labels.items())))
+        if key not in self._tracks:
+            if len(self._tracks) >= MAX_TRACKS:
+                self._refused += 1
+                return None
+            self._tracks[key] = Track(machine, dict(labels))
+        return self._tracks[key]

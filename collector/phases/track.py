@@ -1,0 +1,76 @@
+"""Track: one machine following one subject of one run."""
+
+import math
+
+import msgspec
+
+from collector.phases.evidence import evidence, rounded
+from collector.phases.machine import Machine
+from collector.phases.noise import Cleaned, clean
+from collector.phases.series import CAP, Series
+from collector.phases.transition import Transition
+from collector.phases.verdict import Verdict, verdict
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A stretch of steps in one phase; ``until_step`` is None while it lasts."""
+
+    machine: str
+    subject: dict[str, str]
+    phase: str
+    since_step: int
+    until_step: int | None = None
+
+
+class Track:
+    """The series a machine judges, and the phases it has found in it.
+
+    Evidence for the next turn is taken from the step where the last one *happened*, not from where
+    it was known, so the probes in between count for both. Everything follows from the measurements
+    in their order: the same measurements give the same transitions, to the byte.
+    """
+
+    def __init__(self, machine: Machine, subject: dict[str, str], cap: int = CAP) -> None:
+        self.machine = machine
+        self.subject = subject
+        self.series = Series(machine.value_scale, machine.step_scale, cap)
+        self.spans: list[Span] = []
+        self._version = machine.version
+        self._ordinal = 0
+
+    def update(self, step: int, value: float, paired: float = math.nan) -> Transition | None:
+        """The transition this measurement made known, if any."""
+        if not self.series.append(step, value, paired):
+            return None
+        if not self.spans:
+            self.spans.append(Span(self.machine.name, self.subject, self.machine.phases[0].name, step))
+        turns = self.machine.turns_from(self.spans[-1].phase)
+        if not turns or len(self.series) < min(turn.min_points for turn in turns):
+            return None
+        cleaned = clean(self.series.points(), relative=self.machine.value_scale == "log")
+        probes = cleaned.since(self.spans[-1].since_step)
+        verdicts = [verdict(turn, probes, self.machine.value_scale) for turn in turns]
+        shown = [v for v in verdicts if v is not None]
+        return self._transition(max(shown, key=lambda v: v.log_e), probes) if shown else None
+
+    def _transition(self, shown: Verdict, probes: Cleaned) -> Transition:
+        at, first, last = (int(probes.steps[i]) for i in (shown.at.at, shown.at.first, shown.at.last))
+        self._ordinal += 1
+        self.spans[-1] = msgspec.structs.replace(self.spans[-1], until_step=at)
+        self.spans.append(Span(self.machine.name, self.subject, shown.turn.to_phase, at))
+        return Transition(
+            machine=self.machine.name,
+            machine_version=self._version,
+            subject=self.subject,
+            ordinal=self._ordinal,
+            from_phase=shown.turn.from_phase,
+            to_phase=shown.turn.to_phase,
+            happened_step=at,
+            happened_between=(first, last),
+            known_step=int(probes.steps[-1]),
+            confidence=rounded(-math.expm1(-shown.log_e)),
+            severity=shown.turn.severity,
+            advice=shown.turn.advice,
+            undo=shown.turn.undo,
+            evidence=evidence(shown, probes, self.machine, self.subject),
+        )

@@ -1,0 +1,263 @@
+"""Pipeline: the life of a message in the collector, top to bottom. Read this file first.
+
+    Hello     the stream is opened, or found again
+    Schema    its columns get their series
+    Report    Store keeps it → Live shows it → Phases judge it
+    Goodbye   the stream is complete
+    commit    all of it becomes durable; only then agents are acknowledged and sinks told
+
+One thread drives it (the inlet's). A failed commit undoes everything since the last one, here as in
+the store, and the agents send it again.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from collector.health import Health
+from collector.live import Latest, Live, LiveRun, PhaseSpan, RankState, SeriesKey
+from collector.log import event
+from collector.phases import MACHINES, Machine, PhaseEngine, Transition
+from collector.sinks import Sink
+from collector.store.queries import Reader
+from collector.store.sqlite import Store, Stream
+from probe_wire import BadMessage, Column, Estimate, Goodbye, Hello, Report, Run, Schema, unpack
+
+RECOVERED_RUNS = 50
+"""Unfinished runs taken up again when the collector starts, the latest heard first."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A transition that has just been committed."""
+
+    run: Run
+    transition: Transition
+
+
+class UnknownSchema(Exception):  # noqa: N818 - an answer to the agent, not an error of ours
+    """A report speaks of a schema the collector does not hold."""
+
+
+class UnknownStream(Exception):  # noqa: N818 - an answer to the agent, not an error of ours
+    """The run of a stream is no longer in memory; its agent must greet again."""
+
+
+class Pipeline:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        live: Live,
+        health: Health,
+        sinks: Sequence[Sink],
+        *,
+        tick: Callable[[str, int, int], None],
+        machines: tuple[Machine, ...] = MACHINES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._reader = Reader(store.path)
+        self._live = live
+        self._health = health
+        self._sinks = sinks
+        self._tick = tick
+        self._machines = machines
+        self._clock = clock
+        self._streams: dict[tuple[str, int, str], Stream] = {}
+        self._engines: dict[str, PhaseEngine] = {}
+        self._news: list[News] = []
+        self._ticks: dict[str, tuple[int, int]] = {}
+        self._reports = 0
+        self._lost = 0
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    def hello(self, hello: Hello) -> Stream:
+        """Open a stream or find it again. ``stream.high`` is what may be acknowledged after the commit."""
+        now = self._clock()
+        key = (hello.run.id, hello.rank, hello.epoch)
+        run = self._run(hello.run, now)
+        known = self._streams.get(key)
+        stream = self._store.put_hello(hello, now)
+        if known is None:
+            event("stream.opened", run=hello.run.id, name=hello.run.name, rank=hello.rank, host=hello.run.host, resumed_at=stream.high)
+        else:  # the same object stays in use: every session of the stream sees its progress
+            newly_lost = stream.lost - known.lost
+            known.high, known.lost = stream.high, stream.lost
+            stream = known
+            if newly_lost:
+                self._count_loss(run, stream, newly_lost)
+        self._streams[key] = stream
+        with self._live.lock:
+            rank = run.ranks.setdefault(hello.rank, RankState())
+            rank.last_heard = now
+            rank.finished = stream.finished
+            rank.step = max(rank.step, hello.step)
+        return stream
+
+    def schema(self, stream: Stream, schema: Schema, body: bytes) -> None:
+        """Learn a stream's columns."""
+        run = self._live_run(stream)
+        self._store.put_schema(stream, schema, body)
+        with self._live.lock:
+            run.quantities.update({q.name: q for q in schema.quantities})
+
+    def report(self, stream: Stream, report: Report, body: bytes) -> None:
+        """Keep, show and judge one report; it is the next of its stream.
+
+        Raises:
+            UnknownSchema: the agent must send its schemas again.
+            UnknownStream: the agent must greet again.
+            BadMessage: the columns do not fit the schema.
+        """
+        bound = stream.schemas.get(report.schema)
+        if bound is None:
+            raise UnknownSchema
+        run = self._live_run(stream)
+        estimates = unpack(report, bound.schema)
+        now = self._clock()
+        frame_id = self._store.put_report(stream, report, estimates, body, now)
+        measured = list(zip(bound.schema.columns, estimates, strict=True))
+        with self._live.lock:
+            _show(run, stream.rank, report, measured, now)
+        if stream.rank == 0:  # phases are the run's, judged on one rank's measurements
+            self._judge(run, report.step, measured, frame_id, now)
+        self._reports += 1
+        self._ticks[stream.run_id] = (report.step, frame_id)
+
+    def goodbye(self, stream: Stream, goodbye: Goodbye, body: bytes) -> None:
+        """The stream is complete."""
+        run = self._live_run(stream)
+        now = self._clock()
+        frame_id = self._store.put_goodbye(stream, goodbye, body, now)
+        with self._live.lock:
+            rank = run.ranks[stream.rank]
+            rank.finished, rank.last_heard, rank.losses = True, now, goodbye.losses
+            rank.step = max(rank.step, goodbye.step)
+        self._ticks[stream.run_id] = (goodbye.step, frame_id)
+        event("stream.finished", run=stream.run_id, rank=stream.rank, step=goodbye.step, reason=goodbye.reason)
+
+    def commit(self) -> list[News]:
+        """Make all since the last commit durable, then tell sinks and the page. Returns the news."""
+        began = time.perf_counter()
+        self._store.commit()
+        self._health.commit_seconds.observe(time.perf_counter() - began)
+        self._health.reports.inc(self._reports)
+        self._health.lost.inc(self._lost)
+        news, ticks = self._news, self._ticks
+        self._news, self._ticks, self._reports, self._lost = [], {}, 0, 0
+        for item in news:
+            for sink in self._sinks:
+                sink.handle(item.run, item.transition)
+        for run_id, (step, frame_id) in ticks.items():
+            self._tick(run_id, step, frame_id)
+        return news
+
+    def rollback(self) -> None:
+        """Undo everything since the last commit; what is in memory is made anew from the store when next heard of."""
+        self._store.rollback()
+        self._streams.clear()
+        self._engines.clear()
+        self._news, self._ticks, self._reports, self._lost = [], {}, 0, 0
+        with self._live.lock:
+            self._live.runs.clear()
+
+    # -- phases -----------------------------------------------------------------------------------
+
+    def _judge(self, run: LiveRun, step: int, measured: list[tuple[Column, Estimate]], frame_id: int, now: float) -> None:
+        engine = self._engines[run.run.id]
+        transitions = engine.update(step, measured)
+        with self._live.lock:
+            for transition in transitions:
+                _enter(run, transition, now)
+            run.spans = _spans(engine)
+        for transition in transitions:
+            self._store.put_transition(run.run.id, transition, frame_id, now)
+            self._news.append(News(run.run, transition))
+            event(
+                "phase.entered",
+                run=run.run.id,
+                machine=transition.machine,
+                phase=transition.to_phase,
+                happened=transition.happened_step,
+                known=transition.known_step,
+                confidence=transition.confidence,
+                evidence=transition.evidence.sentence,
+            )
+
+    # -- runs in memory ---------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Take up the runs that had not finished when the collector last stopped."""
+        unfinished = [row for row in self._reader.runs() if row.finished is None]
+        for row in unfinished[:RECOVERED_RUNS]:
+            identity = Run(
+                row.id, row.name, row.host, row.pid, row.started_at, row.labels, row.git_revision, row.agent_version, row.world_size
+            )
+            self._run(identity, row.first_heard)
+        if unfinished:
+            event("runs.recovered", runs=min(len(unfinished), RECOVERED_RUNS), left_out=max(0, len(unfinished) - RECOVERED_RUNS))
+
+    def _live_run(self, stream: Stream) -> LiveRun:
+        run = self._live.runs.get(stream.run_id)
+        if run is None:
+            raise UnknownStream
+        return run
+
+    def _run(self, identity: Run, now: float) -> LiveRun:
+        """The live run of this identity; one the store already knows is made anew from its frames."""
+        found = self._live.runs.get(identity.id)
+        if found is not None:
+            return found
+        with self._live.lock:
+            run = self._live.open(identity, now)
+            run.transition_counts = Counter({(m.name, turn.to_phase): 0 for m in self._machines for turn in m.turns})
+        self._engines = {run_id: engine for run_id, engine in self._engines.items() if run_id in self._live.runs}
+        engine = self._engines[identity.id] = PhaseEngine(self._machines)
+        schemas = self._reader.schemas(identity.id)
+        for frame in self._reader.frames(identity.id):
+            if isinstance(frame.message, Goodbye):
+                continue
+            schema = schemas[frame.stream_id, frame.message.schema]
+            measured = list(zip(schema.columns, unpack(frame.message, schema), strict=True))
+            with self._live.lock:
+                run.quantities.update({q.name: q for q in schema.quantities})
+                _show(run, frame.rank, frame.message, measured, frame.received_at)
+            if frame.rank == 0:
+                for transition in engine.update(frame.message.step, measured):
+                    _enter(run, transition, frame.received_at)
+        run.spans = _spans(engine)
+        return run
+
+    def _count_loss(self, run: LiveRun, stream: Stream, lost: int) -> None:
+        self._lost += lost
+        with self._live.lock:
+            run.ranks[stream.rank].lost += lost
+        event("reports.lost", logging.WARNING, run=stream.run_id, rank=stream.rank, lost=lost)
+
+
+def _show(run: LiveRun, rank: int, report: Report, measured: list[tuple[Column, Estimate]], now: float) -> None:
+    state = run.ranks.setdefault(rank, RankState())
+    state.step = max(state.step, report.step)
+    state.last_heard = max(state.last_heard, now)
+    state.reports += 1
+    state.training_seconds, state.probe_seconds, state.losses = report.training_seconds, report.probe_seconds, report.losses
+    for position, (column, estimate) in enumerate(measured):
+        run.latest[SeriesKey.of(rank, column)] = Latest(report.step, estimate, position)
+    Live.charge(run, report.costs)
+
+
+def _spans(engine: PhaseEngine) -> list[PhaseSpan]:
+    return [
+        PhaseSpan(s.machine, tuple(sorted(s.subject.items())), s.phase, s.since_step, s.until_step) for s in engine.phases
+    ]
+
+
+def _enter(run: LiveRun, transition: Transition, now: float) -> None:
+    run.transitions.append(transition)
+    run.transition_counts[transition.machine, transition.to_phase] += 1
+    run.last_transition_time[transition.machine] = now

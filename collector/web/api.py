@@ -1,0 +1,173 @@
+"""The JSON the page lives on: runs, one run, points, transitions. Synchronous, so that reads run in threads."""
+
+import time
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+from starlette.exceptions import HTTPException
+
+from collector.live import Live, PhaseSpan
+from collector.store.queries import Points, Reader, RunRow
+from collector.web.decimate import keep
+from collector.web.spans import spans_of
+from collector.web.views import (
+    OUTCOMES,
+    RunDetail,
+    RunView,
+    phase_views,
+    probe_views,
+    quantity_views,
+    rank_views,
+    run_view,
+)
+
+MAX_RUNS = 500
+DEFAULT_POINTS = 4_000
+MAX_POINTS = 20_000
+MAX_POINTS_IN_ALL = 400_000
+"""Of one answer, over all its series: a network of a thousand layers must not make the page choke."""
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """The runs heard last, how many there are in all, and where an agent would send to."""
+
+    now: float
+    address: str
+    total: int
+    runs: list[RunView]
+
+
+class SeriesView(msgspec.Struct, frozen=True):
+    """One series as columns. ``folded`` points between the ones given were left out; null is NaN."""
+
+    rank: int
+    labels: dict[str, str]
+    settings: dict[str, str]
+    folded: int
+    step: list[int]
+    value: list[float]
+    stderr: list[float]
+    paired: list[float]
+    n: list[int]
+    outcome: list[int]
+
+
+class PointsView(msgspec.Struct, frozen=True):
+    """The series of one quantity. Ask again with ``after`` set to ``frame`` for what is new."""
+
+    quantity: str
+    frame: int
+    series: list[SeriesView]
+
+
+class Api:
+    """Answers from the store, with what only memory knows added."""
+
+    def __init__(self, reader: Reader, live: Live, address: str) -> None:
+        self._reader = reader
+        self._live = live
+        self._address = address
+
+    def runs(self) -> bytes:
+        """The list of runs."""
+        rows = self._reader.runs()
+        now = time.time()
+        views = [self._view(row, now) for row in rows[:MAX_RUNS]]
+        return msgspec.json.encode(RunList(now, self._address, len(rows), views))
+
+    def run(self, run_id: str) -> bytes:
+        """One run."""
+        row = self._row(run_id)
+        quantities, series = self._reader.quantities(run_id), self._reader.series(run_id)
+        spans = self._spans(run_id)
+        now = time.time()
+        with self._live.lock:
+            live = self._live.runs.get(run_id)
+            detail = RunDetail(
+                now=now,
+                run=run_view(row, live, spans, now),
+                quantities=quantity_views(quantities, series),
+                spans=phase_views(spans),
+                ranks=rank_views(live),
+                probes=probe_views(live),
+                outcomes=OUTCOMES,
+            )
+        return msgspec.json.encode(detail)
+
+    def points(self, run_id: str, query: Mapping[str, str]) -> bytes:
+        """The points of one quantity: of every series, or with ``series=whole`` or ``layers`` of those alone."""
+        self._row(run_id)
+        name = query.get("quantity", "")
+        after = _number(query, "after", default=0, low=0, high=2**62)
+        limit = _number(query, "max", default=DEFAULT_POINTS, low=10, high=MAX_POINTS)
+        which = query.get("series", "all")
+        if which not in {"all", "whole", "layers"}:
+            raise HTTPException(400, f"Got series={which!r}; need all, whole or layers. Leave it out for all.")
+        rows = [row for row in self._reader.series(run_id) if row.quantity == name]
+        if not rows:
+            known = ", ".join(quantity.name for quantity in self._reader.quantities(run_id)) or "none yet"
+            raise HTTPException(404, f"Got quantity={name!r}; this run measures {known}. Ask for one of these.")
+        rows = [row for row in rows if which == "all" or ("layer" in row.labels) == (which == "layers")]
+        limit = max(10, min(limit, MAX_POINTS_IN_ALL // max(len(rows), 1)))
+        found = self._reader.points([row.id for row in rows], after)
+        frame = max((points.frame[-1] for points in found.values() if points.frame), default=after)
+        series = [_series(row.rank, row.labels, row.settings, found[row.id], limit) for row in rows]
+        return msgspec.json.encode(PointsView(name, frame, series))
+
+    def transitions(self, run_id: str) -> bytes:
+        """The transitions of a run in the order they became known, with all their evidence."""
+        self._row(run_id)
+        return msgspec.json.encode(self._reader.transitions(run_id))
+
+    def _row(self, run_id: str) -> RunRow:
+        for row in self._reader.runs(run_id):
+            if row.id == run_id:
+                return row
+        raise HTTPException(
+            404, f"Got the run {run_id!r}; the store holds no run of that id. See /api/runs for those it holds."
+        )
+
+    def _view(self, row: RunRow, now: float) -> RunView:
+        spans = self._spans(row.id)
+        with self._live.lock:
+            return run_view(row, self._live.runs.get(row.id), spans, now)
+
+    def _spans(self, run_id: str) -> list[PhaseSpan]:
+        with self._live.lock:
+            live = self._live.runs.get(run_id)
+            if live is not None:
+                return list(live.spans)
+        return spans_of(stored.transition for stored in self._reader.transitions(run_id))
+
+
+def _series(rank: int, labels: dict[str, str], settings: dict[str, str], points: Points, limit: int) -> SeriesView:
+    size = len(points.frame)
+    if size <= limit:
+        return SeriesView(
+            rank, labels, settings, 0, points.step, points.value, points.stderr, points.paired, points.n, points.outcome
+        )
+    kept = keep(np.asarray(points.value), np.asarray(points.outcome, dtype=np.int64), limit).tolist()
+    return SeriesView(
+        rank,
+        labels,
+        settings,
+        size - len(kept),
+        [points.step[i] for i in kept],
+        [points.value[i] for i in kept],
+        [points.stderr[i] for i in kept],
+        [points.paired[i] for i in kept],
+        [points.n[i] for i in kept],
+        [points.outcome[i] for i in kept],
+    )
+
+
+def _number(query: Mapping[str, str], name: str, *, default: int, low: int, high: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
+        raise HTTPException(
+            400, f"Got {name}={text!r}; need a whole number from {low} to {high}. Leave it out for {default}."
+        )
+    return int(text)

@@ -1,0 +1,129 @@
+"""The application behind the page: every route on one screen."""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from collector.errors import StoreError
+from collector.live import Live
+from collector.store.queries import Reader
+from collector.web.api import Api
+from collector.web.assets import FILES, Asset, load
+from collector.web.feed import Feed
+from collector.web.guard import Guard
+
+PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def create_app(
+    reader: Reader,
+    live: Live,
+    feed: Feed,
+    metrics: Callable[[], bytes],
+    ready: Callable[[], bool],
+    *,
+    allowed_hosts: Iterable[str] = (),
+    address: str = "tcp://127.0.0.1:5757",
+) -> Starlette:
+    """The page, its API, the live feed, ``/metrics`` and the two health checks.
+
+    ``metrics`` gives the text of ``/metrics`` and is called in a thread, as are all store reads.
+    ``allowed_hosts`` are further names to answer to, beside localhost and numeric addresses.
+    ``address`` is where agents send to, shown to a person who has no run yet.
+    """
+    answers = _Answers(Api(reader, live, address), feed, metrics, ready)
+    return Starlette(
+        routes=[
+            Route("/", answers.page),
+            Route("/runs/{id}", answers.page),
+            Route("/static/{name:path}", answers.static),
+            Route("/api/runs", answers.runs),
+            Route("/api/runs/{id}", answers.run),
+            Route("/api/runs/{id}/points", answers.points),
+            Route("/api/runs/{id}/transitions", answers.transitions),
+            Route("/api/feed", answers.feed),
+            Route("/metrics", answers.metrics),
+            Route("/healthz", answers.healthz),
+            Route("/readyz", answers.readyz),
+        ],
+        middleware=[Middleware(Guard, allowed_hosts=tuple(allowed_hosts))],
+        exception_handlers={HTTPException: _refused, sqlite3.Error: _store_failed, StoreError: _store_failed},
+    )
+
+
+class _Answers:
+    """One method a route. The plain functions among them run in threads, as they read the store."""
+
+    def __init__(self, api: Api, feed: Feed, metrics: Callable[[], bytes], ready: Callable[[], bool]) -> None:
+        self._api = api
+        self._feed = feed
+        self._metrics = metrics
+        self._ready = ready
+        self._page = load("index.html")
+        self._files = {name: load(name) for name in FILES}
+
+    async def page(self, request: Request) -> Response:
+        return _asset(request, self._page)
+
+    async def static(self, request: Request) -> Response:
+        asset = self._files.get(request.path_params["name"])
+        if asset is None:
+            raise HTTPException(404, f"Got {request.url.path!r}, which is not a file of the page. Reload the page.")
+        return _asset(request, asset)
+
+    def runs(self, _: Request) -> Response:
+        return _json(self._api.runs())
+
+    def run(self, request: Request) -> Response:
+        return _json(self._api.run(request.path_params["id"]))
+
+    def points(self, request: Request) -> Response:
+        return _json(self._api.points(request.path_params["id"], request.query_params))
+
+    def transitions(self, request: Request) -> Response:
+        return _json(self._api.transitions(request.path_params["id"]))
+
+    async def feed(self, _: Request) -> Response:
+        if self._feed.full:
+            raise HTTPException(
+                503, f"Got one page more than the {self._feed.pages} that may be open. Close one and try again."
+            )
+        return StreamingResponse(
+            self._feed.stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        )
+
+    def metrics(self, _: Request) -> Response:
+        return Response(self._metrics(), media_type=PROMETHEUS_TEXT)
+
+    async def healthz(self, _: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, _: Request) -> Response:
+        return PlainTextResponse("ready\n") if self._ready() else PlainTextResponse("not ready\n", status_code=503)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _asset(request: Request, asset: Asset) -> Response:
+    headers = {"ETag": asset.etag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == asset.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(asset.body, media_type=asset.content_type, headers=headers)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette's handlers are typed for any exception
+    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _store_failed(_: Request, error: Exception) -> Response:
+    sentence = f"The store could not be read: {error}. Try again; if it persists, look at the collector's log."
+    return JSONResponse({"error": sentence}, status_code=503)

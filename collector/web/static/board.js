@@ -1,0 +1,185 @@
+// Board: all charts of a run over one step axis, with one cursor, one zoom and the same phases.
+
+import { Card } from "./card.js";
+import { el } from "./dom.js";
+import { tolerate } from "./link.js";
+import { trackName } from "./phases.js";
+import { segments } from "./segments.js";
+import { onTheme } from "./theme.js";
+
+const MOST_TRACKS = 3;
+
+export class Board {
+  #cards = [];
+  #tracks = [];
+  #shown = null;
+  #zoomed = null;
+  #ends = [Infinity, -Infinity];
+  #busy = false;
+  #again = false;
+  #frame = 0;
+
+  /** What all cards share; see plot.js. */
+  view = {
+    key: "board",
+    logSteps: true,
+    phases: { tracks: [], highlighted: null },
+    outcomes: new Map(),
+    range: () => this.#zoomed ?? this.#all(),
+    zoom: (ends) => this.#zoom(ends),
+    widen: (steps) => this.#widen(steps),
+    refresh: () => this.refresh(),
+  };
+
+  constructor(fetchPoints) {
+    this.fetchPoints = fetchPoints;
+    const axes = [
+      [false, "linear", "Steps evenly spaced"],
+      [true, "log", "Early steps spread out"],
+    ];
+    this.steps = segments("Step axis of all charts", axes, this.view.logSteps, (log) => {
+      this.view.logSteps = log;
+      this.#rebuild();
+    });
+    this.reset = el("button", { type: "button", class: "button", hidden: true, onclick: () => this.#zoom(null) }, "Show all steps");
+    this.tracks = el("div", { class: "track-switches", role: "group", "aria-label": "Phases drawn on the charts" });
+    this.grid = el("div", { class: "grid" });
+    this.root = el(
+      "section",
+      { class: "board", "aria-label": "Charts" },
+      el("div", { class: "tools" }, el("h2", {}, "Measurements"), this.reset, this.tracks, el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Steps"), this.steps)),
+      this.grid,
+    );
+    this.resizes = new ResizeObserver(() => this.#cards.forEach((card) => card.resize()));
+    this.resizes.observe(this.grid);
+    this.sight = new IntersectionObserver((entries) => this.#sighted(entries), { rootMargin: "300px" });
+    onTheme(() => this.#rebuild());
+  }
+
+  /** The quantities of the run: one card each, kept when they are known already. */
+  setQuantities(quantities, outcomes) {
+    for (const outcome of outcomes) this.view.outcomes.set(outcome.code, outcome);
+    for (const quantity of quantities) {
+      if (this.#cards.some((card) => card.quantity.name === quantity.name)) continue;
+      const card = new Card(quantity, this.view, this.fetchPoints);
+      this.#cards.push(card);
+      this.grid.append(card.root);
+      this.sight.observe(card.root);
+    }
+  }
+
+  /** The tracks of the run; those that changed phase are drawn until a person chooses otherwise. */
+  setTracks(tracks) {
+    this.#tracks = tracks;
+    const keys = this.#shown ?? this.#first();
+    this.#offer(keys);
+    this.view.phases.tracks = tracks.filter((track) => keys.has(track.key));
+    this.#repaint();
+  }
+
+  /** Show what a transition was judged by, on every chart; null for none. */
+  highlight(transition, key) {
+    this.view.phases.highlighted = transition && { transition, key };
+    this.#repaint();
+  }
+
+  /** New points came. */
+  tick() {
+    for (const card of this.#cards) card.expect();
+    this.refresh();
+  }
+
+  /** Fetch for the cards on screen, one after the other; a tick that comes meanwhile asks for one more round. */
+  async refresh() {
+    this.#again = true;
+    if (this.#busy) return;
+    this.#busy = true;
+    try {
+      await this.#rounds();
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  async #rounds() {
+    while (this.#again) {
+      this.#again = false;
+      for (const card of this.#cards.filter((each) => each.due)) {
+        try {
+          await card.refresh();
+        } catch (error) {
+          card.expect(); // the next connection tries again
+          tolerate(error);
+        }
+      }
+    }
+  }
+
+  #first() {
+    const moved = this.#tracks.filter((track) => track.transitions.length > 0);
+    const network = moved.filter((track) => Object.keys(track.subject).length === 0);
+    return new Set((network.length ? network : moved).slice(0, MOST_TRACKS).map((track) => track.key));
+  }
+
+  #offer(keys) {
+    const buttons = this.#tracks.map((track) =>
+      el(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          "data-key": track.key,
+          "aria-pressed": String(keys.has(track.key)),
+          onclick: () => {
+            this.#shown = new Set(keys);
+            if (!this.#shown.delete(track.key)) this.#shown.add(track.key);
+            this.setTracks(this.#tracks);
+            [...this.tracks.children].find((button) => button.dataset.key === track.key)?.focus();
+          },
+        },
+        trackName(track),
+      ),
+    );
+    const same = buttons.map((b) => b.dataset.key + b.getAttribute("aria-pressed")).join();
+    if (this.tracks.dataset.same === same) return;
+    this.tracks.dataset.same = same;
+    this.tracks.replaceChildren(...(buttons.length ? [el("span", { class: "tools-label" }, "Phases of"), ...buttons] : []));
+  }
+
+  #all() {
+    const [low, high] = this.#ends;
+    return low > high ? [0, 1] : low === high ? [low, low + 1] : [low, high];
+  }
+
+  #widen(steps) {
+    if (steps.length === 0) return;
+    const [low, high] = this.#ends;
+    this.#ends = [Math.min(low, steps[0]), Math.max(high, steps.at(-1))];
+    if (this.#ends[0] !== low || this.#ends[1] !== high) this.#repaint();
+  }
+
+  #zoom(ends) {
+    const [low, high] = this.#all();
+    this.#zoomed = ends && [Math.max(ends[0], low), Math.min(ends[1], high)];
+    this.reset.hidden = !this.#zoomed;
+    this.#repaint();
+  }
+
+  /** Once a frame at most, however much changes. */
+  #repaint() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = requestAnimationFrame(() => this.#cards.forEach((card) => card.repaint()));
+  }
+
+  #rebuild() {
+    this.#cards.forEach((card) => card.draw(true));
+  }
+
+  #sighted(entries) {
+    for (const entry of entries) {
+      const card = this.#cards.find((each) => each.root === entry.target);
+      if (card) card.seen = entry.isIntersecting;
+    }
+    this.refresh();
+  }
+}

@@ -1,0 +1,223 @@
+// Card: one quantity with its title, its meaning, its chart and what can be switched about it.
+
+import { el, say, swatch } from "./dom.js";
+import { labelled, unitName, whole } from "./format.js";
+import { colourKey, heatmap } from "./heatmap.js";
+import { drawPlot, moveCursor, redraw } from "./plot.js";
+import { readout } from "./readout.js";
+import { segments } from "./segments.js";
+import { SeriesSet, unseen } from "./series.js";
+import { layers, lines, STANDARD_ERRORS } from "./shapes.js";
+
+const MOST_POINTS = { whole: 4000, layers: 1000 };
+const LISTED_LAYERS = 16;
+
+export class Card {
+  #sets = { whole: new SeriesSet(), layers: new SeriesSet() };
+  #plot = null;
+  #shape = null;
+  #wanted = true;
+
+  /** `view` is shared by all cards; `fetchPoints(quantity, series, after, max)` asks the collector. */
+  constructor(quantity, view, fetchPoints) {
+    this.quantity = quantity;
+    this.view = view;
+    this.fetchPoints = fetchPoints;
+    this.log = quantity.scale === "log";
+    this.mode = quantity.whole > 0 ? "lines" : "layers";
+    this.seen = false;
+    this.#build();
+  }
+
+  /** New points exist; they are fetched when the card is on screen. */
+  expect() {
+    this.#wanted = true;
+  }
+
+  get due() {
+    return this.#wanted && this.seen;
+  }
+
+  /** Fetch what is new and draw it. */
+  async refresh() {
+    this.#wanted = false;
+    const kind = this.mode === "lines" ? "whole" : "layers";
+    const most = MOST_POINTS[kind];
+    const known = this.#sets[kind];
+    const grown = known.longest > 2 * most;
+    const answer = await this.fetchPoints(this.quantity.name, kind, grown ? 0 : known.frame, most);
+    if (grown) this.#sets[kind] = new SeriesSet();
+    this.#sets[kind].take(answer);
+    for (const series of this.#sets[kind].list) this.view.widen(series.columns.step);
+    if (kind === (this.mode === "lines" ? "whole" : "layers")) this.draw();
+  }
+
+  /** Draw what is known; `afresh` builds the chart anew, as a changed axis, mode or theme asks for. */
+  draw(afresh = false) {
+    const list = this.#list;
+    const names = this.#names(list);
+    const range = () => this.view.range();
+    const form = { lines, layers, heatmap }[this.mode];
+    const shape = form(list, { log: this.log, ratio: this.quantity.unit === "ratio", range, names });
+    const same = !afresh && this.#plot && this.#shape.list.length === list.length && list.length > 0;
+    this.#shape = shape;
+    this.root.dataset.points = String(shape.data[0].length);
+    this.empty.hidden = shape.data[0].length > 0;
+    if (same) {
+      redraw(this.#plot, shape);
+    } else {
+      this.#plot?.destroy();
+      this.#plot = list.length > 0 && this.host.clientWidth > 0 ? drawPlot(this.host, this.view, this.quantity.name, shape, (u) => this.#read(u)) : null;
+      this.#legend(list, names);
+    }
+    this.#notes(list);
+    this.#read(this.#plot);
+  }
+
+  /** Phases or the zoom changed, the points did not. */
+  repaint() {
+    if (this.#plot) redraw(this.#plot, this.#shape);
+    if (this.mode === "heatmap" && this.#plot) this.draw();
+  }
+
+  resize() {
+    const width = this.host.clientWidth;
+    if (!this.#plot || width === 0) return this.#sets.whole.list.length + this.#sets.layers.list.length > 0 && this.draw();
+    if (width !== this.#plot.width) this.#plot.setSize({ width, height: this.host.clientHeight });
+  }
+
+  get #list() {
+    return this.#sets[this.mode === "lines" ? "whole" : "layers"].list;
+  }
+
+  #names(list) {
+    const ranks = new Set(list.map((series) => series.rank)).size;
+    if (this.mode === "lines") return list.map((series) => series.name(ranks));
+    return list.map((series) => {
+      const { layer, ...others } = series.labels;
+      return [layer, labelled(others), ranks > 1 ? `rank ${series.rank}` : ""].filter(Boolean).join(", ");
+    });
+  }
+
+  #build() {
+    const { name, title, help, layers: layerCount, whole: wholeCount } = this.quantity;
+    const id = `q-${name}`;
+    this.value = el("div", { class: "card-value" });
+    this.caption = el("div", { class: "card-caption" });
+    this.host = el("div", {
+      class: "plot",
+      tabindex: 0,
+      role: "group",
+      "aria-label": `Chart of ${title}. Arrow keys move along the points, Escape shows all steps.`,
+      onkeydown: (event) => this.#key(event),
+      onfocusout: () => this.#plot?.setCursor({ left: -10, top: -10 }),
+    });
+    this.tip = el("div", { class: "tip", hidden: true });
+    this.empty = el("p", { class: "plot-empty quiet" }, "No points yet.");
+    this.keys = el("div", { class: "legend" });
+    this.note = el("p", { class: "card-note", hidden: true });
+    const modes = [
+      wholeCount > 0 && ["lines", "network", "The whole network"],
+      layerCount > 0 && ["layers", "layers", "One line per layer"],
+      layerCount > 0 && ["heatmap", "heatmap", "Layers by steps, in colour"],
+    ].filter(Boolean);
+    const scales = [
+      [false, "lin", "Linear values"],
+      [true, "log", "Logarithmic values"],
+    ];
+    const switches = [
+      modes.length > 1 && segments("What is drawn", modes, this.mode, (mode) => this.#become(mode)),
+      segments("Value axis", scales, this.log, (log) => this.#scaleTo(log)),
+    ].filter(Boolean);
+    this.root = el(
+      "article",
+      { class: "card", id, "data-quantity": name, "aria-labelledby": `${id}-title` },
+      el(
+        "header",
+        { class: "card-head" },
+        el(
+          "div",
+          { class: "card-name" },
+          el("h3", { id: `${id}-title` }, title),
+          el("span", { class: "card-unit" }, unitName(this.quantity.unit)),
+        ),
+        el("div", { class: "card-readout" }, this.value, this.caption),
+      ),
+      el("p", { class: "card-help", title: help }, help),
+      el("div", { class: "plot-box" }, this.host, this.tip, this.empty),
+      this.note,
+      el(
+        "footer",
+        { class: "card-foot" },
+        this.keys,
+        el("div", { class: "card-switches" }, ...switches),
+      ),
+    );
+  }
+
+  #become(mode) {
+    this.mode = mode;
+    this.draw(true);
+    this.expect();
+    this.view.refresh();
+  }
+
+  #scaleTo(log) {
+    this.log = log;
+    this.draw(true);
+  }
+
+  #key(event) {
+    const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 }[event.key];
+    if (by && this.#plot) moveCursor(this.#plot, by);
+    else if (event.key === "Escape") this.view.zoom(null);
+    else return;
+    event.preventDefault();
+  }
+
+  /** The number at the cursor, or the latest one. */
+  #read(u) {
+    const { figure, caption, odd, tip } = readout(u, this.#shape, this.#names(this.#list), this.quantity, this.view.outcomes);
+    say(this.value, figure);
+    say(this.caption, caption);
+    say(this.tip, tip ?? "");
+    this.value.classList.toggle("is-odd", Boolean(odd));
+    this.tip.hidden = !tip;
+  }
+
+  #legend(list, names) {
+    const { mode } = this;
+    const items = [];
+    if (mode === "heatmap") {
+      items.push(colourKey(this.#shape.key, this.quantity.unit));
+    } else if (mode === "layers" && list.length > LISTED_LAYERS) {
+      const ends = [0, 0.25, 0.5, 0.75, 1].map((share) => swatch("line", this.#shape.inks[Math.round(share * (list.length - 1))]));
+      items.push(el("span", { class: "legend-item" }, names[0], ...ends, names.at(-1)), `${list.length} layers by depth`);
+    } else if (mode === "layers" || list.length > 1) {
+      items.push(...names.map((name, s) => el("span", { class: "legend-item" }, swatch("line", this.#shape.inks[s]), name)));
+    } else if (list.length === 1) {
+      items.push(el("span", { class: "legend-item" }, swatch("line", this.#shape.inks[0]), "value"));
+    }
+    if (mode === "lines" && list.length > 0) {
+      items.push(
+        this.#shape.uncertain
+          ? el("span", { class: "legend-item" }, swatch("band", this.#shape.inks[0]), `±${STANDARD_ERRORS} stderr`)
+          : el("span", { class: "legend-item quiet" }, "no uncertainty given"),
+      );
+    }
+    this.keys.replaceChildren(...items);
+  }
+
+  /** What the chart does not show, said in words. */
+  #notes(list) {
+    const counts = unseen(list, this.log);
+    const parts = [];
+    const points = (n) => `${whole(n)} ${n === 1 ? "point" : "points"}`;
+    if (counts.notOk) parts.push(`▲ ${points(counts.notOk)} not ok`);
+    if (counts.below) parts.push(`${points(counts.below)} at or below zero not shown on a log axis`);
+    if (counts.folded) parts.push(`${points(counts.folded)} between those drawn left out`);
+    if (counts.abandoned) parts.push(`${points(counts.abandoned)} from before training went back to an earlier step not drawn`);
+    say(this.note, parts.join(" · "));
+    this.note.hidden = parts.length === 0;
+  }
+}

@@ -1,0 +1,36 @@
+// Making elements. Text only ever becomes a text node: names come from other people's programs.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element with attributes (`on…` are listeners, `false` and `null` are left out) and children. */
+export function el(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same for SVG. */
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+/** Replace what is inside a node, only if it would change: an unchanged page must not flicker or lose focus. */
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+  return node;
+}
+
+/** A small colour sample, set through the CSSOM because the page's policy forbids style attributes. */
+export function swatch(kind, colour) {
+  const node = el("i", { class: `swatch swatch-${kind}`, "aria-hidden": "true" });
+  node.style.setProperty("--colour", colour);
+  return node;
+}
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === false || value === null || value === undefined) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : String(value));
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}

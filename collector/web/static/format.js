@@ -1,0 +1,118 @@
+// Numbers, times and names as people read them.
+
+const grouped = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+/** A count or a step: 12,345. */
+export function whole(n) {
+  return grouped.format(n);
+}
+
+/** A number to a few significant digits: 0.01234, 1,234, 1.2 × 10⁻⁷. */
+export function number(x, digits = 4) {
+  if (x === null || x === undefined) return "—";
+  if (x === 0) return "0";
+  const size = Math.abs(x);
+  if (size >= 1e6 || size < 1e-4) return scientific(x, digits);
+  if (size >= 10 ** (digits - 1)) return grouped.format(x).replace("-", "−");
+  return String(Number(x.toPrecision(digits))).replace("-", "−");
+}
+
+/** A number with its standard error, both to the error's second digit: 3.142 ± 0.021. */
+export function withError(value, stderr) {
+  if (value === null || value === undefined) return "—";
+  if (stderr === null || stderr === undefined || !(stderr > 0)) return number(value);
+  const lead = Math.floor(Math.log10(stderr));
+  const size = Math.max(Math.abs(value), stderr);
+  if (size >= 1e6 || size < 1e-4) {
+    const power = Math.floor(Math.log10(size));
+    const places = Math.min(Math.max(power - lead + 1, 0), 6);
+    const [a, b] = [value, stderr].map((x) => (x / 10 ** power).toFixed(places).replace("-", "−"));
+    return `(${a} ± ${b}) × 10${superscript(power)}`;
+  }
+  const places = Math.min(Math.max(1 - lead, 0), 8);
+  const exact = new Intl.NumberFormat("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
+  return `${exact.format(value).replace("-", "−")} ± ${exact.format(stderr)}`;
+}
+
+/** A tick of an axis: short, and a power of ten as one. */
+export function tick(x) {
+  if (x === null) return null;
+  if (x === 0) return "0";
+  const size = Math.abs(x);
+  if (size >= 1e5 || size < 1e-3) {
+    const power = Math.floor(Math.log10(size) + 1e-9);
+    const lead = Number((x / 10 ** power).toPrecision(3));
+    return lead === 1 ? `10${superscript(power)}` : `${String(lead).replace("-", "−")}·10${superscript(power)}`;
+  }
+  return new Intl.NumberFormat("en-US", { maximumSignificantDigits: 6 }).format(x).replace("-", "−");
+}
+
+/** A share from 0 to 1 as a percentage; `digits` are significant ones. */
+export function percent(share, digits = 2) {
+  if (share === null || share === undefined) return "—";
+  return `${Number((100 * share).toPrecision(digits))}\u00a0%`;
+}
+
+/** How sure a transition is. Never 100 %: certainty is not on offer. */
+export function confidence(p) {
+  if (p >= 0.9999) return ">\u00a099.99\u00a0%";
+  return `${(Math.floor(p * 10000) / 100).toFixed(p >= 0.99 ? 2 : 1).replace(/0$/, "")}\u00a0%`;
+}
+
+/** Seconds as a person would say them. */
+export function duration(seconds) {
+  if (seconds < 0.001) return `${Math.round(seconds * 1e6)} µs`;
+  if (seconds < 1) return `${Number((seconds * 1000).toPrecision(3))} ms`;
+  if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 129_600) return `${Number((seconds / 3600).toPrecision(2))} h`;
+  return `${Math.round(seconds / 86_400)} d`;
+}
+
+/** How long ago, by the collector's clock. */
+export function ago(seconds) {
+  return seconds < 2 ? "just now" : `${duration(Math.round(seconds))} ago`;
+}
+
+/** A moment, by the reader's clock. */
+export function moment(unixSeconds) {
+  return new Date(unixSeconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+}
+
+/** A name of the wire as words: `critical_period` is "critical period". */
+export function words(name) {
+  return name.replaceAll("_", " ");
+}
+
+/** The unit as it stands behind a number; a pure number and a ratio have none. */
+export function unit(name) {
+  return name === "1" || name === "ratio" ? "" : name;
+}
+
+/** The unit as it stands beside a title. */
+export function unitName(name) {
+  return name === "1" ? "pure number" : name === "ratio" ? "ratio, 0 to 1" : name;
+}
+
+/** Labels as words: "layer fc1, split test". */
+export function labelled(labels) {
+  return Object.entries(labels)
+    .map(([name, value]) => `${words(name)} ${value}`)
+    .join(", ");
+}
+
+/** First letter in upper case. */
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+function scientific(x, digits) {
+  const [lead, power] = x.toExponential(Math.max(digits - 2, 0)).split("e");
+  return `${String(Number(lead)).replace("-", "−")} × 10${superscript(Number(power))}`;
+}
+
+function superscript(power) {
+  const digits = String(Math.abs(power)).replace(/\d/g, (digit) => SUPERSCRIPTS[Number(digit)]);
+  return power < 0 ? `⁻${digits}` : digits;
+}

@@ -1,0 +1,88 @@
+// Health: what watching cost, what was lost, and which probes struggled; all of it visible, red only if not zero.
+
+import { el } from "./dom.js";
+import { ago, duration, percent, whole, words } from "./format.js";
+
+/** The figures that are always in sight. Losses are null where the run is not in the collector's memory. */
+export function counters(run) {
+  const losses = run.losses ?? { reports_dropped: null, snapshots_skipped: null, scalars_dropped: null };
+  const unknown = "Known while the collector has the run in memory.";
+  const count = (name, value, help, bad = false) =>
+    el(
+      "div",
+      { class: `figure${bad && value ? " is-bad" : ""}`, title: value === null ? unknown : help },
+      el("dt", {}, name),
+      el("dd", {}, value === null ? "—" : whole(value)),
+    );
+  return el(
+    "dl",
+    { class: "figures-strip" },
+    count("step", run.step, "The furthest optimizer step any rank reported."),
+    el(
+      "div",
+      { class: "figure", title: run.overhead_ratio === null ? unknown : "The probes' share of the run's time." },
+      el("dt", {}, "overhead"),
+      el("dd", {}, percent(run.overhead_ratio)),
+    ),
+    count("reports", run.reports, "Reports committed to the store."),
+    count("lost", run.lost, "Reports the agent numbered that the collector never had.", true),
+    count("dropped", losses.reports_dropped, "Reports the agent gave up because its spool was full.", true),
+    count("skipped", losses.snapshots_skipped, "Snapshots not taken, to stay within the agent's share of time.", true),
+    count("scalars dropped", losses.scalars_dropped, "Logged scalars the agent could not keep.", true),
+  );
+}
+
+/** Tables of the ranks and the probes. */
+export function healthPanel({ ranks, probes, run, now }) {
+  if (ranks.length === 0 && probes.length === 0) {
+    return el("p", { class: "quiet" }, "The collector no longer has this run in memory; its points and transitions are in the store.");
+  }
+  const training = ranks.reduce((sum, rank) => sum + rank.training_seconds + rank.probe_seconds, 0);
+  return el(
+    "div",
+    { class: "tables" },
+    table(
+      "Probes",
+      ["probe", "time", "share", "ok", "not ok", "last problem"],
+      probes.map((probe) => [
+        words(probe.probe),
+        duration(probe.seconds),
+        training > 0 ? percent(probe.seconds / training) : "—",
+        whole(probe.outcomes.ok ?? 0),
+        troubles(probe.outcomes),
+        probe.last_problem || "—",
+      ]),
+    ),
+    table(
+      run.world_size > 1 ? `Ranks (${ranks.length} of ${run.world_size} heard)` : "Rank",
+      ["rank", "step", "reports", "lost", "overhead", "last heard"],
+      ranks.map((rank) => [
+        String(rank.rank),
+        whole(rank.step),
+        whole(rank.reports),
+        whole(rank.lost),
+        percent(rank.overhead_ratio),
+        rank.finished ? "finished" : ago(now - rank.last_heard),
+      ]),
+    ),
+  );
+}
+
+function troubles(outcomes) {
+  const found = Object.entries(outcomes).filter(([name, n]) => name !== "ok" && n > 0);
+  return found.length ? found.map(([name, n]) => `${whole(n)} ${words(name)}`).join(", ") : "—";
+}
+
+function table(caption, heads, rows) {
+  return el(
+    "div",
+    { class: "table-box" },
+    el(
+      "table",
+      { class: "table" },
+      el("caption", {}, caption),
+      el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
+      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell, i) => (i ? el("td", {}, cell) : el("th", { scope: "row" }, cell)))))),
+    ),
+  );
+}

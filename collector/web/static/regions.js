@@ -1,0 +1,172 @@
+// Regions: the phases of a run, painted behind and above every chart.
+//
+// Above the plot each machine has a ribbon with its phases' names. Behind the plot lies the tint of
+// one machine at a time, since overlapping tints would make colours that mean nothing. A solid rule
+// is where a transition happened, a dotted one where it was known.
+
+import { words } from "./format.js";
+import { faint } from "./palette.js";
+import { inkOf } from "./phases.js";
+import { colour } from "./theme.js";
+
+export const RIBBON = 15;
+const GAP = 3;
+const FONT = '500 10px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
+
+/** Space above the plot for so many ribbons, in CSS pixels. */
+export function ribbonHeight(machines) {
+  return machines ? machines * (RIBBON + GAP) + 3 : 8;
+}
+
+/** uPlot hooks that paint `phases()`: `{ tracks, highlighted }`, see phases.js. */
+export function regionHooks(phases, quantity) {
+  return {
+    drawClear: [(u) => painted(u, (brush) => behind(brush, phases(), quantity))],
+    draw: [(u) => painted(u, (brush) => above(brush, phases()))],
+  };
+}
+
+function painted(u, paint) {
+  const scale = uPlot.pxRatio;
+  const { left, top, width, height } = u.bbox;
+  u.ctx.save();
+  paint({
+    u,
+    ctx: u.ctx,
+    scale,
+    left,
+    top,
+    right: left + width,
+    bottom: top + height,
+    x: (step) => Math.min(Math.max(u.valToPos(Math.max(step, u.scales.x.min), "x", true), left), left + width),
+    first: u.scales.x.min,
+    last: u.scales.x.max,
+  });
+  u.ctx.restore();
+}
+
+function behind(brush, { tracks, highlighted }, quantity) {
+  const { ctx, top, bottom, x } = brush;
+  const tinted = tracks.find((track) => highlighted && track.key === highlighted.key) ?? tracks.find((track) => track.spans.length > 1);
+  for (const span of tinted?.spans ?? []) {
+    const from = x(span.since_step);
+    const to = span.until_step === null ? brush.right : x(span.until_step);
+    ctx.fillStyle = faint(inkOf(tinted, span.phase), 0.1);
+    ctx.fillRect(from, top, to - from, bottom - top);
+  }
+  if (highlighted) evidence(brush, highlighted.transition, quantity);
+}
+
+/** The windows a transition was judged by; on the chart of the series judged, their means and errors as well. */
+function evidence(brush, transition, quantity) {
+  const { ctx, top, bottom, scale, x } = brush;
+  const ink = colour("--evidence");
+  const { before, after } = transition.evidence;
+  const [first, last] = transition.happened_between;
+  if (last >= brush.first && first <= brush.last) hatch(brush, x(first), x(last), faint(ink, 0.3));
+  for (const [name, window] of [["before", before], ["after", after]]) {
+    if (window.last_step < brush.first || window.first_step > brush.last) continue;
+    const from = x(window.first_step) - scale;
+    const to = Math.max(x(window.last_step) + scale, from + 3 * scale);
+    ctx.fillStyle = faint(ink, 0.14);
+    ctx.fillRect(from, top, to - from, bottom - top);
+    ctx.fillStyle = ink;
+    ctx.fillRect(from, bottom - 3 * scale, to - from, 3 * scale);
+    const [edge, align] = window === before ? [to - 4 * scale, "right"] : [from + 4 * scale, "left"]; // apart from each other
+    label(brush, name, edge, bottom - 11 * scale, ink, align);
+    if (judged(brush.u, transition.evidence, quantity)) level(brush, window, from, to, ink);
+  }
+}
+
+function judged(u, evidence, quantity) {
+  const same = (series) => JSON.stringify(Object.entries(series.labels).sort()) === JSON.stringify(Object.entries(evidence.labels).sort());
+  return evidence.quantity === quantity && !u.shape.cells && u.shape.list.some(same);
+}
+
+function level({ u, ctx, top, bottom, scale }, { mean, stderr }, from, to, ink) {
+  const y = (value) => Math.min(Math.max(u.valToPos(value, "y", true), top), bottom);
+  if (mean === null || mean < u.scales.y.min || mean > u.scales.y.max) return;
+  const [high, low] = [y(mean + (stderr ?? 0)), y(Math.max(mean - (stderr ?? 0), u.scales.y.min))];
+  ctx.fillStyle = faint(ink, 0.35);
+  ctx.fillRect(from, high, to - from, low - high);
+  ctx.fillStyle = ink;
+  ctx.fillRect(from, y(mean) - scale, to - from, 2 * scale);
+}
+
+function hatch({ ctx, top, bottom, scale }, from, to, ink) {
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(from, top, Math.max(to - from, scale), bottom - top);
+  ctx.clip();
+  ctx.strokeStyle = ink;
+  ctx.lineWidth = scale;
+  ctx.beginPath();
+  const rise = bottom - top;
+  for (let x = from - rise; x < to; x += 6 * scale) {
+    ctx.moveTo(x, bottom);
+    ctx.lineTo(x + rise, top);
+  }
+  ctx.stroke();
+  ctx.restore();
+}
+
+function above(brush, { tracks }) {
+  for (const [row, track] of tracks.entries()) {
+    ribbon(brush, row, track);
+    for (const transition of track.transitions) {
+      const ink = inkOf(track, transition.to_phase);
+      const crown = brush.top - (row + 1) * (RIBBON + GAP) * brush.scale;
+      rule(brush, transition.happened_step, ink, [], crown);
+      rule(brush, transition.known_step, ink, [1.5, 3], brush.top);
+    }
+  }
+}
+
+function ribbon(brush, row, track) {
+  const { ctx, scale, x } = brush;
+  const y = brush.top - (row + 1) * (RIBBON + GAP) * brush.scale;
+  for (const [i, span] of track.spans.entries()) {
+    const from = x(span.since_step);
+    const to = span.until_step === null ? brush.right : x(span.until_step);
+    if (to <= from) continue;
+    ctx.fillStyle = faint(inkOf(track, span.phase), 0.22);
+    ctx.fillRect(from, y, to - from - (span.until_step === null ? 0 : scale), RIBBON * scale);
+    const room = to - from - 10 * scale;
+    ctx.font = scaled(FONT, scale);
+    const text = fit(ctx, span.until_step === null || i === 0 ? [`${words(span.machine)}: ${words(span.phase)}`, words(span.phase)] : [words(span.phase)], room);
+    if (text) label(brush, text, from + 5 * scale, y + (RIBBON / 2 + 0.5) * scale, colour("--text"), "left");
+  }
+}
+
+function rule({ ctx, bottom, scale, x, first, last }, step, ink, dash, top) {
+  if (step < first || step > last) return;
+  const at = Math.round(x(step)) + (scale === 1 ? 0.5 : 0);
+  ctx.strokeStyle = ink;
+  ctx.lineWidth = (dash.length ? 1.5 : 1.25) * scale;
+  ctx.setLineDash(dash.map((length) => length * scale));
+  ctx.beginPath();
+  ctx.moveTo(at, top);
+  ctx.lineTo(at, bottom);
+  ctx.stroke();
+  ctx.setLineDash([]);
+}
+
+function label({ ctx, scale }, text, x, y, ink, align) {
+  ctx.font = scaled(FONT, scale);
+  ctx.textAlign = align;
+  ctx.textBaseline = "middle";
+  ctx.fillStyle = ink;
+  ctx.fillText(text, x, y);
+}
+
+/** The first wording that fits, or the last one cut short, or nothing where even that says nothing. */
+function fit(ctx, wordings, room) {
+  for (const text of wordings) if (ctx.measureText(text).width <= room) return text;
+  let text = wordings.at(-1);
+  while (text.length > 3 && ctx.measureText(`${text}…`).width > room) text = text.slice(0, -1);
+  return text.length > 3 ? `${text.trimEnd()}…` : "";
+}
+
+function scaled(font, scale) {
+  return font.replace(/(\d+)px/, (_, size) => `${size * scale}px`);
+}

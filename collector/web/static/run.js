@@ -1,0 +1,127 @@
+// Run: everything about one run on one page.
+
+import { Board } from "./board.js";
+import { el, say } from "./dom.js";
+import { ago, confidence, labelled, moment, whole, words } from "./format.js";
+import { counters, healthPanel } from "./health.js";
+import { ask, tolerate } from "./link.js";
+import { phaseSummary, tracksOf } from "./phases.js";
+import { Timeline } from "./timeline.js";
+
+const SECONDS_BETWEEN = 2;
+
+export class RunPage {
+  #path;
+  #detail = null;
+  #transitions = [];
+  #last = 0;
+  #skew = 0;
+  #waiting = 0;
+
+  constructor(id, announce) {
+    this.id = id;
+    this.announce = announce;
+    this.#path = `/api/runs/${encodeURIComponent(id)}`;
+    this.board = new Board((quantity, series, after, max) =>
+      ask(`${this.#path}/points?${new URLSearchParams({ quantity, series, after, max })}`),
+    );
+    this.timeline = new Timeline((transition, key) => this.board.highlight(transition, key));
+    this.head = el("header", { class: "run-head" });
+    this.heard = el("span", {});
+    this.strip = el("div", { class: "strip" });
+    this.summary = el("div", {});
+    this.health = el("div", {});
+    this.root = el(
+      "div",
+      { class: "page run-page" },
+      this.head,
+      this.strip,
+      el(
+        "aside",
+        { class: "side", "aria-label": "Phases and transitions" },
+        el("section", { class: "panel", "aria-labelledby": "phases-title" }, el("h2", { id: "phases-title" }, "Phases now"), this.summary),
+        this.timeline.root,
+      ),
+      this.board.root,
+      el("section", { class: "panel health", "aria-labelledby": "health-title" }, el("h2", { id: "health-title" }, "Cost and health"), this.health),
+    );
+    setInterval(() => this.#tellTime(), 1000);
+  }
+
+  /** Load what is known of the run, then the points of the charts on screen. */
+  async load() {
+    await this.#loadFacts(this.#detail !== null);
+    this.board.tick();
+  }
+
+  tick(ticks) {
+    const ours = ticks.find((tick) => tick.run === this.id);
+    if (!ours) return;
+    this.board.tick();
+    const wait = SECONDS_BETWEEN * 1000 - (Date.now() - this.#last);
+    clearTimeout(this.#waiting);
+    this.#waiting = setTimeout(() => this.#loadFacts(true).catch(tolerate), Math.max(wait, 0));
+  }
+
+  transition({ run, transition }) {
+    if (run !== this.id) return;
+    this.announce(`${words(transition.machine)}: ${words(transition.to_phase)} since step ${whole(transition.happened_step)}, confidence ${confidence(transition.confidence)}. ${transition.advice}`);
+    this.#loadFacts(true).catch(tolerate);
+    this.board.tick();
+  }
+
+  async #loadFacts(fresh) {
+    this.#last = Date.now();
+    const [detail, transitions] = await Promise.all([ask(this.#path), ask(`${this.#path}/transitions`)]);
+    this.#skew = detail.now - Date.now() / 1000;
+    this.#detail = detail;
+    this.#transitions = transitions;
+    const tracks = tracksOf(detail.spans, transitions);
+    this.#tellHead(detail.run);
+    this.strip.replaceChildren(counters(detail.run));
+    this.summary.replaceChildren(phaseSummary(tracks));
+    this.health.replaceChildren(healthPanel(detail));
+    this.timeline.set(transitions, tracks, fresh);
+    this.board.setQuantities(detail.quantities, detail.outcomes);
+    this.board.setTracks(tracks);
+    this.#tellTime();
+  }
+
+  #tellHead(run) {
+    document.title = `${run.name} · step ${whole(run.step)} · Phasewatch`;
+    const facts = [
+      ["id", run.id],
+      ["host", run.host],
+      ["pid", String(run.pid)],
+      ["git", run.git_revision.slice(0, 12)],
+      ["agent", run.agent_version],
+      ["started", moment(run.started_at)],
+    ].filter(([, value]) => value);
+    const labels = Object.entries(run.labels).map(([name, value]) => el("span", { class: "chip" }, labelled({ [name]: value })));
+    const said = JSON.stringify([run.name, run.state, run.finished, facts, run.labels]);
+    if (this.head.dataset.said === said) return;
+    this.head.dataset.said = said;
+    this.head.replaceChildren(
+      el(
+        "div",
+        { class: "run-title" },
+        el("h1", {}, run.name),
+        el(
+          "span",
+          { class: "run-state" },
+          el("span", { class: `state state-${run.state}`, "aria-hidden": "true" }),
+          run.state,
+          run.finished ? ` (${run.finished})` : "",
+          el("span", { class: "quiet" }, " · "),
+          this.heard,
+        ),
+        ...labels,
+      ),
+      el("dl", { class: "run-facts" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
+    );
+  }
+
+  #tellTime() {
+    if (this.#detail) say(this.heard, `heard ${ago(Math.max(Date.now() / 1000 + this.#skew - this.#detail.run.last_heard, 0))}`);
+  }
+}

@@ -1,0 +1,1 @@
+"""Grafana boards and Prometheus rules, built from one config and committed: `python -m dashboards.build`."""

@@ -1,0 +1,196 @@
+"""The whole of Phasewatch in one go: collector, training run, page, a phase transition found live.
+
+Starts the collector as its own process (embedded store, own page, no other server), trains
+`digits.py` as another, shows what arrives, and ends with what was found. Everything it starts ends
+with it; ``--keep`` leaves the page up until Ctrl-C.
+"""
+
+import argparse
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE.parent / ".demo"
+STEPS = 12_000
+PATIENCE_SECONDS = 300.0
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Run the demonstration; exit status 0 when a transition was found, shown and exported."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--keep", action="store_true", help="keep the page up until Ctrl-C")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    FOLDER.mkdir(exist_ok=True)
+    try:
+        with collector() as (page, inlet):
+            console.print(f"\n[bold]Phasewatch[/bold]  the page is at [bold cyan]{page}[/bold cyan] – open it now and watch.\n")
+            run_id = train(page, inlet, arguments.steps)
+            found = finished(page, run_id)
+            if arguments.keep:
+                console.print(f"The page stays at [cyan]{page}/runs/{run_id}[/cyan]; Ctrl-C ends it.")
+                while True:
+                    time.sleep(3600)
+            return 0 if found else 1
+    except KeyboardInterrupt:
+        console.print("\nStopped; nothing is left running.")
+        return 0 if arguments.keep else 130
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, str]]:
+    """A collector process of our own: the addresses of its page and of its inlet."""
+    command = [str(Path(sys.executable).parent / "probe-collector"), "serve", "--store", str(FOLDER / "phasewatch.db")]
+    command += ["--web-port", str(_free_or_any(8757)), "--inlet-address", f"tcp://127.0.0.1:{_free_or_any(5757) or '*'}"]
+    with (FOLDER / "collector.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603 - our own program
+        try:
+            addresses: dict[str, str] = {}
+            assert process.stdout is not None  # noqa: S101 - asked for above
+            while "store" not in addresses:
+                line = process.stdout.readline()
+                if not line:
+                    raise SystemExit(f"The collector did not start:\n{(FOLDER / 'collector.log').read_text()}")
+                name, _, address = line.strip().partition(" ")
+                addresses[name] = address.strip()
+            _wait_until_ready(addresses["page"])
+            yield addresses["page"], addresses["inlet"]
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def train(page: str, inlet: str, steps: int) -> str:
+    """Train in a process of its own while printing what the collector finds; returns the run's id."""
+    known = {run["id"] for run in _get(f"{page}/api/runs")["runs"]}
+    command = [sys.executable, str(HERE / "digits.py"), "--steps", str(steps), "--collector", inlet]
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
+    try:
+        return _follow(page, trainer, known, steps)
+    finally:
+        if trainer.poll() is None:
+            trainer.terminate()
+            trainer.wait(5)
+
+
+def _follow(page: str, trainer: "subprocess.Popen[str]", known: set[str], steps: int) -> str:
+    run_id = ""
+    shown = 0
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    columns = (TextColumn("training on real digits"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=steps)
+        while True:
+            ended = trainer.poll() is not None
+            for run in _get(f"{page}/api/runs")["runs"]:
+                if run["id"] not in known:
+                    run_id = run["id"]
+                    progress.update(task, completed=run["step"])
+            if run_id:
+                transitions = _get(f"{page}/api/runs/{run_id}/transitions")
+                for transition in transitions[shown:]:
+                    console.print(described(transition))
+                shown = len(transitions)
+            if ended:
+                break
+            if time.monotonic() > deadline:
+                raise SystemExit(f"The training did not end within {PATIENCE_SECONDS:.0f} s.")
+            time.sleep(0.25)
+    if trainer.returncode != 0 or not run_id:
+        raise SystemExit(f"The training process failed with exit status {trainer.returncode}.")
+    assert trainer.stdout is not None  # noqa: S101 - asked for above
+    console.print(f"\nThe network has learnt: {trainer.stdout.read().strip()}.")
+    return run_id
+
+
+def described(stored: dict[str, Any]) -> Text:
+    """A transition as the terminal shows it."""
+    t = stored["transition"]
+    low, high = t["happened_between"]
+    certainty = "> 99.9 %" if t["confidence"] > 0.999 else f"{100 * t['confidence']:.1f} %"
+    return Text.assemble(
+        ("◆ ", "yellow"),
+        (f"{t['machine']}: {t['from_phase']} → {t['to_phase']}".replace("_", " "), "bold"),
+        f"\n  happened at step {t['happened_step']} ({low}–{high}), known at step {t['known_step']}, confidence {certainty}",
+        f"\n  {t['evidence']['sentence']}",
+        ("\n  → " + t["advice"] if t["advice"] else "", "green"),
+    )
+
+
+def finished(page: str, run_id: str) -> bool:
+    """The summary: what was found, what it cost, where it can be seen, how to go on."""
+    run = _get(f"{page}/api/runs/{run_id}")["run"]
+    transitions = _get(f"{page}/api/runs/{run_id}/transitions")
+    with urllib.request.urlopen(f"{page}/metrics", timeout=10) as answer:  # noqa: S310 - our own page
+        exposed = [
+            line
+            for line in answer.read().decode().splitlines()
+            if line.startswith("phasewatch_phase{") and f'run="{run["name"]}' in line and line.endswith((" 1", " 1.0"))
+        ]
+    lines = [f"{len(transitions)} phase transitions found in {run['step']:,} steps."]
+    lines += [f"  {s['transition']['to_phase'].replace('_', ' ')} since step {s['transition']['happened_step']}" for s in transitions]
+    lines += ["", "On /metrics, for Prometheus:"] + [f"  {line}" for line in exposed]
+    lines += [
+        "",
+        "Go on:",
+        "  KEEP=1 make demo                            keep the page up",
+        "  .venv/bin/probe-collector serve             a collector of your own",
+        "  examples/digits.py                          how a training script attaches",
+        f"  .venv/bin/probe-collector transitions --store {(FOLDER / 'phasewatch.db').relative_to(HERE.parent)}",
+        f"  .venv/bin/probe-collector replay --store {(FOLDER / 'phasewatch.db').relative_to(HERE.parent)}",
+    ]
+    console.print(Panel(Text("\n".join(lines)), title="What was found", title_align="left", expand=False))
+    return bool(transitions) and bool(exposed)
+
+
+def _wait_until_ready(page: str) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            _get(f"{page}/readyz")
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"The collector's page at {page} did not answer: {error}") from error
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own page
+        body = answer.read()
+    return json.loads(body) if answer.headers.get_content_type() == "application/json" else body
+
+
+def _free_or_any(port: int) -> int:
+    """The port when nobody listens on it, else 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

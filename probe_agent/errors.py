@@ -1,0 +1,18 @@
+"""What the agent raises, and only at the door: `attach` and the command line.
+
+AgentError
+├── AttachError     the model, optimizer, loss or probe batch cannot be watched
+└── NotApplicable   a probe's quantity is not defined here (becomes an Outcome, never reaches training)
+"""
+
+
+class AgentError(Exception):
+    """Something the person who attaches the agent can mend."""
+
+
+class AttachError(AgentError):
+    """`attach` was given something it cannot watch; the message says what we got, need, and what to do."""
+
+
+class NotApplicable(AgentError):
+    """Raised by a probe whose quantity is not defined for this snapshot; the monitor turns it into an Outcome."""

@@ -1,0 +1,1 @@
+"""Estimators: the mathematics behind the probes, with definitions, sources and known limits."""

@@ -1,0 +1,174 @@
+"""HessianProduct: v ↦ H v, the Hessian of the mean probe loss applied to a vector, without the Hessian.
+
+Double backward over one retained graph (Pearlmutter, 1994, "Fast exact multiplication by the
+Hessian"): the gradient g(w) is built once with its own graph; each product is then one backward
+pass of ⟨g(w), v⟩. Of the second-derivative routes of PyTorch it is the one that is right for every
+layer: `torch.func.hessian`, `jvp(jacrev)` and `grad(jvp)` are silently wrong for LayerNorm and for
+BatchNorm in training mode.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from probe_agent.errors import NotApplicable
+from probe_agent.snapshot import ProbeSet, Snapshot
+
+# The words in which PyTorch refuses a second derivative. Anything else that a backward pass raises
+# (out of memory, a shape error in the model) is a failure, not a property of the model.
+_REFUSALS = (
+    "derivative for",
+    "double backward",
+    "Double backward",
+    "not compatible with .grad()",
+    "can only be called in training mode",
+)
+
+
+@final
+class HessianProduct:
+    """H v for H = ∂²L/∂w², L the mean loss over a probe set, w the snapshot's parameters laid end to end.
+
+    All vectors are flat, of ``dimension`` P and of one dtype, in the order of ``snapshot.params``.
+    A parameter the loss does not use has zeros in its rows and columns. The graph is held until the
+    object is dropped, and dies if a parameter is changed in place.
+
+    Raises:
+        NotApplicable: nothing is trainable, a parameter is complex, or an operation in the model has
+            no second derivative; the message names it.
+    """
+
+    def __init__(self, snapshot: Snapshot, probe_set: ProbeSet | None = None) -> None:
+        part = snapshot.probe_set if probe_set is None else probe_set
+        self._params = list(snapshot.params.values())
+        if not self._params:
+            raise NotApplicable("The model has no trainable parameter, so its loss has no Hessian. Unfreeze a layer.")
+        if any(p.is_complex() for p in self._params):
+            raise NotApplicable("The model has complex parameters; the Hessian is measured for real ones only.")
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in snapshot.model.modules())
+        with self._differentiable_twice():
+            loss = snapshot.loss(inputs=part.inputs, targets=part.targets)
+            with _refusals_named(loss):
+                grads = torch.autograd.grad(loss, self._params, create_graph=True, allow_unused=True)
+        # A function marked as differentiable once leaves a dead end in the graph of the gradient. A product
+        # would pass by it without a word, and be wrong.
+        if any(node.name() == "torch::autograd::Error" for node in _nodes(g for g in grads if g is not None)):
+            raise NotApplicable(_refusal(_once_differentiable(loss)))
+        self._graph = loss
+        self._slices = _slices(self._params)
+        # A gradient without a graph of its own is constant in w: its rows of H are zero.
+        self._moving = [(g, s) for g, s in zip(grads, self._slices, strict=True) if g is not None and g.requires_grad]
+        self.dimension = self._slices[-1].stop
+        self.device = loss.device
+        self.dtype = torch.float32  # at least: a Krylov space in half precision is noise
+        for p in self._params:
+            self.dtype = torch.promote_types(self.dtype, p.dtype)
+        self.loss = float(loss.detach())
+        self.gradient = self._flat([None if g is None else g.detach() for g in grads])
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """H v, shape ``(P,)``, for v of shape ``(P,)``. One backward pass: about 2.3 training steps.
+
+        Raises:
+            NotApplicable: an operation in the model has no second derivative.
+        """
+        if not self._moving:
+            return torch.zeros_like(v)
+        with self._differentiable_twice(), _refusals_named(self._graph):
+            products = torch.autograd.grad(
+                [g for g, _ in self._moving],
+                self._params,
+                grad_outputs=[v[s].view_as(g).to(g) for g, s in self._moving],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        return self._flat(products)
+
+    def curvature(self, v: Tensor) -> float:
+        """The second derivative vᵀH v of the loss along v, shape ``(P,)``; an eigenvalue where v is a unit eigenvector."""
+        return float(torch.dot(v, self(v)))
+
+    def _flat(self, pieces: list[Tensor | None] | tuple[Tensor | None, ...]) -> Tensor:
+        flat = torch.zeros(self.dimension, dtype=self.dtype, device=self.device)
+        for piece, s in zip(pieces, self._slices, strict=True):
+            if piece is not None:
+                flat[s] = piece.reshape(-1)
+        return flat
+
+    @contextmanager
+    def _differentiable_twice(self) -> Iterator[None]:
+        """Kernels that can be differentiated twice: fused attention cannot, nor can cuDNN's recurrent layers.
+
+        Held in the backward pass too, where activation checkpointing runs the forward pass again.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if self._recurrent and self._params[0].is_cuda:
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+
+
+def _slices(params: list[Tensor]) -> list[slice]:
+    slices, start = [], 0
+    for p in params:
+        slices.append(slice(start, start + p.numel()))
+        start += p.numel()
+    return slices
+
+
+@contextmanager
+def _refusals_named(loss: Tensor) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        words = str(error)
+        if not any(refusal in words for refusal in _REFUSALS):
+            raise
+        raise NotApplicable(_refusal(_operation(words, loss))) from error
+
+
+def _refusal(operation: str) -> str:
+    return (
+        f"The Hessian needs a second derivative that {operation} does not have. Use an implementation made of "
+        "differentiable operations (for attention, torch.nn.functional.scaled_dot_product_attention), or watch a "
+        "quantity of first derivatives."
+    )
+
+
+def _operation(words: str, loss: Tensor) -> str:
+    """The operation PyTorch's refusal is about, by its name in the message, else in the graph."""
+    named = re.search(r"derivative for '?([\w:]+)", words)
+    if named:
+        return named[1]
+    if "cudnn" in words.lower():
+        return "a cuDNN recurrent layer"
+    if "heckpointing" in words:
+        return "reentrant activation checkpointing (use_reentrant=True)"
+    if "torch.compile" in words or "aot_autograd" in words:
+        return "a module compiled with torch.compile"
+    return _once_differentiable(loss)
+
+
+def _once_differentiable(loss: Tensor) -> str:
+    """Names of the `torch.autograd.Function`s in the graph of the loss that are marked as differentiable once."""
+    custom = {getattr(node, "_forward_cls", None) for node in _nodes([loss])} - {None}
+    marked = {function for function in custom if hasattr(function.backward, "__wrapped__")} or custom
+    return " or ".join(sorted(function.__name__ for function in marked)) or "an operation in the model"
+
+
+def _nodes(tensors: Iterable[Tensor]) -> Iterator[Node]:
+    """The nodes of the autograd graph behind the tensors, each once."""
+    ahead = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen: set[Node] = set()
+    while ahead:
+        node = ahead.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            ahead.extend(parent for parent, _ in node.next_functions if parent is not None)

@@ -1,0 +1,173 @@
+"""Outbox: reports on their way out. Never blocks training, never grows without bound, counts what it drops.
+
+The training thread appends to a deque; one daemon thread hands what it finds there to the courier.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import zmq
+
+from probe_agent.courier import Courier
+from probe_agent.draft import Draft
+from probe_wire import Advice, Run
+
+logger = logging.getLogger("probe_agent")
+
+CLOSE_SECONDS = 2.0
+"""The most `close` takes: a job's exit waits no longer than this for the collector."""
+
+CONNECT_SECONDS = 0.5
+"""How much of that a collector gets that never answered."""
+
+
+class Outbox(Protocol):
+    """Where a Monitor puts its reports."""
+
+    def put(self, draft: Draft) -> None:
+        """Take a report; must return at once and must not raise."""
+
+    def advice(self) -> list[Advice]:
+        """What the collector advised since the last call."""
+
+    def close(self, reason: str) -> None:
+        """Deliver what can be delivered within `CLOSE_SECONDS`, then stop."""
+
+    def abandon(self) -> None:
+        """Nobody will put anything any more: stop when all is delivered, without waiting."""
+
+
+class ListOutbox:
+    """Keeps every report in a list: for notebooks and tests, where no collector runs."""
+
+    def __init__(self) -> None:
+        self.drafts: list[Draft] = []
+        self.closed: str | None = None
+
+    def put(self, draft: Draft) -> None:
+        """Append the report."""
+        self.drafts.append(draft)
+
+    def advice(self) -> list[Advice]:
+        """Nobody advises."""
+        return []
+
+    def close(self, reason: str) -> None:
+        """Remember the reason."""
+        self.closed = reason
+
+    def abandon(self) -> None:
+        """Nothing to stop."""
+
+
+class ZmqOutbox:
+    """Pushes reports to a collector over ZeroMQ from a daemon thread.
+
+    Args:
+        address: the collector's inlet, such as ``tcp://127.0.0.1:5757``.
+        run: who is reporting.
+        rank: which process of the run.
+        step: gives the current step, for the greeting that also serves as heartbeat.
+        capacity: reports kept while the collector is away; beyond it the oldest go and are counted.
+    """
+
+    def __init__(self, address: str, run: Run, rank: int, step: Callable[[], int], *, capacity: int = 10_000) -> None:
+        self._queue: deque[Draft] = deque()
+        self._advice: deque[Advice] = deque(maxlen=1000)
+        self._closing: str | None = None
+        self._deadline = float("inf")
+        self._courier = Courier(address, run, rank, step, capacity)
+        self._thread = threading.Thread(target=self._deliver, name="phasewatch-outbox", daemon=True)
+        self._thread.start()
+        _open.add(self)
+
+    def put(self, draft: Draft) -> None:
+        """Queue the report; a deque append, nothing else happens in the training thread."""
+        self._queue.append(draft)
+
+    def advice(self) -> list[Advice]:
+        """What the collector advised since the last call."""
+        return [self._advice.popleft() for _ in range(len(self._advice))]
+
+    @property
+    def undelivered(self) -> int:
+        """Messages not yet acknowledged."""
+        return len(self._queue) + self._courier.unacknowledged
+
+    def close(self, reason: str) -> None:
+        """Say goodbye and wait until everything is acknowledged, `CLOSE_SECONDS` at the most.
+
+        In a forked child this does nothing: the thread and the socket belong to the parent.
+        """
+        if self._closing is not None or self not in _open:
+            return
+        self._deadline = time.monotonic() + CLOSE_SECONDS
+        self._closing = reason
+        self._thread.join(CLOSE_SECONDS + 0.3)  # the loop looks at the clock at least ten times a second
+        _open.discard(self)
+        if self.undelivered:
+            logger.warning(
+                "phasewatch: %d messages were not acknowledged by the collector at %s within %g s and are lost.",
+                self.undelivered,
+                self._courier.address,
+                CLOSE_SECONDS if self._courier.ever_greeted else CONNECT_SECONDS,
+            )
+
+    def abandon(self) -> None:
+        """Ask the thread to say goodbye and end, without waiting for it."""
+        if self._closing is None:
+            self._deadline = time.monotonic() + CLOSE_SECONDS
+            self._closing = "abandoned"
+
+    def _deliver(self) -> None:
+        try:
+            with zmq.Context() as context:
+                self._courier.connect(context)
+                try:
+                    self._loop()
+                finally:
+                    self._courier.disconnect()
+        except Exception:  # a bug of ours ends our thread, never the user's job
+            logger.exception("phasewatch: the outbox stopped; no further reports leave this process.")
+            self._queue = deque(maxlen=0)  # from here on reports go nowhere instead of growing
+
+    def _loop(self) -> None:
+        courier = self._courier
+        while True:
+            closing = self._closing
+            while self._queue:
+                courier.enlist(self._queue.popleft())
+            if closing is not None and not courier.said_goodbye:
+                courier.enlist_goodbye(closing)
+            courier.send()
+            self._advice.extend(courier.receive(milliseconds=20 if courier.unacknowledged else 100))
+            if closing is not None:
+                patience = 0.0 if courier.ever_greeted else CLOSE_SECONDS - CONNECT_SECONDS
+                if courier.unacknowledged == 0 or time.monotonic() > self._deadline - patience:
+                    return
+
+
+_open: "weakref.WeakSet[ZmqOutbox]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked child has our objects but not our thread: every outbox becomes a no-op, no socket is touched."""
+    for outbox in list(_open):
+        outbox._queue = deque(maxlen=0)  # noqa: SLF001 - same module
+    _open.clear()
+
+
+def _close_at_exit() -> None:
+    for outbox in list(_open):
+        outbox.close("interpreter exit")
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+atexit.register(_close_at_exit)

@@ -1,0 +1,87 @@
+"""The Fisher trace probe: how much information about the labels the weights hold, layer by layer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import numpy as np
+
+from probe_agent.estimators.draws import Draws, mean_of
+from probe_agent.estimators.fisher import fisher_draws
+from probe_agent.probe import Measurement, Memory, Probe
+from probe_agent.snapshot import Snapshot
+from probe_wire import Estimate, Outcome, Quantity
+
+TRUE = Quantity(
+    "fisher_trace",
+    "1",
+    "Trace of the Fisher information, labels drawn from the model: the mean squared gradient norm of log p(y | x), "
+    "per prediction. It rises while the network takes in information about the task and falls as it "
+    "compresses (Achille, Rovere and Soatto 2019).",
+    "Fisher trace",
+    "log",
+)
+EMPIRICAL = Quantity(
+    "fisher_trace_empirical",
+    "1",
+    "Mean squared gradient norm of one prediction's loss with the labels of the probe batch: the trace of the empirical Fisher. "
+    "It follows the Fisher trace early in training and the fit to the data later.",
+    "Empirical Fisher trace",
+    "log",
+)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FisherTrace(Probe):
+    """The true and the empirical Fisher trace, of the whole network and of each layer.
+
+    ``labels``: "exact" sums over all labels, "sampled" draws ``draws`` labels a sample, "auto" is exact
+    where that is affordable. Layers are labelled with the path of the module that owns the parameters.
+
+    Raises:
+        ValueError: at construction, for settings that do not exist.
+    """
+
+    name: ClassVar[str] = "fisher_trace"
+    quantities: ClassVar[tuple[Quantity, ...]] = (TRUE, EMPIRICAL)
+
+    labels: Literal["auto", "exact", "sampled"] = "auto"
+    draws: int = 1
+    per_layer: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later."""
+        if self.labels not in ("auto", "exact", "sampled"):
+            raise ValueError(f'Got labels={self.labels!r}; need "auto", "exact" or "sampled".')
+        if self.draws < 1:
+            raise ValueError(f"Got draws={self.draws}; need at least one label draw a sample.")
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
+        """Whole first, then the layers in the order of the model; the true trace before the empirical."""
+        found = fisher_draws(snapshot, labels=None if self.labels == "auto" else self.labels, draws=self.draws)
+        settings = {"route": found.route, "n": str(snapshot.probe_set.n)}
+        expectation = {"labels": found.labels} | ({"draws": str(self.draws)} if found.labels == "sampled" else {})
+        if found.true is None:
+            yield from self._undefined(list(found.empirical), found.undefined)
+        else:
+            yield from self._each(TRUE, found.true, expectation | settings)
+        yield from self._each(EMPIRICAL, found.empirical, {"score": found.score} | settings)
+
+    def _each(self, quantity: Quantity, layers: dict[str, Draws], settings: dict[str, str]) -> Iterator[Measurement]:
+        whole: Draws = np.sum(list(layers.values()), axis=0)
+        yield Measurement(quantity=quantity, estimate=mean_of(whole), draws=whole, settings=settings)
+        if self.per_layer:
+            for layer, draws in layers.items():
+                yield Measurement(
+                    quantity=quantity,
+                    estimate=mean_of(draws),
+                    labels={"layer": layer},
+                    draws=draws,
+                    settings=settings,
+                )
+
+    def _undefined(self, layers: list[str], reason: str) -> Iterator[Measurement]:
+        estimate = Estimate.without_value(Outcome.NOT_APPLICABLE)
+        for labels in [{}, *({"layer": layer} for layer in layers if self.per_layer)]:
+            yield Measurement(quantity=TRUE, estimate=estimate, labels=labels, settings={"reason": reason[:200]})

@@ -1,0 +1,61 @@
+"""Who am I: the identity of a Run, read from the process and its surroundings without starting anything."""
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from probe_wire import Run
+
+
+def identify(name: str, labels: Mapping[str, str]) -> Run:
+    """The Run of this process. Ranks of one job share it through ``PHASEWATCH_RUN_ID``."""
+    return Run(
+        id=os.environ.get("PHASEWATCH_RUN_ID") or uuid.uuid4().hex[:12],
+        name=name,
+        host=socket.gethostname()[:200],
+        pid=os.getpid(),
+        started_at=time.time(),
+        labels=dict(labels),
+        git_revision=git_revision(Path.cwd()),
+        agent_version=_own_version(),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+
+
+def rank() -> int:
+    """The rank of this process in its job: what ``torchrun`` put into ``RANK``, else 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def git_revision(start: Path) -> str:
+    """The commit checked out in the repository around ``start``, or an empty string.
+
+    Reads git's files: starting a program inside somebody's training process is not ours to do.
+    """
+    for folder in (start, *start.parents):
+        git = folder / ".git"
+        try:
+            if not git.is_dir():
+                continue
+            head = (git / "HEAD").read_text(encoding="utf-8").strip()
+            if not head.startswith("ref: "):
+                return head[:64]
+            ref = head.removeprefix("ref: ")
+            if (git / ref).is_file():
+                return (git / ref).read_text(encoding="utf-8").strip()[:64]
+            packed = (git / "packed-refs").read_text(encoding="utf-8")
+            return next((line.split()[0] for line in packed.splitlines() if line.endswith(f" {ref}")), "")
+        except OSError:
+            return ""
+    return ""
+
+
+def _own_version() -> str:
+    try:
+        return version("phasewatch")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return ""

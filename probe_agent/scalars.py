@@ -1,0 +1,60 @@
+"""Scalars: what the training loop itself observes, averaged between two reports."""
+
+import math
+import re
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from probe_wire import Column, Estimate, Outcome, Quantity
+
+MOST_NAMES = 50
+MOST_VALUES = 1024
+"""Values of one name kept between two reports: the latest ones."""
+
+
+class Scalars:
+    """Collects ``observe(loss=…)`` calls. A device tensor is not read until a report is due: no synchronisation."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._values: dict[str, deque[float | Tensor]] = {}
+        self._counts: dict[str, int] = {}
+
+    def observe(self, name: str, value: float | Tensor) -> None:
+        """Keep one value of a name."""
+        values = self._values.get(name)
+        if values is None:
+            if len(self._values) >= MOST_NAMES:
+                self.dropped += 1
+                return
+            values = self._values[name] = deque(maxlen=MOST_VALUES)
+        if isinstance(value, Tensor):
+            value = value.detach()  # the graph behind it must not be kept alive
+            values.append(float(value) if value.device.type == "cpu" else value)
+        else:
+            values.append(float(value))
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def drain(self) -> Iterator[tuple[Quantity, Column, Estimate]]:
+        """The mean of each name since the last report, with the standard error of that mean."""
+        for name, values in self._values.items():
+            if not values:
+                continue
+            numbers = np.array([float(value) for value in values])
+            self.dropped += self._counts[name] - len(values)
+            values.clear()
+            self._counts[name] = 0
+            n = numbers.size
+            stderr = float(numbers.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+            quantity = Quantity(
+                name=f"observed_{re.sub(r'[^a-z0-9_]', '_', name.lower())}"[:100],
+                unit="1",
+                help=f"'{name}' as the training loop observed it: the mean of the steps since the last report, "
+                "with the spread between those steps as its standard error.",
+                title=f"Observed {name}"[:200],
+            )
+            estimate = Estimate(float(numbers.mean()), stderr, math.nan, n, Outcome.OK).checked()
+            yield quantity, Column(quantity.name), estimate

@@ -1,0 +1,61 @@
+"""When to measure: dense early, where training changes fastest, sparser later."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # the floor above; needed for the annotation alone
+    from probe_agent.probe import Probe
+
+
+class Schedule(Protocol):
+    """Says which step comes next. Pure: the same step always has the same successor."""
+
+    def after(self, step: int) -> int:
+        """The first due step beyond ``step``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Due at every multiple of ``steps``."""
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"Got Every(steps={self.steps}); need at least 1.")
+
+    def after(self, step: int) -> int:
+        """The first multiple beyond ``step``."""
+        return (step // self.steps + 1) * self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class LogSpaced:
+    """Due ``per_decade`` times in every tenfold of steps, but at least every ``at_most_apart`` steps.
+
+    The phases of learning spread over decades of steps, so equal distances on a logarithmic axis
+    give each phase a like number of probes.
+    """
+
+    per_decade: int = 25
+    at_most_apart: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.per_decade < 1 or self.at_most_apart < 1:
+            raise ValueError(
+                f"Got LogSpaced(per_decade={self.per_decade}, at_most_apart={self.at_most_apart}); need both at least 1."
+            )
+
+    def after(self, step: int) -> int:
+        """The first due step beyond ``step``: steps 1, 2, 3 … and then ever wider apart."""
+        ahead = math.ceil(step * 10 ** (1 / self.per_decade))
+        return min(max(step + 1, ahead), step + self.at_most_apart)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A schedule and the probes that follow it."""
+
+    schedule: Schedule
+    probes: "tuple[Probe, ...]"

@@ -1,0 +1,193 @@
+"""Snapshot: the model at one step as probes may see it. Evaluating it leaves no trace in training."""
+
+import copy
+import random
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probe_agent.likelihood import Likelihood
+
+Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+LossFn = Callable[[Any, Tensor], Tensor]
+
+# Forward hooks that are part of the function a module computes; every other hook is a bystander
+# (loggers, profilers, feature extractors) and must not run when a probe evaluates the copy.
+_LOAD_BEARING_HOOKS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
+_HOOK_TABLES = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSet:
+    """The fixed inputs and targets every snapshot is measured on, so that a moving curve means a moving network.
+
+    Every tensor has the ``n`` samples along its first axis.
+    """
+
+    inputs: Inputs
+    targets: Tensor
+
+    @property
+    def n(self) -> int:
+        """The number of samples."""
+        return self.targets.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the probe set lives."""
+        return self.targets.device
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The model at one step: a frozen copy in evaluation mode that belongs to the probes.
+
+    ``params`` are the trainable parameters by name (clones that require grad), the arguments most
+    estimators differentiate by. ``model`` holds the same tensors; probes may hook it, and must
+    remove what they hook.
+    """
+
+    step: int
+    model: nn.Module
+    params: dict[str, Tensor]
+    probe_set: ProbeSet
+    loss_fn: LossFn
+    likelihood: Likelihood | None
+    seed: int
+
+    @classmethod
+    def take(
+        cls, model: nn.Module, step: int, probe_set: ProbeSet, loss_fn: LossFn, likelihood: Likelihood | None, seed: int
+    ) -> "Snapshot":
+        """Copy the model as it is now. The live model is only read."""
+        frozen = copy_of(model)
+        return cls(
+            step=step,
+            model=frozen,
+            params={name: p for name, p in frozen.named_parameters() if p.requires_grad},
+            probe_set=probe_set,
+            loss_fn=loss_fn,
+            likelihood=likelihood,
+            seed=seed,
+        )
+
+    def outputs(self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None) -> Any:
+        """What the model gives for ``inputs`` (default: the probe set) at ``params`` (default: the snapshot's)."""
+        inputs = self.probe_set.inputs if inputs is None else inputs
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if isinstance(inputs, Tensor):
+            args = (inputs,)
+        elif isinstance(inputs, dict):
+            kwargs = inputs
+        else:
+            args = inputs
+        if params is None:
+            return self.model(*args, **kwargs)
+        return torch.func.functional_call(self.model, dict(params), args, kwargs)
+
+    def loss(
+        self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None, targets: Tensor | None = None
+    ) -> Tensor:
+        """The training loss, a scalar, of ``inputs`` and ``targets`` (default: the probe set)."""
+        targets = self.probe_set.targets if targets is None else targets
+        return self.loss_fn(self.outputs(params, inputs), targets)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A random generator of our own on the probe set's device.
+
+        The same purpose gives the same numbers at every snapshot of a run (common random numbers),
+        so that a trend is not made of luck.
+        """
+        generator = torch.Generator(device=self.probe_set.device)
+        # 32 bits of both: a generator on the CPU ignores the rest of its seed.
+        generator.manual_seed(zlib.crc32(f"{self.seed} {purpose}".encode()))
+        return generator
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy of the model in evaluation mode: same structure, cloned tensors, no bystanders' hooks.
+
+    Everything a module holds is copied, so a forward pass that appends to a list or counts its calls
+    does so in the copy. Gradients, autograd graphs and hooks stay behind.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for p in module._parameters.values():  # the tables themselves: no recursion, no deduplication
+            if p is not None and id(p) not in memo:
+                memo[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+        for b in module._buffers.values():
+            if b is not None and id(b) not in memo:
+                memo[id(b)] = b.detach().clone()
+        for name in _HOOK_TABLES:
+            table = module.__dict__.get(name)
+            if table is not None:
+                memo[id(table)] = _load_bearing(table)
+        for value in module.__dict__.values():
+            _detach_graph(value, memo)
+    frozen = copy.deepcopy(model, memo)
+    # Not .eval(): user classes override train() with side effects of their own.
+    for module in frozen.modules():
+        module.training = False
+    return frozen
+
+
+def _load_bearing(table: Mapping[int, Any]) -> "OrderedDict[int, Any]":
+    kept = ((key, copy.copy(hook)) for key, hook in table.items() if type(hook).__module__ in _LOAD_BEARING_HOOKS)
+    return OrderedDict(kept)
+
+
+def _detach_graph(value: object, memo: dict[int, Any]) -> None:
+    """Let deepcopy pass tensors kept from a forward pass (attention maps and the like), which it refuses."""
+    if isinstance(value, Tensor):
+        if value.grad_fn is not None and id(value) not in memo:
+            memo[id(value)] = value.detach().clone()
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _detach_graph(item, memo)
+    elif isinstance(value, dict) and not isinstance(value, OrderedDict):
+        for item in value.values():
+            _detach_graph(item, memo)
+
+
+@contextmanager
+def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
+    """Run probes inside: on leaving, every random stream and switch of the process is as it was.
+
+    Inside, gradients are enabled, autocast is off and the global streams are seeded, so that a model
+    that draws in evaluation mode draws the same at every snapshot.
+    """
+    python_stream = random.getstate()
+    numpy_stream = np.random.get_state()  # noqa: NPY002 - the legacy stream is the one training code shares
+    devices = [device] if device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.callback(random.setstate, python_stream)
+        stack.callback(np.random.set_state, numpy_stream)  # noqa: NPY002
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type != "cpu":
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        for cuda in devices:
+            torch.cuda.default_generators[cuda.index or 0].manual_seed(seed)
+        yield

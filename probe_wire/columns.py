@@ -1,0 +1,64 @@
+"""Estimates as the packed columns of a Report, and back.
+
+Plain ``array`` and ``struct`` arithmetic: the wire depends on msgspec alone.
+"""
+
+import sys
+from array import array
+from collections.abc import Sequence
+
+from probe_wire.errors import BadMessage
+from probe_wire.estimate import Estimate, Outcome
+from probe_wire.messages import Report, Schema
+
+_SWAP = sys.byteorder != "little"
+
+
+def pack(estimates: Sequence[Estimate]) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """``(values, stderrs, paired, ns, outcomes)`` of the estimates, one entry each."""
+    return (
+        _bytes("d", [e.value for e in estimates]),
+        _bytes("d", [e.stderr for e in estimates]),
+        _bytes("d", [e.paired for e in estimates]),
+        _bytes("I", [min(e.n, 2**32 - 1) for e in estimates]),
+        bytes(int(e.outcome) for e in estimates),
+    )
+
+
+def unpack(report: Report, schema: Schema) -> list[Estimate]:
+    """The estimates of a report, in the order of the schema's columns.
+
+    Raises:
+        BadMessage: the columns have another length than the schema names.
+    """
+    k = len(schema.columns)
+    lengths = (len(report.values), len(report.stderrs), len(report.paired), len(report.ns), len(report.outcomes))
+    if lengths != (8 * k, 8 * k, 8 * k, 4 * k, k):
+        raise BadMessage(
+            f"Got a report whose columns are {lengths} bytes long; schema {schema.id} names {k} columns, "
+            f"which take {(8 * k, 8 * k, 8 * k, 4 * k, k)}."
+        )
+    rows = zip(
+        _array("d", report.values),
+        _array("d", report.stderrs),
+        _array("d", report.paired),
+        _array("I", report.ns),
+        report.outcomes,
+        strict=True,
+    )
+    return [Estimate(value, stderr, paired, int(n), Outcome(outcome)) for value, stderr, paired, n, outcome in rows]
+
+
+def _bytes(code: str, numbers: Sequence[float]) -> bytes:
+    packed = array(code, numbers)
+    if _SWAP:
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _array(code: str, data: bytes) -> "array[float]":
+    unpacked: array[float] = array(code)
+    unpacked.frombytes(data)
+    if _SWAP:
+        unpacked.byteswap()
+    return unpacked

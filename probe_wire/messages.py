@@ -1,0 +1,167 @@
+"""The messages both sides speak: a law of its own, changed only by appending fields with defaults.
+
+Agent to collector: Hello, Schema, Report, Goodbye. Collector to agent: Ack, Nack, Advice.
+
+Report and Goodbye are numbered from 1 in each *stream* (one rank of one run in one life of its
+process, named by the epoch). The collector acknowledges the highest number it has committed; the
+agent keeps what is not acknowledged and sends it again. A Schema names columns once; each Report
+then carries plain arrays against it.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_MESSAGE_BYTES = 256 * 1024
+MAX_COLUMNS = 4096
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Text = Annotated[str, Meta(max_length=2000)]
+Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+QuantityName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+Labels = Annotated[dict[QuantityName, Name], Meta(max_length=16)]
+Settings = Annotated[dict[QuantityName, Name], Meta(max_length=32)]
+
+
+class Quantity(msgspec.Struct, frozen=True, array_like=True):
+    """Something measurable: declared once by its probe, read by everyone downstream.
+
+    ``unit`` is "1" for a pure number, "ratio" for 0 to 1, else a base unit in the plural ("nats",
+    "seconds", "regions"). ``scale`` is the axis that shows it best. ``title`` heads its chart.
+    """
+
+    name: QuantityName
+    unit: Annotated[str, Meta(max_length=32)]
+    help: Text
+    title: Name
+    scale: Literal["linear", "log"] = "linear"
+
+
+class Column(msgspec.Struct, frozen=True, array_like=True):
+    """One series of a Report: which quantity, under which labels, measured with which settings."""
+
+    quantity: QuantityName
+    labels: Labels = {}
+    settings: Settings = {}
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """One training job from start to end."""
+
+    id: Identifier
+    name: Name
+    host: Annotated[str, Meta(max_length=200)]
+    pid: Count
+    started_at: float
+    labels: Labels = {}
+    git_revision: Annotated[str, Meta(max_length=64)] = ""
+    agent_version: Annotated[str, Meta(max_length=32)] = ""
+    world_size: Annotated[int, Meta(ge=1, le=2**31)] = 1
+
+
+class ProbeCost(msgspec.Struct, frozen=True, array_like=True):
+    """What one probe took at one step, how it came out and, when not ok, why."""
+
+    probe: QuantityName
+    seconds: float
+    outcome: Annotated[int, Meta(ge=0, le=255)] = 0
+    detail: Text = ""
+
+
+class Losses(msgspec.Struct, frozen=True, array_like=True):
+    """What the agent gave up since it started: every loss is a number, never a silence."""
+
+    reports_dropped: Count = 0
+    snapshots_skipped: Count = 0
+    scalars_dropped: Count = 0
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Opens a stream, and opens it again after each reconnection. Hearing it twice is harmless.
+
+    ``first`` is the lowest sequence number the agent can still send: where it is beyond what the
+    collector holds, the reports between are lost and are counted as lost. ``step`` is the step the
+    training has reached.
+    """
+
+    run: Run
+    rank: Annotated[int, Meta(ge=0, le=2**31)]
+    epoch: Identifier
+    first: Annotated[int, Meta(ge=1, le=2**62)]
+    step: Count = 0
+
+
+class Schema(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Names the columns of later Reports once. Sent after every Hello; not numbered."""
+
+    id: Count
+    quantities: Annotated[tuple[Quantity, ...], Meta(max_length=MAX_COLUMNS)]
+    columns: Annotated[tuple[Column, ...], Meta(max_length=MAX_COLUMNS)]
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """All measurements of one step of one rank, as columns against a Schema.
+
+    ``values``, ``stderrs`` and ``paired`` are little-endian float64, ``ns`` uint32, ``outcomes``
+    uint8, one entry a column. ``training_seconds`` and ``probe_seconds`` are totals since the agent
+    was attached, so their ratio is the agent's share of the run.
+    """
+
+    seq: Annotated[int, Meta(ge=1, le=2**62)]
+    step: Count
+    time: float
+    schema: Count
+    values: Annotated[bytes, Meta(max_length=8 * MAX_COLUMNS)]
+    stderrs: Annotated[bytes, Meta(max_length=8 * MAX_COLUMNS)]
+    paired: Annotated[bytes, Meta(max_length=8 * MAX_COLUMNS)]
+    ns: Annotated[bytes, Meta(max_length=4 * MAX_COLUMNS)]
+    outcomes: Annotated[bytes, Meta(max_length=MAX_COLUMNS)]
+    costs: Annotated[tuple[ProbeCost, ...], Meta(max_length=256)] = ()
+    training_seconds: float = 0.0
+    probe_seconds: float = 0.0
+    losses: Losses = Losses()
+
+
+class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The stream is complete: nothing follows."""
+
+    seq: Annotated[int, Meta(ge=1, le=2**62)]
+    step: Count
+    time: float
+    reason: Name
+    losses: Losses = Losses()
+
+
+class Ack(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """Everything up to ``seq`` is committed; the agent may forget it."""
+
+    seq: Count
+
+
+class Nack(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """The collector could not take a message. The agent greets again and goes back to ``seq`` + 1."""
+
+    reason: Literal["unknown_stream", "unknown_schema", "gap", "bad_message", "version", "store"]
+    seq: Count
+    detail: Text = ""
+
+
+class Advice(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """What a transition means to the training loop, with its evidence in one sentence."""
+
+    machine: QuantityName
+    from_phase: QuantityName
+    to_phase: QuantityName
+    happened_step: Count
+    known_step: Count
+    confidence: float
+    severity: Literal["info", "warning", "critical"]
+    text: Text
+    evidence: Text
+    undo: Text = ""
+
+
+ToCollector = Hello | Schema | Report | Goodbye
+ToAgent = Ack | Nack | Advice

@@ -1,0 +1,323 @@
+"""A digits-like run in a real store: about 150 log-spaced steps, six quantities, two transitions, some failures.
+
+The curves are drawn from formulas with seeded noise, so a test or a screenshot sees the same run
+every time. ``Seeded`` can also go on training, to show a page what live means.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from collector.live import Live, PhaseSpan, ProbeState, RankState
+from collector.phases.transition import Evidence, Transition, Window
+from collector.store.queries import Reader
+from collector.store.sqlite import Store, Stream
+from collector.web.feed import Feed
+from probe_wire import (
+    Column,
+    Estimate,
+    Goodbye,
+    Hello,
+    Losses,
+    Outcome,
+    ProbeCost,
+    Quantity,
+    Report,
+    Run,
+    Schema,
+    encode,
+    pack,
+)
+
+LAYERS = ("conv1", "conv2", "fc1", "fc2", "fc3", "head")
+SETTINGS = {"samples": "512", "mode": "evaluation"}
+QUANTITIES = (
+    Quantity(
+        "probe_loss",
+        "nats",
+        "Mean negative log-likelihood on the probe batch, in evaluation mode.",
+        "Probe loss",
+        "log",
+    ),
+    Quantity(
+        "probe_accuracy",
+        "ratio",
+        "Share of the probe batch classified correctly, in evaluation mode.",
+        "Probe accuracy",
+    ),
+    Quantity(
+        "fisher_trace",
+        "1",
+        "Trace of the Fisher information matrix per sample, labels summed exactly over the model's own distribution. It rises "
+        "while the network takes up information and falls once the critical period is over (Achille et al. 2019).",
+        "Fisher trace",
+        "log",
+    ),
+    Quantity(
+        "fisher_trace_empirical",
+        "1",
+        "The same with the data's labels: the mean squared gradient norm.",
+        "Empirical Fisher trace",
+        "log",
+    ),
+    Quantity(
+        "hessian_lambda_max",
+        "1",
+        "Largest eigenvalue of the Hessian of the probe loss, by Lanczos iteration. Gradient descent is stable below 2 / rate.",
+        "Sharpness",
+    ),
+    Quantity(
+        "local_complexity",
+        "regions",
+        "Mean number of linear regions of the network met within a small frame around a probe sample (Humayun et al. 2024).",
+        "Local complexity",
+    ),
+    Quantity(
+        "weight_distance",
+        "1",
+        "Distance of the weights from their initial values, relative to their norm then.",
+        "Distance travelled",
+        "log",
+    ),
+)
+COLUMNS = (
+    Column("probe_loss", {}, SETTINGS),
+    Column("probe_accuracy", {}, SETTINGS),
+    Column("fisher_trace", {}, SETTINGS),
+    *(Column("fisher_trace", {"layer": layer}, SETTINGS) for layer in LAYERS),
+    Column("fisher_trace_empirical", {}, SETTINGS),
+    Column("hessian_lambda_max", {}, SETTINGS),
+    Column("local_complexity", {}, SETTINGS),
+    *(Column("local_complexity", {"layer": layer}, SETTINGS) for layer in LAYERS[2:]),
+    Column("weight_distance", {}, {}),
+)
+SCHEMA = Schema(1, QUANTITIES, COLUMNS)
+FISHER, COMPLEXITY, SHARPNESS = (
+    COLUMNS.index(Column(name, {}, SETTINGS)) for name in ("fisher_trace", "local_complexity", "hessian_lambda_max")
+)
+STEPS = tuple(sorted({0, *(round(10 ** (i / 52)) for i in range(202))}))  # 0 to about 7,300
+
+
+def window(column: int, first: int, last: int) -> Window:
+    """What the curve of a column averages to between two steps."""
+    values = np.array([measure(step)[column].value for step in STEPS if first <= step <= last])
+    return Window(first, last, values.size, float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)))
+
+
+def transition(machine: str = "critical_period", ordinal: int = 1, **changes: object) -> Transition:
+    """The end of the critical period, or something like it."""
+    facts: dict[str, object] = {
+        "machine": machine,
+        "machine_version": "1",
+        "subject": {},
+        "ordinal": ordinal,
+        "from_phase": "critical",
+        "to_phase": "ended",
+        "happened_step": 520,
+        "happened_between": (441, 618),
+        "known_step": 1268,
+        "confidence": 0.9991,
+        "severity": "warning",
+        "advice": "The critical period has ended: safe to remove augmentation and other early regularisation.",
+        "undo": "Put the augmentation back at its former strength; information taken up so far is kept.",
+        "evidence": Evidence(
+            quantity="fisher_trace",
+            labels={},
+            statistic="reflected e-process",
+            log_e=7.01,
+            alpha=0.01,
+            before=window(FISHER, 441, 618),
+            after=window(FISHER, 927, 1268),
+            change=-0.0874,
+            noise=0.021,
+            points=113,
+            cleaned=1,
+            sentence="The Fisher trace fell by 8.7 % from its peak, against a noise of 2.1 % for a single point.",
+        ),
+    }
+    return Transition(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def complexity_turn() -> Transition:
+    """Local complexity passed its first valley."""
+    return transition(
+        "local_complexity",
+        from_phase="first_descent",
+        to_phase="ascent",
+        happened_step=118,
+        happened_between=(95, 141),
+        known_step=232,
+        confidence=0.99992,
+        severity="info",
+        advice="Complexity gathers around the data again: the network is fitting. Keep training.",
+        undo="",
+        evidence=Evidence(
+            quantity="local_complexity",
+            labels={},
+            statistic="reflected e-process",
+            log_e=9.6,
+            alpha=0.01,
+            before=window(COMPLEXITY, 95, 141),
+            after=window(COMPLEXITY, 169, 232),
+            change=0.131,
+            noise=0.026,
+            points=80,
+            cleaned=0,
+            sentence="Local complexity rose by 13.1 % from its lowest level, against a noise of 2.6 % for a single point.",
+        ),
+    )
+
+
+@dataclass
+class Seeded:
+    """A run in a store, with the parts a page is made of. ``train`` continues it."""
+
+    store: Store
+    reader: Reader
+    live: Live
+    feed: Feed
+    run: Run
+    stream: Stream
+    clock: float
+    seq: int = 0
+    probes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where the store is."""
+        return self.store.path
+
+    def report(self, step: int) -> int:
+        """Commit the report of a step and show it in memory, as the pipeline does. Returns its frame."""
+        self.seq += 1
+        self.clock += 0.4
+        estimates = measure(step)
+        values, stderrs, paired, ns, outcomes = pack(estimates)
+        message = Report(self.seq, step, self.clock, SCHEMA.id, values, stderrs, paired, ns, outcomes)
+        frame = self.store.put_report(self.stream, message, estimates, encode(message), self.clock)
+        self.store.commit()
+        with self.live.lock:
+            live = self.live.open(self.run, self.clock)
+            rank = live.ranks.setdefault(0, RankState())
+            rank.step, rank.last_heard, rank.reports = step, self.clock, self.seq
+            rank.training_seconds, rank.probe_seconds = 0.011 * step + 2, 0.0002 * step + 0.06 + 0.002 * self.seq
+            for name, seconds in (
+                ("loss", 0.004),
+                ("fisher_trace", 0.031),
+                ("sharpness", 0.062),
+                ("local_complexity", 0.018),
+            ):
+                odd = name == "sharpness" and estimates[SHARPNESS].outcome
+                outcome = odd or Outcome.OK
+                Live.charge(
+                    live,
+                    (ProbeCost(name, seconds, int(outcome), "32 iterations left a residual of 0.08" if odd else ""),),
+                )
+        return frame
+
+    def train(self, steps: Iterator[int] | tuple[int, ...]) -> int:
+        """Report several steps, tell the feed of the last, and return its frame."""
+        frame, step = 0, 0
+        for step in steps:
+            frame = self.report(step)
+        self.feed.tick(self.run.id, step, frame)
+        return frame
+
+    def turn(self, change: Transition, *, told: bool = True) -> None:
+        """Store a transition, show it in memory, and tell the feed."""
+        frame = sum(step <= change.known_step for step in STEPS)
+        self.store.put_transition(self.run.id, change, min(frame, self.seq), self.clock)
+        self.store.commit()
+        with self.live.lock:
+            live = self.live.open(self.run, self.clock)
+            live.transitions.append(change)
+            subject = tuple(sorted(change.subject.items()))
+            kept = [
+                s for s in live.spans if (s.machine, s.subject) != (change.machine, subject) or s.until_step is not None
+            ]
+            since = max((s.until_step or 0 for s in kept if s.machine == change.machine), default=0)
+            live.spans = [
+                *kept,
+                PhaseSpan(change.machine, subject, change.from_phase, since, change.happened_step),
+                PhaseSpan(change.machine, subject, change.to_phase, change.happened_step, None),
+            ]
+        if told:
+            self.feed.handle(self.run, change)
+
+    def finish(self) -> None:
+        """Say goodbye."""
+        self.seq += 1
+        goodbye = Goodbye(self.seq, STEPS[-1], self.clock, "finished")
+        self.store.put_goodbye(self.stream, goodbye, encode(goodbye), self.clock)
+        self.store.commit()
+        with self.live.lock:
+            self.live.open(self.run, self.clock).ranks[0].finished = True
+
+
+def digits_run(run_id: str = "d1a9f0c2b7e4", name: str = "digits-cnn", started_at: float = 1_790_000_000.0) -> Run:
+    """Who the seeded run is."""
+    labels = {"dataset": "digits", "optimizer": "sgd"}
+    return Run(run_id, name, "gpu-07", 41_822, started_at, labels, "9f3c2ab81d5e", "0.1.0", 1)
+
+
+def seed(path: Path, *, steps: tuple[int, ...] = STEPS, now: float, turns: bool = True) -> Seeded:
+    """A store with the digits run, heard of last at ``now``."""
+    store = Store(path)
+    started = now - 0.4 * len(steps)
+    run = digits_run(started_at=started)
+    stream = store.put_hello(Hello(run, 0, "e1", 1), started)
+    store.put_schema(stream, SCHEMA, encode(SCHEMA))
+    store.commit()
+    seeded = Seeded(store, Reader(path), Live(), Feed(), run, stream, started)
+    seeded.train(steps)
+    with seeded.live.lock:
+        live = seeded.live.runs[run.id]
+        live.ranks[0].losses = Losses(0, 3, 0)
+        live.probes.setdefault("loss", ProbeState())
+    if turns:
+        seeded.turn(complexity_turn())
+        seeded.turn(transition())
+    return seeded
+
+
+def measure(step: int) -> list[Estimate]:
+    """What the probes would have measured at a step."""
+    rng = np.random.default_rng(step + 1)
+    t = math.log10(step + 1)
+
+    def noisy(level: float, noise: float, n: int = 512) -> Estimate:
+        return Estimate(level * (1 + noise * rng.standard_normal()), 2.4 * noise * level, noise * level, n)
+
+    fitted = 1 / (1 + math.exp(-3.1 * (t - 2.25)))
+    loss = 2.31 * (1 - fitted) + 0.018 * (1 + 0.3 * math.cos(5 * t))
+    fisher = 1.4 + 61 * math.exp(-(((t - 2.72) / 0.78) ** 2)) + 6 * fitted
+    complexity = (
+        31 - 11 * math.exp(-(((t - 2.05) / 0.55) ** 2)) + 9 * math.exp(-(((t - 3.0) / 0.45) ** 2)) - 3 * max(t - 3.2, 0)
+    )
+    estimates = [
+        noisy(loss, 0.02),
+        noisy(min(0.1 + 0.885 * fitted, 0.994), 0.004),
+        noisy(fisher, 0.02),
+    ]
+    for depth in range(len(LAYERS)):
+        peak = 3.0 - 0.16 * depth
+        estimates.append(noisy((0.2 + 0.14 * depth) * (0.9 + 40 * math.exp(-(((t - peak) / 0.7) ** 2))), 0.035))
+    empirical = noisy(fisher * (0.35 + 0.9 * (1 - fitted)), 0.06)
+    estimates.append(Estimate(empirical.value, math.nan, math.nan, 512))
+    sharpness = noisy(4 + 36 * (1 / (1 + math.exp(-3.6 * (t - 2.4)))), 0.03)
+    if step in {12, 13, 14} or 1900 < step < 2150:
+        sharpness = Estimate(sharpness.value, math.nan, math.nan, 32, Outcome.NOT_CONVERGED)
+    elif 320 < step < 400 or step == 55:
+        sharpness = Estimate.without_value(Outcome.OVER_BUDGET)
+    estimates.append(sharpness)
+    estimates.append(noisy(complexity, 0.018))
+    estimates += [
+        noisy(complexity * (0.14 + 0.07 * depth) * (1 + 0.1 * math.sin(2 * t + depth)), 0.03)
+        for depth in range(len(LAYERS) - 2)
+    ]
+    travelled = 0.0 if step == 0 else 0.9 * (1 - math.exp(-0.011 * step**0.62))
+    estimates.append(Estimate(travelled, 0.0, 0.0, 1))
+    return estimates

@@ -1,0 +1,41 @@
+"""What every test shares: a header of versions, and in CI the rule that nothing may be skipped."""
+
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+from importlib.metadata import version
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+STRICT = os.environ.get("PHASEWATCH_TESTS_SKIP_NOTHING") == "1"
+
+
+def pytest_report_header() -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pyzmq", "msgspec", "starlette"))
+    servers = ", ".join(name for name in ("prometheus", "prometheus-alertmanager", "chromium") if shutil.which(name)) or "none"
+    return f"python {platform.python_version()}, sqlite {sqlite3.sqlite_version}, {packages}; real servers: {servers}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+    outcome = yield
+    report = outcome.get_result()
+    if STRICT and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be skipped: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the person who runs the tests reaches them."""
+    for name in list(os.environ):
+        if name.startswith("PHASEWATCH_") and name != "PHASEWATCH_TESTS_SKIP_NOTHING":
+            monkeypatch.delenv(name)
+
+
+sys.dont_write_bytecode = True

@@ -1,0 +1,281 @@
+"""A real Prometheus reads the exporter's page; every query of the board and every rule is put to it."""
+
+import json
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from collector.exporter import CATALOGUE, CONTENT_TYPE, Exporter
+from collector.health import Health
+from collector.live import Live
+from collector.phases import MACHINES
+from dashboards import config as c
+from dashboards.alerts import ALERTS, RECORDINGS
+from probe_agent.probes import PROBES
+from probe_wire import Estimate, Outcome, Quantity
+from tests import live_runs as lr
+from tests.integration.servers import (
+    Prometheus,
+    Webhooks,
+    alertmanager,
+    eventually,
+    page,
+    prometheus,
+    run_tool,
+    webhook,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "dashboards" / "rules"
+BOARD = json.loads((ROOT / "dashboards/out/run.json").read_text(encoding="utf-8"))
+PHASES = {machine.name: tuple(phase.name for phase in machine.phases) for machine in MACHINES}
+QUANTITIES: list[Quantity] = [quantity for probe in PROBES for quantity in probe.quantities]
+RUN = "cifar10 resnet-18, lr=0.1"
+HOSTILE = 'a"b\\c\nd{}$1%s☃{{ . }}'
+
+
+class Training:
+    """Two runs that report whenever Prometheus looks; one changes phase when it is told to."""
+
+    def __init__(self) -> None:
+        now = time.time()
+        self.live, self.health = Live(), Health()
+        self.run = lr.open_run(self.live, RUN, now=now)
+        self.hostile = lr.open_run(self.live, HOSTILE, now=now, labels={"note": HOSTILE})
+        self.exporter = Exporter(self.live, self.health, PHASES)
+        for run in (self.run, self.hostile):
+            lr.machines_of(run, PHASES)
+        self.step = 0
+
+    def render(self) -> bytes:
+        """One more report of each run, then the page."""
+        self.step += 100
+        now = time.time()
+        with self.live.lock:
+            for run in (self.run, self.hostile):
+                lr.report(run, self.step, _measured(self.step))
+                lr.losses(run, lost=3, dropped=2)
+                run.ranks[0].step, run.ranks[0].last_heard = self.step, now
+                for name in {probe.name for probe in PROBES}:
+                    lr.probe(run, name, self.step / 1000, ok=self.step // 100, not_converged=self.step // 200)
+        self.health.reports.inc(2)
+        self.health.commit_seconds.observe(0.002)
+        return self.exporter.render()
+
+    def end_critical_period(self) -> None:
+        """The run leaves its critical period."""
+        machine, phase = c.CRITICAL_PERIOD
+        made = lr.transition(machine, PHASES[machine][0], phase, happened_step=1234, known_step=5678, confidence=0.996)
+        with self.live.lock:
+            lr.enter(self.run, made, time.time())
+
+
+@dataclass
+class Stage:
+    """Everything that runs during this module."""
+
+    training: Training
+    prometheus: Prometheus
+    webhooks: Webhooks
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    shutil.copytree(RULES, folder / "rules")
+    training = Training()
+    with (
+        page(training.render, CONTENT_TYPE) as target,
+        webhook() as hooks,
+        alertmanager(_shipped_alertmanager(hooks.url), folder) as alerts,
+        prometheus(_shipped_prometheus(target, alerts), folder) as server,
+    ):
+        eventually(lambda: training.step >= 600, seconds=20, what="six scrapes")
+        yield Stage(training, server, hooks)
+
+
+def test_prometheus_takes_the_whole_page(stage: Stage) -> None:
+    (target,) = stage.prometheus.get("targets")["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+    metrics = {
+        family.name
+        for family in CATALOGUE
+        if not family.name.startswith(("phasewatch_transition_", "phasewatch_phase_last"))
+    }
+    assert metrics <= stage.prometheus.names()
+    (scraped,) = stage.prometheus.query("scrape_samples_post_metric_relabeling")
+    assert float(scraped["value"][1]) == len(
+        [line for line in stage.training.exporter.render().splitlines() if not line.startswith(b"#")]
+    )
+
+
+def test_a_hostile_run_name_reaches_prometheus_as_it_is(stage: Stage) -> None:
+    runs = {found["metric"]["run"]: found["metric"] for found in stage.prometheus.query("phasewatch_run_info")}
+    assert set(runs) == {RUN, HOSTILE}
+    assert runs[HOSTILE]["label_note"] == HOSTILE
+
+
+def test_promtool_finds_nothing_to_say_about_the_page() -> None:
+    training = Training()
+    training.end_critical_period()
+    checked = run_tool("promtool", "check", "metrics", stdin=training.render())
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_prometheus_own_parser_takes_any_name(seed: int) -> None:
+    dice = random.Random(seed)
+    live = Live()
+    for i in range(40):
+        name = "".join(
+            chr(dice.choice([*range(0x20), *range(0x20, 0x7F), 0x85, 0xA0, 0x2028, 0xFEFF, 0x1F9E0]))
+            for _ in range(dice.randint(1, 30))
+        )
+        run = lr.open_run(live, name, id=f"run{i}", now=time.time(), labels={"note": name})
+        lr.report(run, 1, iter([(lr.LOSS, {"layer": name}, Estimate(1.0))]))
+    checked = run_tool("promtool", "check", "metrics", stdin=Exporter(live, Health(), PHASES).render())
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_a_critical_period_that_ended_reaches_a_person(stage: Stage) -> None:
+    assert not stage.webhooks.alerts(alertname="CriticalPeriodEnded")
+    stage.training.end_critical_period()
+    (alert, *_) = eventually(
+        lambda: stage.webhooks.alerts(alertname="CriticalPeriodEnded"), seconds=20, what="the webhook to be called"
+    )
+    assert alert["status"] == "firing"
+    assert alert["labels"]["run"] == RUN
+    assert alert["labels"]["severity"] == "info"
+    assert alert["annotations"]["summary"] == f"The critical period of {RUN} has ended."
+    for evidence in ("step 1234", "step 5678", "99.6% confidence"):
+        assert evidence in alert["annotations"]["description"]
+    assert alert["annotations"]["runbook_url"] == "docs/reference/alerts.md#criticalperiodended"
+
+
+def test_lost_reports_reach_a_person_and_the_watchdog_does(stage: Stage) -> None:
+    for name in ("ReportsLost", "Watchdog"):
+        eventually(lambda name=name: stage.webhooks.alerts(alertname=name), seconds=20, what=name)
+    (alert, *_) = stage.webhooks.alerts(alertname="ReportsLost", run=HOSTILE)
+    assert alert["annotations"]["description"].startswith(f"3 reports of {HOSTILE} were lost")
+
+
+def test_every_panel_of_the_board_has_data(stage: Stage) -> None:
+    test_a_critical_period_that_ended_is_known(stage)
+    panels = [inner for panel in BOARD["panels"] for inner in (panel, *panel.get("panels", ()))]
+    empty = []
+    for panel in panels:
+        for target in panel.get("targets", ()):
+            for expr in _filled(target["expr"]):
+                found = stage.prometheus.query(expr)
+                if not found:
+                    empty.append(f"{panel['title']}: {expr}")
+                _check_legend(target["legendFormat"], found, panel["title"])
+    assert not empty
+
+
+def test_a_critical_period_that_ended_is_known(stage: Stage) -> None:
+    machine, phase = c.CRITICAL_PERIOD
+    if not stage.training.run.transitions:
+        stage.training.end_critical_period()
+    expr = f'phasewatch_phase{{run="{RUN}", machine="{machine}", phase="{phase}"}} == 1'
+    eventually(lambda: stage.prometheus.query(expr), seconds=10, what=expr)
+
+
+def test_every_variable_and_annotation_of_the_board_has_values(stage: Stage) -> None:
+    test_a_critical_period_that_ended_is_known(stage)
+    for variable in BOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
+            (expr,) = _filled(selector)
+            values = {found["metric"].get(label, "") for found in stage.prometheus.query(expr)}
+            if variable["regex"]:
+                values = {found[1] for value in values if (found := re.match(variable["regex"].strip("/"), value))}
+            assert values, variable["name"]
+            if variable["name"] == "metric":
+                assert values == {
+                    name.removesuffix("_stderr") for name in stage.prometheus.names() if name.endswith("_stderr")
+                } - {
+                    name.removesuffix("_stderr") for name in stage.prometheus.names() if name.endswith("_paired_stderr")
+                }
+    for annotation in BOARD["annotations"]["list"]:
+        (expr,) = _filled(annotation["expr"])
+        (found,) = stage.prometheus.query(expr)
+        assert abs(float(found["value"][1]) / 1000 - time.time()) < 600
+
+
+def test_the_rows_of_a_heatmap_come_in_the_order_of_depth(stage: Stage) -> None:
+    (panel, *_) = [panel for panel in BOARD["panels"] if panel["type"] == "heatmap"]
+    (expr,) = _filled(panel["targets"][0]["expr"])
+    layers = sorted(found["metric"]["layer"] for found in stage.prometheus.query(expr))
+    assert [layer.partition(".")[2] for layer in layers] == list(lr.LAYERS)
+
+
+def test_every_rule_is_evaluated_without_an_error_on_metrics_that_exist(stage: Stage) -> None:
+    groups = stage.prometheus.get("rules")["groups"]
+    rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
+    shipped = [rule for group in [*ALERTS.values(), *RECORDINGS.values()] for rule in group]
+    assert set(rules) == {rule.name for rule in shipped}
+    assert {name: rule.get("lastError", "") for name, rule in rules.items()} == dict.fromkeys(rules, "")
+    known = stage.prometheus.names() | {family.name for family in CATALOGUE}
+    for rule in shipped:
+        stage.prometheus.query(rule.expr)
+        used = set(re.findall(r"\b(?:run:)?phasewatch_\w+(?::\w+)?", rule.expr))
+        assert used <= known, rule.name
+
+
+def test_the_shipped_rules_pass_their_own_tests() -> None:
+    checked = run_tool("promtool", "check", "rules", RULES / "alerts.yml", RULES / "recording.yml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    passed = run_tool("promtool", "test", "rules", RULES / "alerts_test.yml")
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+
+
+def _measured(step: int) -> Iterator[tuple[Quantity, dict[str, str], Estimate]]:
+    for place, quantity in enumerate(QUANTITIES):
+        level = 0.5 + 0.1 * place
+        outcome = Outcome.NOT_CONVERGED if place == 1 else Outcome.OK
+        yield quantity, {}, Estimate(level + 1 / (1 + step), 0.01, 0.001, 256, outcome)
+        for depth, layer in enumerate(lr.LAYERS):
+            yield quantity, {"layer": layer}, Estimate(level + depth, 0.02, 0.002, 256)
+
+
+def _filled(expr: str) -> list[str]:
+    """The query as Grafana would send it, once for each quantity where it is repeated over them."""
+    expr = expr.replace("$job", c.JOB).replace("$run", RUN).replace("$layer", ".+").replace("$__rate_interval", "5s")
+    expr = expr.replace("${metric}", "$metric")
+    if "$metric" not in expr:
+        assert "$" not in expr, f"an unknown variable in {expr}"
+        return [expr]
+    return [expr.replace("$metric", name) for name in ("phasewatch_fisher_trace", "phasewatch_probe_loss")]
+
+
+def _check_legend(legend: str, found: list[dict[str, Any]], title: str) -> None:
+    """A label a legend names has to be there, or Grafana draws an empty name."""
+    for label in re.findall(r"{{(\w+)}}", legend):
+        assert any(label in series["metric"] for series in found), f"{title}: no {label}"
+
+
+def _shipped_prometheus(target: str, alerts: str) -> str:
+    """docker/prometheus.yml, with this machine's addresses and a hurry."""
+    config = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text(encoding="utf-8"))
+    config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alerts]
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
+    return str(yaml.safe_dump(config))
+
+
+def _shipped_alertmanager(url: str) -> str:
+    """docker/alertmanager.yml, with a receiver and a hurry."""
+    config = yaml.safe_load((ROOT / "docker/alertmanager.yml").read_text(encoding="utf-8"))
+    config["route"] |= {"group_wait": "100ms", "group_interval": "1s"}
+    for receiver in config["receivers"]:
+        receiver["webhook_configs"] = [{"url": url}]
+    return str(yaml.safe_dump(config))

@@ -1,0 +1,156 @@
+"""The door: what cannot be watched is refused with what we got, what we need, and what to do."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+import probe_agent
+from probe_agent import AttachError, ListOutbox, Monitor
+from probe_agent.attach import unwrapped
+
+
+def attach(model: object = None, optimizer: object = None, **changes: object) -> Monitor:
+    if model is None:
+        model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    if optimizer is None and isinstance(model, nn.Module) and list(model.parameters()):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    arguments: dict[str, object] = {
+        "loss_fn": F.cross_entropy,
+        "probe_batch": (torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])),
+        "run": "test",
+        "outbox": ListOutbox(),
+        **changes,
+    }
+    return probe_agent.attach(model, optimizer, **arguments)  # type: ignore[arg-type]
+
+
+def frozen() -> nn.Module:
+    return nn.Linear(3, 2).requires_grad_(requires_grad=False)
+
+
+class Uncopyable(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.stream = (i for i in range(3))
+
+
+GOOD_Y = torch.zeros(6, dtype=torch.long)
+REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
+    "a model without parameters": (
+        lambda: attach(nn.ReLU(), torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)),
+        r"Got a model without parameters \(ReLU\); there is nothing to watch learn",
+    ),
+    "not a model": (lambda: attach("model", torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)), "Got a model of type str; need a torch.nn.Module"),
+    "not an optimizer": (lambda: attach(optimizer="sgd"), "Got an optimizer of type str; need a torch.optim.Optimizer"),
+    "an optimizer of another model": (
+        lambda: attach(optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)),
+        "updates none of the model's parameters; pass the optimizer that trains this model",
+    ),
+    "all parameters frozen": (
+        lambda: attach(frozen(), torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)),
+        "parameters are all frozen .* unfreeze some",
+    ),
+    "a lazy model": (
+        lambda: attach(nn.LazyLinear(2), torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)),
+        "lazy parameters that have no shape yet; run one forward pass",
+    ),
+    "a model that cannot be copied": (lambda: attach(Uncopyable()), r"cannot be copied \(TypeError: .*generator.*Keep locks, files, generators"),
+    "inputs of the wrong shape": (
+        lambda: attach(probe_batch=(torch.randn(6, 5), GOOD_Y)),
+        r"the model cannot take: inputs of shape \(6, 5\) raise RuntimeError",
+    ),
+    "no pair": (lambda: attach(probe_batch=torch.randn(6, 3)), r"probe batch of type Tensor; need a pair \(inputs, targets\)"),
+    "targets of another length": (
+        lambda: attach(probe_batch=(torch.randn(6, 3), GOOD_Y[:4])),
+        r"whose tensors have \[4, 6\] samples along the first axis; need the same number",
+    ),
+    "a single sample": (lambda: attach(probe_batch=(torch.randn(1, 3), GOOD_Y[:1])), "need the same number, at least 2"),
+    "targets that are no tensor": (lambda: attach(probe_batch=(torch.randn(2, 3), [0, 1])), "Tensor inputs and list targets; need tensors"),
+    "another device": (
+        lambda: attach(probe_batch=(torch.randn(6, 3, device="meta"), GOOD_Y.to("meta"))),
+        r"probe batch on meta and a model on cpu; need both on one device: pass probe_batch=\(inputs.to\('cpu'\)",
+    ),
+    "a loss that is not a scalar": (
+        lambda: attach(loss_fn=lambda o, t: F.cross_entropy(o, t, reduction="none")),
+        r"a loss_fn that returns a tensor of shape \(6,\); need a scalar tensor. Reduce it",
+    ),
+    "a loss that is no tensor": (lambda: attach(loss_fn=lambda _o, _t: 1.0), "a loss_fn that returns float; need a scalar tensor"),
+    "a loss that raises": (lambda: attach(loss_fn=lambda o, t: o / t["x"]), "a loss_fn that raises .* on the probe batch"),
+    "a loss without gradient": (lambda: attach(loss_fn=lambda o, t: F.cross_entropy(o.detach(), t)), "does not depend on any trainable parameter"),
+    "an unknown likelihood": (lambda: attach(likelihood="poisson"), "poisson"),
+    "a run without a name": (lambda: attach(run=""), "Got the run name ''; need a text of 1 to 200 characters"),
+    "a label out of bounds": (lambda: attach(labels={"Data Set": "x"}), "Got the label 'Data Set': 'x'; need a lower_case name"),
+    "an address that is none": (
+        lambda: attach(outbox=None, collector="localhost:5757"),
+        r"collector address 'localhost:5757'; need tcp://HOST:PORT or ipc://PATH",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_it_refuses_in_words(what: str) -> None:
+    attempt, words = REFUSALS[what]
+    with pytest.raises(AttachError, match=words):
+        attempt()
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_a_refused_attach_leaves_no_hook_and_no_trace_in_the_random_stream(what: str) -> None:
+    optimizers: list[torch.optim.Optimizer] = []
+    original = torch.optim.SGD.__init__
+
+    def remember(self: torch.optim.SGD, *args: object, **kwargs: object) -> None:
+        original(self, *args, **kwargs)  # type: ignore[arg-type]
+        optimizers.append(self)
+
+    torch.optim.SGD.__init__ = remember  # type: ignore[method-assign]
+    try:
+        with pytest.raises(AttachError):
+            REFUSALS[what][0]()
+    finally:
+        torch.optim.SGD.__init__ = original  # type: ignore[method-assign]
+    assert all(not o._optimizer_step_post_hooks and not o._optimizer_step_pre_hooks for o in optimizers)
+
+
+def test_inputs_may_be_a_tuple_or_a_dict() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.linear(a * b)
+
+    a, b = torch.randn(6, 3), torch.randn(6, 3)
+    for inputs in ((a, b), {"a": a, "b": b}):
+        monitor = attach(Two(), probe_batch=(inputs, GOOD_Y))
+        assert monitor.step == 0
+        monitor.close()
+
+
+def test_the_probe_batch_is_copied_so_that_a_loader_may_reuse_its_memory() -> None:
+    x = torch.randn(6, 3)
+    monitor = attach(probe_batch=(x, GOOD_Y))
+    kept = monitor._subject.probe_set.inputs
+    assert isinstance(kept, Tensor)
+    x.zero_()
+    assert kept.abs().sum() > 0
+    monitor.close()
+
+
+def test_a_compiled_model_is_looked_through() -> None:
+    model = nn.Linear(3, 2)
+    assert unwrapped(torch.compile(model, backend="eager")) is model  # type: ignore[arg-type]
+    assert unwrapped(nn.DataParallel(model)) is model
+
+
+def test_the_environment_can_switch_the_agent_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHASEWATCH_DISABLE", "1")
+    outbox = ListOutbox()
+    monitor = attach(outbox=outbox)
+    assert monitor._watches == ()
+    assert outbox.drafts == []
+    monitor.close()

@@ -1,0 +1,279 @@
+"""The monitor: counts steps, measures what is due, survives whatever a probe does."""
+
+import copy
+import gc
+import logging
+import math
+import pickle
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+import probe_agent
+from probe_agent import Budget, Every, ListOutbox, Measurement, Memory, Monitor, NotApplicable, Probe, Snapshot, Watch
+from probe_wire import Estimate, Outcome, Quantity
+
+WEIGHT = Quantity("weight", "1", "Sum of the parameters.", "Weight")
+
+
+@final
+@dataclass(frozen=True)
+class Weight(Probe):
+    """Sums the parameters; raises at the steps it is told to."""
+
+    name: ClassVar = "weight"
+    quantities: ClassVar = (WEIGHT,)
+    raising: tuple[tuple[int, Exception], ...] = ()
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        memory["calls"] = memory.get("calls", 0) + 1
+        for step, error in self.raising:
+            if snapshot.step == step:
+                raise error
+        draws = np.array([float(p.sum()) for p in snapshot.params.values()])
+        yield Measurement(quantity=WEIGHT, estimate=Estimate(float(draws.mean()), 1.0, math.nan, draws.size), draws=draws)
+
+
+def setup(*probes: Probe, every: int = 1, budget: Budget | None = None, step: int = 0) -> tuple[Monitor, ListOutbox, torch.optim.Optimizer, nn.Module]:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    outbox = ListOutbox()
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])),
+        run="test",
+        watches=[Watch(Every(every), probes or (Weight(),))],
+        budget=budget or Budget(share=1000),
+        outbox=outbox,
+        step=step,
+    )
+    return monitor, outbox, optimizer, model
+
+
+def step(optimizer: torch.optim.Optimizer, model: nn.Module, times: int = 1) -> None:
+    for _ in range(times):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3)).sum().backward()
+        optimizer.step()
+
+
+def test_the_state_training_starts_from_is_measured_and_then_what_the_schedule_says() -> None:
+    monitor, outbox, optimizer, model = setup(every=2)
+    step(optimizer, model, 5)
+    monitor.close()
+    assert [d.step for d in outbox.drafts] == [0, 2, 4]
+    assert outbox.closed == "finished"
+
+
+def test_a_resumed_run_counts_on() -> None:
+    monitor, outbox, optimizer, model = setup(every=10, step=1005)
+    step(optimizer, model, 5)
+    monitor.close()
+    assert [d.step for d in outbox.drafts] == [1005, 1010]
+
+
+def test_a_snapshot_shows_the_parameters_after_the_step() -> None:
+    monitor, outbox, optimizer, model = setup()
+    step(optimizer, model)
+    monitor.close()
+    expected = np.mean([float(p.sum()) for p in model.parameters()])
+    assert outbox.drafts[-1].columns[0][2].value == pytest.approx(expected)
+
+
+def test_the_paired_standard_error_comes_from_the_change_between_two_snapshots() -> None:
+    monitor, outbox, optimizer, model = setup()
+    before = np.array([float(p.sum()) for p in model.parameters()])
+    step(optimizer, model)
+    after = np.array([float(p.sum()) for p in model.parameters()])
+    monitor.close()
+    assert math.isnan(outbox.drafts[0].columns[0][2].paired)
+    assert outbox.drafts[1].columns[0][2].paired == pytest.approx(np.std(after - before, ddof=1) / math.sqrt(4))
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "words"),
+    [
+        (ValueError("bad luck"), Outcome.FAILED, "ValueError: bad luck"),
+        (NotApplicable("needs labels"), Outcome.NOT_APPLICABLE, "needs labels"),
+        (torch.OutOfMemoryError("CUDA out of memory"), Outcome.FAILED, "OutOfMemoryError: CUDA out of memory"),
+        (MemoryError(), Outcome.FAILED, "MemoryError"),
+    ],
+)
+def test_a_failing_probe_is_an_outcome_with_a_reason_and_training_goes_on(
+    error: Exception, outcome: Outcome, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor, outbox, optimizer, model = setup(Weight(raising=((1, error), (2, error))))
+    step(optimizer, model, 3)
+    monitor.close()
+    assert [d.columns[0][2].outcome for d in outbox.drafts] == [Outcome.OK, outcome, outcome, Outcome.OK]
+    assert math.isnan(outbox.drafts[1].columns[0][2].value)
+    cost = outbox.drafts[1].costs[0]
+    assert (cost.probe, cost.outcome) == ("weight", outcome)
+    assert words in cost.detail
+    warned = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warned) == (0 if outcome is Outcome.NOT_APPLICABLE else 1), "one warning a cause, then only counted"
+
+
+def test_ctrl_c_inside_a_probe_reaches_the_person() -> None:
+    monitor, _, optimizer, model = setup(Weight(raising=((1, KeyboardInterrupt()),)))  # type: ignore[arg-type]
+    stream = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        step(optimizer, model)
+    del stream
+    monitor.close()
+
+
+def test_a_value_that_is_not_finite_says_so() -> None:
+    monitor, outbox, optimizer, model = setup()
+    with torch.no_grad():
+        model.weight.fill_(math.inf)
+    step(optimizer, model)
+    monitor.close()
+    assert outbox.drafts[-1].columns[0][2].outcome is Outcome.NON_FINITE
+
+
+def test_a_measurement_too_dear_waits_and_is_counted() -> None:
+    monitor, outbox, optimizer, model = setup(budget=Budget(share=0.0, allowance=0.0))
+    step(optimizer, model, 5)
+    monitor.close()
+    assert len(outbox.drafts) <= 1
+    assert monitor.snapshots_skipped >= 1
+
+
+def test_an_optimizer_that_calls_super_step_counts_once_a_step() -> None:
+    class Twice(torch.optim.SGD):
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            super().step(closure)
+
+    model = nn.Linear(3, 2)
+    optimizer = Twice(model.parameters(), lr=0.1)
+    outbox = ListOutbox()
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(torch.randn(6, 3), torch.zeros(6, dtype=torch.long)),
+        run="test",
+        watches=[Watch(Every(1), (Weight(),))],
+        outbox=outbox,
+    )
+    step(optimizer, model, 3)
+    assert monitor.step == 3
+    monitor.close()
+
+
+def test_an_exception_in_the_optimizers_step_does_not_end_the_watch() -> None:
+    class Fails(torch.optim.SGD):
+        fail = False
+
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            if self.fail:
+                raise RuntimeError("out of memory")
+            super().step(closure)
+
+    model = nn.Linear(3, 2)
+    optimizer = Fails(model.parameters(), lr=0.1)
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(torch.randn(6, 3), torch.zeros(6, dtype=torch.long)),
+        run="test",
+        watches=[],
+        outbox=ListOutbox(),
+    )
+    step(optimizer, model)
+    optimizer.fail = True
+    with pytest.raises(RuntimeError):
+        step(optimizer, model)
+    optimizer.fail = False
+    step(optimizer, model)
+    assert monitor.step == 2
+    monitor.close()
+
+
+def test_observed_numbers_arrive_as_a_mean_with_its_standard_error() -> None:
+    monitor, outbox, optimizer, model = setup(every=4)
+    for i in range(4):
+        monitor.observe(loss=torch.tensor(float(i), requires_grad=True), **{"learning-rate": 0.1})
+        step(optimizer, model)
+    monitor.close()
+    columns = {c.quantity: e for _, c, e in outbox.drafts[-1].columns}
+    loss = columns["observed_loss"]
+    assert (loss.value, loss.n) == (1.5, 4)
+    assert loss.stderr == pytest.approx(np.std([0, 1, 2, 3], ddof=1) / 2)
+    assert columns["observed_learning_rate"].value == pytest.approx(0.1)
+
+
+def test_observing_nonsense_does_not_raise_into_training(caplog: pytest.LogCaptureFixture) -> None:
+    monitor, _, _, _ = setup()
+    monitor.observe(loss="not a number")  # type: ignore[arg-type]
+    monitor.observe(loss=torch.randn(3))
+    monitor.close()
+    assert "observe() could not take its values" in caplog.text
+
+
+def test_observed_names_have_a_cap_and_what_is_beyond_is_counted() -> None:
+    monitor, outbox, optimizer, model = setup()
+    monitor.observe(**{f"x{i}": 1.0 for i in range(60)})
+    step(optimizer, model)
+    monitor.close()
+    assert outbox.drafts[-1].losses.scalars_dropped == 10
+
+
+def test_closing_takes_the_hooks_away_and_may_be_repeated() -> None:
+    monitor, outbox, optimizer, model = setup()
+    monitor.close()
+    monitor.close()
+    step(optimizer, model)
+    assert len(outbox.drafts) == 1
+    assert not optimizer._optimizer_step_post_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_as_a_context_manager_it_closes_with_the_name_of_what_stopped_the_loop() -> None:
+    monitor, outbox, _, _ = setup()
+    with pytest.raises(ZeroDivisionError), monitor:
+        raise ZeroDivisionError
+    assert outbox.closed == "stopped by ZeroDivisionError"
+
+
+def test_one_line_attaches_even_when_the_monitor_is_not_kept() -> None:
+    _, outbox, optimizer, model = setup()
+    gc.collect()
+    step(optimizer, model)
+    assert len(outbox.drafts) == 2
+
+
+def test_a_monitor_goes_with_its_optimizer() -> None:
+    monitor, _, optimizer, _ = setup()
+    gone = weakref.ref(monitor)
+    del monitor, optimizer
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_watched_optimizer_can_still_be_pickled_and_copied() -> None:
+    monitor, _, optimizer, _ = setup()
+    assert pickle.loads(pickle.dumps(optimizer)).param_groups  # noqa: S301 - our own bytes
+    assert copy.deepcopy(optimizer).param_groups
+    monitor.close()
+
+
+def test_two_monitors_on_two_optimizers_count_their_own_steps() -> None:
+    first, _, optimizer_a, model_a = setup()
+    second, _, optimizer_b, model_b = setup()
+    step(optimizer_a, model_a, 2)
+    step(optimizer_b, model_b, 3)
+    assert (first.step, second.step) == (2, 3)
+    first.close()
+    second.close()

@@ -1,0 +1,277 @@
+"""The outbox against a real ROUTER socket: numbered, resent, bounded, and never in training's way."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from probe_agent.courier import Courier
+from probe_agent.draft import Draft
+from probe_agent.outbox import ZmqOutbox
+from probe_wire import (
+    Ack,
+    Advice,
+    Column,
+    Estimate,
+    Goodbye,
+    Hello,
+    Nack,
+    Quantity,
+    Report,
+    Run,
+    Schema,
+    ToAgent,
+    ToCollector,
+    decode_for_collector,
+    encode,
+)
+
+RUN = Run("run-1", "test", "host", 1, 0.0)
+LOSS = Quantity("probe_loss", "1", "Loss.", "Loss")
+
+
+def draft(step: int, quantity: Quantity = LOSS) -> Draft:
+    return Draft(step, 0.0, [(quantity, Column(quantity.name), Estimate(float(step), 0.1))])
+
+
+class Peer:
+    """The collector's end of the socket, driven by hand."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str = "tcp://127.0.0.1:*") -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind(address)
+        self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.identity = b""
+
+    def receive(self, seconds: float = 5.0) -> ToCollector:
+        assert self.socket.poll(int(seconds * 1000)), f"nothing arrived within {seconds} s"
+        self.identity, data = self.socket.recv_multipart()
+        return decode_for_collector(data)
+
+    def receive_numbered(self, count: int) -> list[int]:
+        seqs: list[int] = []
+        while len(seqs) < count:
+            message = self.receive()
+            if isinstance(message, Report | Goodbye):
+                seqs.append(message.seq)
+        return seqs
+
+    def answer(self, message: ToAgent) -> None:
+        self.socket.send_multipart([self.identity, encode(message)])
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with zmq.Context() as context:
+        peer = Peer(context)
+        yield peer
+        peer.socket.close(linger=0)
+
+
+def open_outbox(address: str, **kwargs: int) -> ZmqOutbox:
+    return ZmqOutbox(address, RUN, 0, lambda: 42, **kwargs)
+
+
+def test_a_stream_is_greeting_schema_numbered_reports_and_goodbye(peer: Peer) -> None:
+    outbox = open_outbox(peer.address)
+    outbox.put(draft(1))
+    hello = peer.receive()
+    assert isinstance(hello, Hello)
+    assert (hello.run, hello.first, hello.step) == (RUN, 1, 42)
+    peer.answer(Ack(0))
+    schema = peer.receive()
+    assert isinstance(schema, Schema)
+    assert schema.columns == (Column("probe_loss"),)
+    first = peer.receive()
+    assert isinstance(first, Report)
+    assert (first.seq, first.step, first.schema) == (1, 1, schema.id)
+    outbox.put(draft(2))
+    second = peer.receive()
+    assert isinstance(second, Report)
+    assert (second.seq, second.step) == (2, 2), "a schema is sent once"
+    peer.answer(Ack(2))
+    outbox.abandon()
+    goodbye = peer.receive()
+    assert isinstance(goodbye, Goodbye)
+    assert goodbye.seq == 3
+    peer.answer(Ack(3))
+
+
+def test_what_was_not_acknowledged_is_sent_again_after_a_nack(peer: Peer) -> None:
+    outbox = open_outbox(peer.address)
+    for step in range(1, 4):
+        outbox.put(draft(step))
+    peer.receive()
+    peer.answer(Ack(0))
+    assert peer.receive_numbered(3) == [1, 2, 3]
+    peer.answer(Nack("unknown_stream", 0))
+    hello = peer.receive()
+    assert isinstance(hello, Hello)
+    peer.answer(Ack(1))
+    assert isinstance(peer.receive(), Schema), "schemas are sent again after every greeting"
+    assert peer.receive_numbered(2) == [2, 3]
+    outbox.abandon()
+
+
+def test_silence_for_two_seconds_makes_the_agent_greet_again(peer: Peer) -> None:
+    outbox = open_outbox(peer.address)
+    outbox.put(draft(1))
+    peer.receive()
+    peer.answer(Ack(0))
+    assert peer.receive_numbered(1) == [1]
+    began = time.monotonic()
+    assert isinstance(peer.receive(6), Hello)
+    assert time.monotonic() - began > 1.0
+    outbox.abandon()
+
+
+def test_beyond_its_capacity_the_oldest_reports_go_and_are_counted(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    outbox = open_outbox(peer.address, capacity=10)
+    for step in range(25):
+        outbox.put(draft(step))
+    time.sleep(0.3)
+    hello = peer.receive()
+    while peer.socket.poll(300):
+        hello = peer.receive()  # greetings repeated while nobody answered; the last one knows of the loss
+    assert isinstance(hello, Hello)
+    peer.answer(Ack(hello.first - 1))
+    assert peer.receive_numbered(10) == list(range(16, 26))
+    outbox.put(draft(99))
+    message = peer.receive()
+    assert isinstance(message, Report)
+    assert message.losses.reports_dropped == 15
+    assert "away too long" in caplog.text
+    outbox.abandon()
+
+
+def test_a_message_that_is_refused_again_and_again_is_given_up_and_counted() -> None:
+    courier = Courier("tcp://127.0.0.1:1", RUN, 0, lambda: 0, 100)
+    courier.enlist(draft(1))
+    courier.enlist(draft(2))
+    for _ in range(3):
+        courier._take_nack(Nack("bad_message", 0, "no"))
+    assert (courier.unacknowledged, courier.dropped) == (1, 1)
+
+
+def test_a_report_too_large_to_travel_is_dropped_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    courier = Courier("tcp://127.0.0.1:1", RUN, 0, lambda: 0, 100)
+    estimate = Estimate(1.0, 0.1)
+    many = [(LOSS, Column("probe_loss", {"layer": f"{i}" * 20}), estimate) for i in range(20_000)]
+    courier.enlist(Draft(5, 0.0, many))
+    assert (courier.unacknowledged, courier.dropped) == (0, 1)
+    assert "a report of step 5 cannot be sent and is dropped" in caplog.text
+    courier.enlist(draft(6))
+    assert courier.unacknowledged == 1
+
+
+def test_advice_reaches_the_training_thread(peer: Peer) -> None:
+    outbox = open_outbox(peer.address)
+    peer.receive()
+    peer.answer(Ack(0))
+    advice = Advice("critical_period", "a", "b", 5, 9, 0.99, "warning", "do", "because")
+    peer.answer(advice)
+    deadline = time.monotonic() + 5
+    taken: list[Advice] = []
+    while not taken and time.monotonic() < deadline:
+        taken = outbox.advice()
+        time.sleep(0.01)
+    assert taken == [advice]
+    outbox.abandon()
+
+
+def test_putting_costs_microseconds_and_never_raises_while_nobody_listens() -> None:
+    outbox = open_outbox("tcp://127.0.0.1:9", capacity=100)
+    for step in range(5000):
+        outbox.put(draft(step))
+    deadline = time.monotonic() + 10
+    while outbox._queue and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert outbox._courier.unacknowledged <= 100
+    outbox.abandon()
+
+
+def test_close_is_bounded_when_nobody_listens_and_says_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    outbox = open_outbox("tcp://127.0.0.1:9")
+    outbox.put(draft(1))
+    began = time.monotonic()
+    outbox.close("finished")
+    assert time.monotonic() - began < 2.5
+    assert not outbox._thread.is_alive()
+    assert "were not acknowledged by the collector at tcp://127.0.0.1:9" in caplog.text
+
+
+def test_close_is_bounded_when_the_collector_stops_answering(peer: Peer) -> None:
+    outbox = open_outbox(peer.address)
+    outbox.put(draft(1))
+    peer.receive()
+    peer.answer(Ack(0))
+    peer.receive_numbered(1)
+    began = time.monotonic()
+    outbox.close("finished")
+    assert time.monotonic() - began < 2.6
+    assert not outbox._thread.is_alive()
+
+
+SCRIPT = """
+import os, sys, time
+from probe_agent.outbox import ZmqOutbox
+from probe_agent.draft import Draft
+from probe_wire import Column, Estimate, Quantity, Run
+outbox = ZmqOutbox("tcp://127.0.0.1:9", Run("r", "n", "h", 1, 0.0), 0, lambda: 0)
+q = Quantity("probe_loss", "1", "h", "t")
+outbox.put(Draft(1, 0.0, [(q, Column("probe_loss"), Estimate(1.0))]))
+"""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "pass",
+        "raise SystemExit(0)",
+        "os._exit(0)",
+        "import multiprocessing as m\nc = m.get_context('fork')\np = c.Process(target=outbox.close, args=('x',))\np.start(); p.join(5); assert p.exitcode == 0",
+        "pid = os.fork()\nif pid == 0:\n    outbox.put(None); outbox.close('child'); sys.exit(0)\nassert os.waitpid(pid, 0)[1] == 0",
+    ],
+    ids=["falls off the end", "SystemExit", "os._exit", "multiprocessing fork", "os.fork"],
+)
+def test_the_interpreter_ends_promptly_with_its_own_status(ending: str) -> None:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT + ending],
+        timeout=30,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 20  # the start of an interpreter with torch on a busy machine, plus our two seconds
+
+
+def test_the_socket_options_that_keep_training_safe_are_set() -> None:
+    with zmq.Context() as context:
+        courier = Courier("tcp://127.0.0.1:9", RUN, 0, lambda: 0, 10)
+        courier.connect(context)
+        socket = courier._socket
+        assert socket is not None
+        wanted = {
+            zmq.LINGER: 0,
+            zmq.IMMEDIATE: 1,
+            zmq.SNDHWM: 512,
+            zmq.RCVHWM: 512,
+            zmq.MAXMSGSIZE: 64 * 1024,
+            zmq.RECONNECT_IVL: 100,
+            zmq.RECONNECT_IVL_MAX: 5000,
+            zmq.HEARTBEAT_IVL: 2000,
+        }
+        assert {option: socket.getsockopt(option) for option in wanted} == wanted
+        courier.disconnect()

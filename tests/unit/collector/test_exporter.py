@@ -1,0 +1,450 @@
+"""The exporter, read back by prometheus-client's own parser."""
+
+import math
+import re
+import threading
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from collector.exporter import CATALOGUE, CONTENT_TYPE, Exporter
+from collector.exporter.names import Layers, label_pairs, metric_name
+from collector.health import Health
+from collector.live import Latest, Live, PhaseSpan, RankState, SeriesKey
+from probe_wire import Column, Estimate, Outcome, Quantity
+from tests import live_runs as lr
+
+NOW = 1_000_000.0
+MACHINES = {"critical_period": ("rising", "passed", "over"), "regions": ("first_descent", "ascent", "final_descent")}
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def live() -> Live:
+    return Live()
+
+
+def exporter(live: Live, **settings: object) -> Exporter:
+    return Exporter(live, Health(), MACHINES, **{"clock": lambda: NOW, **settings})  # type: ignore[arg-type]
+
+
+def read(page: bytes) -> Samples:
+    """Every sample by name and labels; a series that is there twice is an error."""
+    samples: Samples = {}
+    for family in text_string_to_metric_families(page.decode()):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in samples, f"{key} is on the page twice"
+            assert sample.timestamp is None
+            samples[key] = sample.value
+    return samples
+
+
+def find(samples: Samples, name: str, /, **labels: str) -> dict[frozenset[tuple[str, str]], float]:
+    return {at: value for (found, at), value in samples.items() if found == name and labels.items() <= dict(at).items()}
+
+
+def one(samples: Samples, name: str, /, **labels: str) -> float:
+    (value,) = find(samples, name, **labels).values()
+    return value
+
+
+def same(a: float, b: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+def test_every_estimate_is_exported_with_its_error_and_its_outcome(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.report(run, 100, lr.typical(100))
+    samples = read(exporter(live).render())
+    for key, latest in run.latest.items():
+        name = metric_name(run.quantities[key.quantity])
+        labels = {label: value for label, value in key.labels if label != "layer"}
+        layer = dict(key.labels).get("layer")
+
+        def of(metric: str, labels: dict[str, str] = labels, layer: str | None = layer) -> list[float]:
+            return [
+                value
+                for at, value in find(samples, metric, run="resnet", rank="0", **labels).items()
+                if dict(at).get("layer", "").partition(".")[2] == (layer or "")
+            ]
+
+        assert of(name) == [latest.estimate.value]
+        assert of(f"{name}_stderr") == [latest.estimate.stderr]
+        assert of(f"{name}_paired_stderr") == ([] if math.isnan(latest.estimate.paired) else [latest.estimate.paired])
+        assert latest.estimate.outcome in of("phasewatch_estimate_outcome", {**labels, "quantity": key.quantity})
+
+
+def test_a_value_that_is_not_a_number_is_shown_as_such_with_its_outcome(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    rows = [(Outcome.NON_FINITE, math.inf), (Outcome.OVER_BUDGET, math.nan), (Outcome.FAILED, -math.inf)]
+    lr.report(
+        run, 1, ((lr.LOSS, {"split": outcome.label}, Estimate(value, outcome=outcome)) for outcome, value in rows)
+    )
+    samples = read(exporter(live).render())
+    for outcome, value in rows:
+        assert same(one(samples, "phasewatch_train_loss_nats", split=outcome.label), value)
+        assert math.isnan(one(samples, "phasewatch_train_loss_nats_stderr", split=outcome.label))
+        assert one(samples, "phasewatch_estimate_outcome", split=outcome.label) == outcome
+        assert one(samples, "phasewatch_estimates", outcome=outcome.label) == 1
+    assert one(samples, "phasewatch_estimates", outcome="ok") == 0
+
+
+@pytest.mark.parametrize(
+    "name", ['a"b', "a\\", "a\nb", "\\n", "{}", 'x="y",z="', "# HELP", " ", "a\0b", "ö☃🧠", "a\rb\x85c\u2028d", '\\\\n"\n']
+)
+def test_a_hostile_run_name_comes_back_as_it_was(live: Live, name: str) -> None:
+    run = lr.open_run(live, name, now=NOW, labels={"note": name}, git_revision=name, host=name)
+    lr.report(run, 1, iter([(lr.LOSS, {"layer": name, "split": name}, Estimate(1.0))]))
+    lr.probe(run, "sharpness", 1.0, ok=1)
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_run_info", run=name, name=name, label_note=name) == 1
+    assert one(samples, "phasewatch_train_loss_nats", run=name, split=name, layer=f"00.{name}") == 1
+
+
+def test_a_label_of_an_agent_never_hides_one_of_ours(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    labels = {"run": "theirs", "rank": "9", "exported_run": "also theirs", "quantity": "q"}
+    lr.report(run, 1, iter([(lr.LOSS, labels, Estimate(1.0))]))
+    samples = read(exporter(live).render())
+    assert (
+        one(
+            samples,
+            "phasewatch_train_loss_nats",
+            run="resnet",
+            rank="0",
+            exported_rank="9",
+            exported_run="also theirs",
+            exported_exported_run="theirs",
+        )
+        == 1
+    )
+    assert label_pairs([("run", "a")], {"run", "exported_run"}) == [("exported_exported_run", "a")]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "metric"),
+    [
+        ("sharpness", "1", "phasewatch_sharpness"),
+        ("dead_units", "ratio", "phasewatch_dead_units_ratio"),
+        ("dead_ratio", "ratio", "phasewatch_dead_ratio"),
+        ("train_loss", "nats", "phasewatch_train_loss_nats"),
+        ("step_time", "seconds", "phasewatch_step_time_seconds"),
+        ("decay", "1/step", "phasewatch_decay_per_step"),
+        ("drift", "nats/step", "phasewatch_drift_nats_per_step"),
+        ("power", "Nats ^ 2", "phasewatch_power_nats_2"),
+        ("odd", "☃", "phasewatch_odd"),
+        ("none", "", "phasewatch_none"),
+        ("late\n", "1", "phasewatch_late_"),
+    ],
+)
+def test_a_metric_is_named_by_its_quantity_and_unit(name: str, unit: str, metric: str) -> None:
+    assert metric_name(Quantity(name, unit, "", "t")) == metric
+
+
+def test_help_is_the_quantitys_own_and_its_lines_cannot_be_broken(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.report(run, 1, iter([(Quantity("odd", "1", "One\nline \\ and another.", "Odd"), {}, Estimate(1.0))]))
+    families = {family.name: family for family in text_string_to_metric_families(exporter(live).render().decode())}
+    assert families["phasewatch_odd"].documentation == "One\nline \\ and another."
+    assert families["phasewatch_odd"].type == "gauge"
+
+
+def test_layers_sort_by_depth_and_a_late_one_renames_none() -> None:
+    layers = Layers()
+    layers.learn(["features.0", "features.10", "features.2"])
+    assert layers.named([("layer", "features.2"), ("split", "train")]) == [
+        ("layer", "02.features.2"),
+        ("split", "train"),
+    ]
+    layers.learn(["early"])
+    assert layers.named([("layer", "features.0")]) == [("layer", "00.features.0")]
+    assert layers.named([("layer", "early")]) == [("layer", "03.early")]
+    assert layers.named([("layer", "unheard")]) == [("layer", "unheard")]
+
+
+def test_the_hundredth_layer_still_sorts_by_depth(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    page = exporter(live)
+    lr.report(run, 1, ((lr.LOSS, {"layer": f"l{i}"}, Estimate(float(i))) for i in range(100)))
+    page.render()
+    lr.report(run, 2, ((lr.LOSS, {"layer": f"l{i}"}, Estimate(float(i))) for i in range(101)))
+    found = find(read(page.render()), "phasewatch_train_loss_nats")
+    by_name = sorted((dict(at)["layer"], value) for at, value in found.items())
+    assert by_name[0] == ("000.l0", 0.0)
+    assert [value for _, value in by_name] == list(range(101))
+
+
+def test_layers_are_numbered_in_the_order_of_the_report_not_of_arrival(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    run.quantities["train_loss"] = lr.LOSS
+    for position, layer in ((1, "second"), (0, "first")):
+        run.latest[SeriesKey.of(0, Column("train_loss", {"layer": layer}))] = Latest(1, Estimate(1.0), position)
+    samples = read(exporter(live).render())
+    assert {dict(at)["layer"] for at in find(samples, "phasewatch_train_loss_nats")} == {"00.first", "01.second"}
+
+
+def test_a_run_is_in_exactly_one_state(live: Live) -> None:
+    for name, heard, finished in (("fresh", NOW, False), ("quiet", NOW - 61, False), ("done", NOW - 10, True)):
+        run = lr.open_run(live, name, now=heard)
+        run.ranks[0].finished = finished
+    samples = read(exporter(live).render())
+    for name, state in (("fresh", "running"), ("quiet", "silent"), ("done", "finished")):
+        states = find(samples, "phasewatch_run_state", run=name)
+        assert {dict(at)["state"]: value for at, value in states.items()} == {
+            other: float(other == state) for other in ("running", "silent", "finished")
+        }
+        assert one(samples, "phasewatch_runs", state=state) == 1
+    assert one(samples, "phasewatch_run_last_report_timestamp_seconds", run="quiet") == NOW - 61
+
+
+def test_a_finished_run_leaves_after_its_grace_and_a_killed_one_after_a_day(live: Live) -> None:
+    run = lr.open_run(live, "done", now=NOW)
+    run.ranks[0].finished = True
+    lr.open_run(live, "killed", now=NOW)
+    now = NOW
+    page = exporter(live, clock=lambda: now, finished_grace_seconds=600, silent_grace_seconds=86_400)
+
+    def shown() -> set[str]:
+        return {dict(at)["run"] for at in find(read(page.render()), "phasewatch_run_step")}
+
+    assert shown() == {"done", "killed"}
+    now = NOW + 600
+    assert shown() == {"done", "killed"}
+    now = NOW + 601
+    assert shown() == {"killed"}
+    now = NOW + 86_401
+    assert shown() == set()
+
+
+def test_phases_are_a_state_set_with_a_code_and_transitions_start_at_nought(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.machines_of(run, MACHINES)
+    page = exporter(live)
+    before = read(page.render())
+    assert one(before, "phasewatch_phase", machine="critical_period", phase="rising") == 1
+    assert one(before, "phasewatch_transitions_total", machine="critical_period", to_phase="over") == 0
+    assert not find(before, "phasewatch_phase_last_transition_timestamp_seconds")
+    lr.enter(run, lr.transition("critical_period", "rising", "passed"), NOW - 5)
+    after = read(page.render())
+    assert {dict(at)["phase"]: v for at, v in find(after, "phasewatch_phase", machine="critical_period").items()} == {
+        "rising": 0,
+        "passed": 1,
+        "over": 0,
+    }
+    assert one(after, "phasewatch_phase_code", machine="critical_period") == 1
+    assert one(after, "phasewatch_phase_code", machine="regions") == 0
+    assert one(after, "phasewatch_transitions_total", machine="critical_period", to_phase="passed") == 1
+    assert one(after, "phasewatch_phase_last_transition_timestamp_seconds", machine="critical_period") == NOW - 5
+    assert one(after, "phasewatch_transition_confidence_ratio", machine="critical_period") == 0.995
+    assert one(after, "phasewatch_transition_happened_step", machine="critical_period") == 300
+    assert one(after, "phasewatch_transition_known_step", machine="critical_period") == 400
+
+
+def test_a_machine_that_cannot_judge_yet_has_phases_but_no_code(live: Live) -> None:
+    lr.open_run(live, now=NOW)
+    samples = read(exporter(live).render())
+    assert set(find(samples, "phasewatch_phase", machine="regions").values()) == {0.0}
+    assert not find(samples, "phasewatch_phase_code")
+
+
+def test_a_layer_has_phases_of_its_own(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.report(run, 1, lr.typical(1))
+    run.spans.append(PhaseSpan("regions", (("layer", "features.3"),), "ascent", 10, None))
+    run.transitions.append(lr.transition("regions", "first_descent", "ascent", subject={"layer": "features.3"}))
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_phase", machine="regions", layer="01.features.3", phase="ascent") == 1
+    assert one(samples, "phasewatch_phase_code", machine="regions", layer="01.features.3") == 1
+    assert one(samples, "phasewatch_transition_known_step", machine="regions", layer="01.features.3") == 400
+
+
+def test_a_machine_of_another_release_is_shown_without_a_code(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    run.spans.append(PhaseSpan("older", (), "somewhere", 10, None))
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_phase", machine="older", phase="somewhere") == 1
+    assert not find(samples, "phasewatch_phase_code", machine="older")
+
+
+def test_what_an_agent_costs_and_loses_is_on_the_page(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.losses(run, lost=3, dropped=2, skipped=1)
+    lr.probe(run, "sharpness", 12.5, ok=40, not_converged=2)
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_agent_overhead_ratio", run="resnet", rank="0") == 0.02
+    assert one(samples, "phasewatch_run_lost_reports_total", rank="0") == 3
+    assert one(samples, "phasewatch_agent_reports_dropped_total", rank="0") == 2
+    assert one(samples, "phasewatch_agent_snapshots_skipped_total", rank="0") == 1
+    assert one(samples, "phasewatch_agent_scalars_dropped_total", rank="0") == 0
+    assert one(samples, "phasewatch_probe_seconds_total", probe="sharpness") == 12.5
+    assert one(samples, "phasewatch_probe_outcomes_total", probe="sharpness", outcome="ok") == 40
+    assert one(samples, "phasewatch_probe_outcomes_total", probe="sharpness", outcome="failed") == 0
+
+
+def test_a_run_of_too_many_layers_is_cut_at_its_share_and_says_so(live: Live) -> None:
+    wide, small = lr.open_run(live, "wide", now=NOW - 1), lr.open_run(live, "small", now=NOW)
+    lr.report(wide, 1, ((lr.LOSS, {"layer": f"l{i}"}, Estimate(1.0, 1.0, 1.0)) for i in range(1000)))
+    lr.report(small, 1, lr.typical(1))
+    health = Health()
+    page = Exporter(live, health, MACHINES, run_series_limit=1000, clock=lambda: NOW)
+    samples = read(page.render())
+    shown = len(find(samples, "phasewatch_train_loss_nats", run="wide"))
+    assert len([key for key in samples if ("run", "wide") in key[1]]) <= 1000
+    assert 200 < shown < 250
+    assert len(find(samples, "phasewatch_fisher_trace_nats", run="small")) == 6
+    assert one(samples, "phasewatch_series_refused", reason="run_limit") == 4 * (1000 - shown)
+    assert one(samples, "phasewatch_series_refused", reason="limit") == 0
+    assert one(samples, "phasewatch_series") == len([key for key in samples if "run" in dict(key[1])])
+    for name in (
+        "phasewatch_train_loss_nats_stderr",
+        "phasewatch_train_loss_nats_paired_stderr",
+        "phasewatch_estimate_outcome",
+    ):
+        assert len(find(samples, name, run="wide")) == shown
+
+
+def test_a_refused_series_is_counted_once_however_often_prometheus_asks(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.report(run, 1, ((lr.LOSS, {"layer": f"l{i}"}, Estimate(1.0)) for i in range(300)))
+    page = exporter(live, run_series_limit=200)
+    first = read(page.render())
+    for _ in range(3):
+        later = read(page.render())
+    refused = one(first, "phasewatch_series_refused", reason="run_limit")
+    assert refused > 0
+    assert one(first, "phasewatch_refused_series_total") == refused
+    assert one(later, "phasewatch_refused_series_total") == refused
+    assert one(later, "phasewatch_series_refused", reason="run_limit") == refused
+
+
+def test_a_full_page_keeps_the_older_run_and_takes_the_finished_one_last(live: Live) -> None:
+    for age, name in ((30, "finished"), (20, "older"), (10, "newer")):
+        run = lr.open_run(live, name, now=NOW - age)
+        lr.report(run, 1, ((lr.LOSS, {"layer": f"l{i}"}, Estimate(1.0)) for i in range(100)))
+        run.ranks[0].finished = name == "finished"
+    samples = read(exporter(live, series_limit=700).render())
+    shown = {
+        name: len(find(samples, "phasewatch_train_loss_nats", run=name)) for name in ("finished", "older", "newer")
+    }
+    assert shown["older"] == 100
+    assert 0 < shown["newer"] < 100
+    assert shown["finished"] == 0
+    assert one(samples, "phasewatch_run_state", run="finished", state="finished") == 1
+    assert one(samples, "phasewatch_series_refused", reason="limit") > 0
+
+
+def test_ranks_and_probes_of_a_hostile_run_are_bounded_too(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    for i in range(5000):
+        run.ranks[i] = RankState(last_heard=NOW)
+        lr.probe(run, f"probe_{i}", 1.0, ok=1)
+    samples = read(exporter(live, run_series_limit=1000).render())
+    assert len([key for key in samples if "run" in dict(key[1])]) <= 1000
+
+
+def test_a_quantity_cannot_take_the_name_of_another_metric(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    for name, unit in (
+        ("run_step", "1"),
+        ("reports_total", "1"),
+        ("train_loss_nats_stderr", "1"),
+        ("train_loss_nats", "1"),
+        ("build_info", ""),
+    ):
+        lr.report(run, 1, iter([(Quantity(name, unit, "", name), {}, Estimate(777.0))]))
+    lr.report(run, 1, iter([(lr.LOSS, {}, Estimate(1.0, 0.5))]))
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_train_loss_nats") == 1.0
+    assert one(samples, "phasewatch_train_loss_nats_stderr") == 0.5
+    assert 777.0 not in samples.values()
+    assert one(samples, "phasewatch_series_refused", reason="name") == 20
+
+
+def test_every_family_stays_together_and_is_introduced_once(live: Live) -> None:
+    for name in ("a", "b"):
+        run = lr.open_run(live, name, now=NOW)
+        lr.machines_of(run, MACHINES)
+        lr.report(run, 1, lr.typical(1))
+    names = []
+    for line in exporter(live).render().decode().splitlines():
+        name = line.split()[2] if line.startswith("#") else re.split(r"[{ ]", line)[0]
+        if not line.startswith("#") and names and names[-1].startswith("phasewatch_commit_seconds"):
+            name = "phasewatch_commit_seconds"
+        if not names or names[-1] != name:
+            names.append(name)
+    runs = [name for name in names if name.startswith("phasewatch_")]
+    assert len(runs) == len(set(runs))
+
+
+def test_an_empty_collector_still_says_who_it_is(live: Live) -> None:
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_build_info") == 1
+    assert one(samples, "phasewatch_series") == 0
+    assert one(samples, "phasewatch_series_limit") == 50_000
+    assert one(samples, "phasewatch_store_errors_total") == 0
+    assert one(samples, "process_resident_memory_bytes") > 0
+    assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
+
+
+def test_every_name_of_the_catalogue_appears_for_a_typical_run(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.machines_of(run, MACHINES)
+    lr.report(run, 400, lr.typical(400))
+    lr.enter(run, lr.transition("critical_period", "rising", "passed"), NOW)
+    lr.probe(run, "sharpness", 1.0, ok=1)
+    samples = read(exporter(live).render())
+    assert {family.name for family in CATALOGUE} <= {name for name, _ in samples}
+    for family in CATALOGUE:
+        declared = set(family.labels) - {"…", "label_…", "layer"}
+        for at in find(samples, family.name):
+            assert declared <= set(dict(at)), family.name
+            assert "…" in family.labels or set(dict(at)) <= set(family.labels), family.name
+
+
+def test_a_scrape_of_ten_thousand_series_is_quick_and_holds_the_lock_briefly(live: Live) -> None:
+    for r in range(10):
+        run = lr.open_run(live, f"run{r}", now=NOW)
+        lr.report(run, 1, ((lr.LOSS, {"layer": f"l{i}"}, Estimate(1.5, 0.5, 0.1)) for i in range(250)))
+    page = exporter(live)
+    page.render()
+    best = min(_seconds(page.render) for _ in range(5))
+    assert best < 0.25, f"{best:.3f} s"  # 30 ms on a quiet machine
+
+
+def test_a_scrape_while_runs_report_never_sees_half_a_run(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    stop = threading.Event()
+
+    def train() -> None:
+        step = 0
+        while not stop.is_set():
+            step += 1
+            with live.lock:
+                lr.report(
+                    run,
+                    step,
+                    (
+                        (lr.LOSS, {"layer": f"l{i % 50}", "part": str(i // 50)}, Estimate(float(step)))
+                        for i in range(200)
+                    ),
+                )
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    page = exporter(live)
+    try:
+        for _ in range(20):
+            values = set(find(read(page.render()), "phasewatch_train_loss_nats").values())
+            assert len(values) <= 1
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _seconds(work: object) -> float:
+    start = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - start

@@ -1,0 +1,131 @@
+"""The wire: what travels arrives, what breaks the schema is refused, and released bytes read for ever."""
+
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import probe_wire as wire
+
+GOLDEN = Path(__file__).parents[2] / "wire" / "golden" / "v1"
+
+RUN = wire.Run("run-1", "digits", "host", 42, 1_700_000_000.0, {"dataset": "digits"}, "abc", "0.1.0", 1)
+QUANTITIES = (
+    wire.Quantity("fisher_trace", "1", "Trace of the Fisher information.", "Fisher trace", "log"),
+    wire.Quantity("probe_accuracy", "ratio", "Accuracy on the probe set.", "Accuracy"),
+)
+COLUMNS = (wire.Column("fisher_trace", {}, {"labels": "exact"}), wire.Column("fisher_trace", {"layer": "0"}), wire.Column("probe_accuracy"))
+ESTIMATES = [
+    wire.Estimate(12.5, 0.25, 0.125, 256, wire.Outcome.OK),
+    wire.Estimate(math.nan, math.nan, math.nan, 0, wire.Outcome.FAILED),
+    wire.Estimate(0.5, 0.03, math.nan, 256, wire.Outcome.OK),
+]
+MESSAGES: dict[str, wire.ToCollector | wire.ToAgent] = {
+    "hello": wire.Hello(RUN, 0, "epoch-1", 1, 7),
+    "schema": wire.Schema(1, QUANTITIES, COLUMNS),
+    "report": wire.Report(
+        1, 7, 1_700_000_001.5, 1, *wire.pack(ESTIMATES), (wire.ProbeCost("fisher_trace", 0.01, 5, "why"),), 3.0, 0.5, wire.Losses(1, 2, 3)
+    ),
+    "goodbye": wire.Goodbye(2, 9, 1_700_000_002.0, "finished", wire.Losses(1, 2, 3)),
+    "ack": wire.Ack(2),
+    "nack": wire.Nack("gap", 1, "Got number 5; need 2 next."),
+    "advice": wire.Advice("critical_period", "a", "b", 5, 9, 0.99, "warning", "do", "because", "undo"),
+}
+TO_AGENT = ("ack", "nack", "advice")
+
+
+def _decode(name: str, data: bytes) -> wire.ToCollector | wire.ToAgent:
+    return wire.decode_for_agent(data) if name in TO_AGENT else wire.decode_for_collector(data)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_message_arrives_as_it_was_sent(name: str) -> None:
+    assert _decode(name, wire.encode(MESSAGES[name])) == MESSAGES[name]
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_the_bytes_of_version_1_are_what_they_always_were(name: str) -> None:
+    golden = (GOLDEN / f"{name}.msgpack").read_bytes()
+    assert wire.encode(MESSAGES[name]) == golden
+    assert _decode(name, golden) == MESSAGES[name]
+
+
+def test_estimates_survive_the_columns_with_their_nans_and_outcomes() -> None:
+    report = MESSAGES["report"]
+    schema = MESSAGES["schema"]
+    assert isinstance(report, wire.Report)
+    assert isinstance(schema, wire.Schema)
+    unpacked = wire.unpack(report, schema)
+    assert repr(unpacked) == repr(ESTIMATES)
+
+
+def test_a_report_of_the_wrong_length_is_refused_with_both_lengths() -> None:
+    report = msgspec.structs.replace(MESSAGES["report"], values=b"12345678")
+    with pytest.raises(wire.BadMessage, match=r"columns are \(8, 24, 24, 12, 3\) bytes long; schema 1 names 3 columns"):
+        wire.unpack(report, MESSAGES["schema"])
+
+
+def test_another_version_is_refused_by_number() -> None:
+    with pytest.raises(wire.UnknownVersion, match="protocol 9; this side speaks 1. Install the same release"):
+        wire.decode_for_collector(b"\x09" + wire.encode(MESSAGES["hello"])[1:])
+    with pytest.raises(wire.UnknownVersion, match="an empty message"):
+        wire.decode_for_collector(b"")
+
+
+def test_a_message_too_large_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(wire.MessageTooLarge, match="300,000 bytes; the limit is 262,144"):
+        wire.decode_for_collector(b"\x01" * 300_000)
+
+
+@pytest.mark.parametrize(
+    ("message", "what"),
+    [
+        (wire.Hello(msgspec.structs.replace(RUN, id="no spaces"), 0, "e", 1), "matching regex"),
+        (wire.Hello(msgspec.structs.replace(RUN, name="x" * 201), 0, "e", 1), "length <= 200"),
+        (wire.Hello(RUN, -1, "e", 1), "`int` >= 0"),
+        (wire.Hello(RUN, 0, "e", 0), "`int` >= 1"),
+        (wire.Schema(1, (), (wire.Column("Not_lower"),)), "matching regex"),
+    ],
+)
+def test_a_message_out_of_bounds_is_refused_with_the_place(message: wire.ToCollector, what: str) -> None:
+    with pytest.raises(wire.BadMessage, match="breaks its schema") as refusal:
+        wire.decode_for_collector(wire.encode(message))
+    assert what in str(refusal.value)
+
+
+def test_an_outcome_of_a_newer_release_reads_as_failed() -> None:
+    assert wire.Outcome(200) is wire.Outcome.FAILED
+
+
+def test_every_outcome_has_a_sentence() -> None:
+    assert all(outcome.sentence.endswith(".") for outcome in wire.Outcome)
+
+
+def test_a_field_appended_by_a_newer_release_is_ignored() -> None:
+    longer = msgspec.msgpack.encode([16, 5, "a field of the future"])
+    assert wire.decode_for_agent(b"\x01" + longer) == wire.Ack(5)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.sampled_from([m for n, m in MESSAGES.items() if n not in TO_AGENT]), st.data())
+def test_a_mutated_message_is_decoded_or_refused_but_never_crashes(message: wire.ToCollector, data: st.DataObject) -> None:
+    mutant = bytearray(wire.encode(message))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(1, len(mutant) - 1))
+        mutant[place] = data.draw(st.integers(0, 255))
+    try:
+        decoded = wire.decode_for_collector(bytes(mutant))
+        if isinstance(decoded, wire.Report):
+            wire.unpack(decoded, MESSAGES["schema"])
+    except wire.WireError:
+        pass
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=300))
+def test_random_bytes_never_crash_the_decoder(noise: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode_for_collector(b"\x01\xff" + noise)
