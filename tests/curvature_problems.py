@@ -46,7 +46,7 @@ class Unused(nn.Module):
         self.unused = nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.used(x).tanh()  # type: ignore[no-any-return]
+        return self.used(x).tanh()
 
 
 class Attention(nn.Module):
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         x = self.embed(tokens)
         q, k, v = (part.unflatten(-1, (2, 3)).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
         x = x + F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
-        return self.head(x + self.down(F.gelu(self.up(x)))).mean(dim=1)  # type: ignore[no-any-return]
+        return self.head(x + self.down(F.gelu(self.up(x)))).mean(dim=1)
 
 
 class Recurrent(nn.Module):
@@ -77,7 +77,7 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(4, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x)[0][:, -1])  # type: ignore[no-any-return]
+        return self.head(self.lstm(x)[0][:, -1])
 
 
 class Encoder(nn.Module):
@@ -87,11 +87,11 @@ class Encoder(nn.Module):
         self.head = nn.Linear(4, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layer(x).mean(dim=1))  # type: ignore[no-any-return]
+        return self.head(self.layer(x).mean(dim=1))
 
 
-def _mlp(inplace: bool = False, *between: nn.Module) -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 6), *between, nn.ReLU(inplace=inplace), nn.Linear(6, CLASSES))
+def _mlp(*hidden: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), *hidden, nn.Linear(6, CLASSES))
 
 
 def _conv(norm: nn.Module) -> nn.Module:
@@ -103,16 +103,16 @@ def _tokens(n: int) -> Tensor:
 
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
-    "MLP": (_mlp, lambda n: normal(n, 4)),
-    "in-place ReLU": (lambda: _mlp(True), lambda n: normal(n, 4)),
+    "MLP": (lambda: _mlp(nn.ReLU()), lambda n: normal(n, 4)),
+    "in-place ReLU": (lambda: _mlp(nn.ReLU(inplace=True)), lambda n: normal(n, 4)),
     "unused parameter": (Unused, lambda n: normal(n, 4)),
     "BatchNorm in evaluation": (lambda: _conv(nn.BatchNorm2d(4)), lambda n: normal(n, 2, 4, 4)),
     "GroupNorm": (lambda: _conv(nn.GroupNorm(2, 4)), lambda n: normal(n, 2, 4, 4)),
-    "LayerNorm": (lambda: _mlp(False, nn.LayerNorm(6)), lambda n: normal(n, 4)),
+    "LayerNorm": (lambda: _mlp(nn.LayerNorm(6), nn.GELU()), lambda n: normal(n, 4)),
     "TransformerEncoderLayer": (Encoder, lambda n: normal(n, 3, 4)),
     "GPT with fused attention": (lambda: Attention(tied=False), _tokens),
     "tied embedding": (lambda: Attention(tied=True), _tokens),
-    "dropout": (lambda: _mlp(False, nn.Dropout(0.5)), lambda n: normal(n, 4)),
+    "dropout": (lambda: _mlp(nn.Tanh(), nn.Dropout(0.5)), lambda n: normal(n, 4)),
     "LSTM": (Recurrent, lambda n: normal(n, 3, 3)),
 }
 
@@ -135,7 +135,7 @@ def dense_hessian(snapshot: Snapshot) -> Tensor:
 
     flat = torch.cat([p.detach().reshape(-1) for p in snapshot.params.values()])
     with sdpa_kernel(SDPBackend.MATH):
-        hessian: Tensor = torch.autograd.functional.hessian(loss, flat)  # type: ignore[no-untyped-call]
+        hessian: Tensor = torch.autograd.functional.hessian(loss, flat)
     return hessian
 
 

@@ -64,7 +64,8 @@ def _window(probes: Cleaned, part: slice, mean: float, value_scale: Scale) -> Wi
 
 
 def _root_mean_square(sigma: Floats) -> float:
-    return float(np.sqrt(np.mean(sigma**2)))
+    unit = float(sigma.max())
+    return unit * float(np.sqrt(np.mean((sigma / unit) ** 2)))
 
 
 def _told(window: Window) -> str:

@@ -23,6 +23,8 @@ LOCAL = 24
 """Residuals that tell the noise around one probe: noise may grow, and an average over the run hides it."""
 FLOOR = 0.005
 """Least relative noise believed: below it are rounding and smoothing, which a test must not read as precision."""
+OUT_OF_RANGE = 1e6
+"""Times above or below the usual noise that no probe is believed to be: only overflow would tell it apart."""
 
 _MAD = 1.4826  # the median size of a Gaussian is sigma / 1.4826
 _MEAN = 1.2533  # its mean size is sigma / 1.2533
@@ -53,7 +55,7 @@ def clean(points: Points, *, relative: bool) -> Cleaned:
     fewer than three probes the noise is unknown and sigma is NaN.
     """
     floor = FLOOR * (1.0 if relative else float(np.median(np.abs(points.y))))
-    reported = np.sqrt(np.nan_to_num(points.paired) ** 2 + floor**2)
+    reported = np.hypot(np.nan_to_num(points.paired), floor)
     first_look = robust_sigma(chord_residuals(points.x, points.y))
     y, replaced = hampel(points.y, np.maximum(first_look, reported))
 
@@ -62,7 +64,9 @@ def clean(points: Points, *, relative: bool) -> Cleaned:
     of_two = chord_residuals(points.x, y, block=2)
     if of_two.size >= 10:  # fewer say less than their widening costs
         seen = np.maximum(seen, robust_sigma(of_two))
-    return Cleaned(points.steps, y, np.maximum(seen, reported), replaced)
+    sigma = np.maximum(seen, reported)
+    usual = np.median(sigma)
+    return Cleaned(points.steps, y, np.clip(sigma, usual / OUT_OF_RANGE, usual * OUT_OF_RANGE), replaced)
 
 
 def chord_residuals(x: Floats, y: Floats, block: int = 1) -> Floats:
@@ -79,7 +83,8 @@ def chord_residuals(x: Floats, y: Floats, block: int = 1) -> Floats:
         mean = np.full(block, 1.0 / block)
         x, y = np.convolve(x, mean, "valid"), np.convolve(y, mean, "valid")
     left, middle, right = slice(None, -2 * block), slice(block, -block), slice(2 * block, None)
-    u = (x[middle] - x[left]) / (x[right] - x[left])
+    width = x[right] - x[left]
+    u = np.divide(x[middle] - x[left], width, out=np.full(width.size, 0.5), where=width > 0.0)  # 0 by rounding only
     distance = y[middle] - (1.0 - u) * y[left] - u * y[right]
     scaled: Floats = np.sqrt(block) * distance / np.sqrt(1.0 + u**2 + (1.0 - u) ** 2)
     return scaled

@@ -12,6 +12,8 @@ Floats = NDArray[np.float64]
 
 CAP = 1024
 """Probes a series keeps. Every test is O(n), so this also caps the time of one update."""
+LARGEST = 1e150
+"""Largest value that can still be squared; beyond it training has diverged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Series:
 
     When it is full, the older half gives up every second probe: recent probes stay complete, the
     past keeps its shape, and what is left depends on nothing but what was appended. Nothing is
-    given up silently: ``skipped`` counts values that were not finite, or not positive on a
-    logarithmic axis; ``behind`` those at a step that was not beyond the last; ``thinned`` those
+    given up silently: ``skipped`` counts values that were not finite (or beyond ``LARGEST``), or not positive
+    on a logarithmic axis; ``behind`` those at a step not beyond the last; ``thinned`` those
     given up to the cap.
     """
 
@@ -58,23 +60,19 @@ class Series:
 
     def append(self, step: int, value: float, paired: float = math.nan) -> bool:
         """Whether the measurement was taken in; otherwise one of the counters says why not."""
-        if not math.isfinite(value) or (self.value_scale == "log" and value <= 0.0):
+        if not abs(value) <= LARGEST or (self.value_scale == "log" and value <= 0.0):
             self.skipped += 1
             return False
-        if self._n and step <= self._steps[self._n - 1]:
+        if step <= (self._steps[self._n - 1] if self._n else -1):
             self.behind += 1
             return False
         if self._n == self._steps.size:
             self._make_room()
-        known = math.isfinite(paired) and paired >= 0.0
+        x = math.log1p(step) if self.step_scale == "log" else float(step)
         if self.value_scale == "log":
             value, paired = math.log(value), paired / value
         self._steps[self._n] = step
-        self._rows[:, self._n] = (
-            math.log1p(step) if self.step_scale == "log" else step,
-            value,
-            paired if known else math.nan,
-        )
+        self._rows[:, self._n] = x, value, paired if 0.0 <= paired <= LARGEST else math.nan
         self._n += 1
         return True
 

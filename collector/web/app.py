@@ -38,7 +38,7 @@ def create_app(
     ``address`` is where agents send to, shown to a person who has no run yet.
     """
     answers = _Answers(Api(reader, live, address), feed, metrics, ready)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", answers.page),
             Route("/runs/{id}", answers.page),
@@ -55,6 +55,8 @@ def create_app(
         middleware=[Middleware(Guard, allowed_hosts=tuple(allowed_hosts))],
         exception_handlers={HTTPException: _refused, sqlite3.Error: _store_failed, StoreError: _store_failed},
     )
+    app.router.redirect_slashes = False  # each address has one spelling
+    return app
 
 
 class _Answers:

@@ -50,7 +50,7 @@ class Sharpness(Probe):
     Two biases are known and not in the standard error. The largest eigenvalue of a sample lies above
     the population's on average, by a second-order term that is small once the eigenvalue stands
     clear of the bulk. And dropout and BatchNorm are taken as in evaluation, not as the optimizer
-    meets them.
+    meets them. Values the model detaches are held constant, as they are for the optimizer.
 
     Every snapshot starts the solver anew: see `probe_agent.estimators.lanczos` for why a warm start
     would cost more. The cost is some 2.3 training steps on the probe set for each of 6 to 10 products,
@@ -86,9 +86,9 @@ class Sharpness(Probe):
         pair = self._solve(snapshot)
         if pair.asymmetry > ASYMMETRY:
             raise NotApplicable(
-                f"Got second derivatives that are not symmetric, by {pair.asymmetry:.0%}: an operation in the model or "
-                "the loss hides part of its derivative (detach, a straight-through estimator, a custom backward), so "
-                "the loss has no Hessian here. Watch a quantity of first derivatives."
+                f"Got second derivatives that are not symmetric, by {pair.asymmetry:.0%}: an operation in the model or the "
+                "loss has a backward pass that is not its derivative (a clipped or normalised gradient), so there is no "
+                "Hessian behind the gradient. Watch a quantity of first derivatives."
             )
         draws = None if pair.outcome is Outcome.NON_FINITE else self._draws(snapshot, pair)
         sampling = Estimate(math.nan) if draws is None else mean_of(draws)

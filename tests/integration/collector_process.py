@@ -39,9 +39,10 @@ class CollectorProcess:
         command = [sys.executable, "-c", WITHOUT_TORCH, "serve", "--store", str(self.store)]
         command += ["--inlet-address", self.inlet or self._inlet, "--web-port", str(self._web_port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(  # noqa: S603
-            command, stdout=subprocess.PIPE, stderr=(self.store.parent / "collector.log").open("a"), text=True, cwd=self.store.parent, env=environment
-        )
+        with (self.store.parent / "collector.log").open("a") as log:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.store.parent, env=environment
+            )
         assert self.process.stdout is not None
         lines = {}
         for _ in range(3):

@@ -83,7 +83,7 @@ def test_digits_end_to_end_a_transition_is_detected_stored_shown_exported_and_re
         assert t["confidence"] > 0.99
 
         metrics = collector.get("/metrics")
-        assert re.search(r'^phasewatch_phase\{[^}]*phase="after_critical_period"[^}]*\} 1$', metrics, re.MULTILINE)
+        assert re.search(r'^phasewatch_phase\{[^}]*phase="after_critical_period"[^}]*\} 1\.0$', metrics, re.MULTILINE)
         assert re.search(r'^phasewatch_fisher_trace\{run="digits"[^}]*\} \d', metrics, re.MULTILINE)
 
         for command in (("runs",), ("transitions",), ("replay",)):
@@ -159,7 +159,7 @@ def test_a_collector_restarted_knows_the_runs_phases_and_goes_on(tmp_path: Path)
         collector.start()
         detail = eventually(lambda: collector.get("/api/runs")["runs"], seconds=5, what="the run")[0]
         assert (detail["state"], detail["step"]) == ("running", 20)
-        assert 'phasewatch_run_step{run="small"} 20' in collector.get("/metrics")
+        assert 'phasewatch_run_step{run="small"} 20.0' in collector.get("/metrics")
         monitor.close()
 
 

@@ -238,6 +238,47 @@ def test_the_shipped_rules_pass_their_own_tests() -> None:
     assert passed.returncode == 0, passed.stdout + passed.stderr
 
 
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("alerts.yml", "< 600)", "< 6000)"),
+        ("alerts.yml", "< 600)", "< 300)"),
+        ("alerts.yml", ', layer=""', ""),
+        (
+            "alerts.yml",
+            "== 1)\n        labels:\n          severity: info",
+            ">= 0)\n        labels:\n          severity: info",
+        ),
+        ("alerts.yml", 'state="silent"', 'state=~"silent|finished"'),
+        ("alerts.yml", "for: 2m\n        keep_firing_for: 5m\n", "keep_firing_for: 5m\n"),
+        ("alerts.yml", "for: 2m\n        keep_firing_for: 5m\n", "for: 2m\n"),
+        ("alerts.yml", " or run:phasewatch_dropped_reports:increase > 0", ""),
+        ("recording.yml", "offset 10m", "offset 1m"),
+        ("recording.yml", "or sum by (job, run) (phasewatch_run_lost_reports_total) * 0", ""),
+        ("recording.yml", "max by (job, run)", "avg by (job, run)"),
+        ("alerts.yml", "> 0.05", ">= 0.05"),
+        ("alerts.yml", "for: 15m\n", "for: 5m\n"),
+        ("alerts.yml", 'unless on (job, run) (phasewatch_run_state{state="finished"} == 1)', ""),
+        ("alerts.yml", 'outcome="non_finite"', 'outcome!="ok"'),
+        ("alerts.yml", 'outcome="failed"', 'outcome!="ok"'),
+        ("alerts.yml", 'or absent(up{job="phasewatch"})', ""),
+        ("alerts.yml", "for: 1m\n", "for: 5m\n"),
+        ("alerts.yml", "phasewatch_store_errors_total[5m]", "phasewatch_store_errors_total[1m]"),
+        ("alerts.yml", "for: 10m\n", "for: 3m\n"),
+        ("alerts.yml", '{reason=~"version|bad_message|too_large"}', ""),
+        ("alerts.yml", "expr: |-\n          vector(1)", "expr: |-\n          vector(1) > 1"),
+    ],
+)
+def test_a_rule_that_is_wrong_fails_the_shipped_tests(tmp_path: Path, file: str, right: str, wrong: str) -> None:
+    shutil.copytree(RULES, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / file).read_text(encoding="utf-8")
+    assert right in text
+    (tmp_path / file).write_text(text.replace(right, wrong), encoding="utf-8")
+    tested = run_tool("promtool", "test", "rules", tmp_path / "alerts_test.yml")
+    assert tested.returncode == 1
+    assert "exp:" in tested.stdout + tested.stderr, "the mutant is not a rule at all"
+
+
 def _measured(step: int) -> Iterator[tuple[Quantity, dict[str, str], Estimate]]:
     for place, quantity in enumerate(QUANTITIES):
         level = 0.5 + 0.1 * place

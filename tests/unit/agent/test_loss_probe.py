@@ -220,3 +220,12 @@ def test_measuring_leaves_no_trace_in_training() -> None:
     assert torch.equal(torch.get_rng_state(), stream)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in snapshot.model.state_dict().items())
     assert all(module.training for module in made.model.modules())
+
+
+def test_an_accuracy_of_one_still_has_a_standard_error() -> None:
+    from probe_agent.probes.loss import proportion
+
+    certain = proportion(np.ones(256))
+    assert certain.value == 1.0
+    assert 0.003 < certain.stderr < 0.01
+    assert proportion(np.repeat([0.0, 1.0], 128)).stderr == pytest.approx(0.5 / 16, rel=0.02)

@@ -1,0 +1,354 @@
+"""The page in a real browser, over a real server and a seeded store, seen through its own DOM and console."""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from collector.live import Live
+from collector.store.queries import Reader
+from collector.store.sqlite import Store
+from collector.web import Feed, create_app
+from tests.collector_fixtures import LAYERS, STEPS, Seeded, complexity_turn, digits_run, seed, transition
+
+selenium = pytest.importorskip("selenium", reason="selenium is not installed")
+
+from selenium.webdriver import Chrome  # noqa: E402
+from selenium.webdriver.chrome.options import Options  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver on PATH")
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-prefers-reduced-motion",
+    "--window-size=1400,1000",
+)
+RUN = f"/runs/{digits_run().id}"
+EARLY = tuple(step for step in STEPS if step <= 400)
+PAINTED = """
+    const canvas = document.querySelector(arguments[0] + ' .uplot canvas');
+    const wanted = arguments[1];
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    let found = 0;
+    for (let i = 0; i < pixels.length; i += 4)
+        if (wanted.every((part, c) => Math.abs(pixels[i + c] - part) <= 3) && pixels[i + 3] > 250) found++;
+    return found;
+"""
+
+
+@dataclass
+class Site:
+    """A collector's page on loopback. ``stop`` and ``start`` play the collector that goes away."""
+
+    seeded: Seeded
+    port: int = 0
+    server: uvicorn.Server | None = None
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        feed = self.seeded.feed = Feed(seconds_between=0.1)
+        app = create_app(self.seeded.reader, self.seeded.live, feed, lambda: b"", lambda: True)
+        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_level="error", timeout_graceful_shutdown=2)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        until(lambda: self.server is not None and self.server.started)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        assert self.server is not None
+        assert self.thread is not None
+        self.seeded.feed.close()
+        self.server.should_exit = True
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Wait for something to become true, and say what did not."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := true():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"waited {seconds} s for something that did not come")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    found = Site(seed(tmp_path / "store.db", now=time.time()))
+    found.start()
+    yield found
+    found.stop()
+    found.seeded.store.close()
+
+
+@pytest.fixture
+def young(tmp_path: Path) -> Iterator[Site]:
+    """A run that is still at step 400 and has passed no transition."""
+    found = Site(seed(tmp_path / "store.db", steps=EARLY, now=time.time(), turns=False))
+    found.start()
+    yield found
+    found.stop()
+    found.seeded.store.close()
+
+
+@pytest.fixture
+def page() -> Iterator[Chrome]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = Options()
+        options.binary_location = CHROMIUM or ""
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        driver = Chrome(options=options, service=Service(DRIVER))
+        try:
+            yield driver
+        finally:
+            driver.quit()
+
+
+def complaints(page: Chrome) -> list[str]:
+    """What the console holds against the page: errors, and reports of its own content policy."""
+    return [entry["message"] for entry in page.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}]
+
+
+def text(page: Chrome, css: str) -> str:
+    return str(page.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", css))
+
+
+def count(page: Chrome, css: str) -> int:
+    return int(page.execute_script("return document.querySelectorAll(arguments[0]).length", css))
+
+
+def points(page: Chrome, quantity: str) -> int:
+    return int(
+        page.execute_script("return document.querySelector(arguments[0]).dataset.points ?? 0", f"#q-{quantity}") or 0
+    )
+
+
+def click(page: Chrome, css: str) -> None:
+    page.execute_script("document.querySelector(arguments[0]).click()", css)
+
+
+def open_run(page: Chrome, site: Site) -> None:
+    page.get(site.url(RUN))
+    until(lambda: points(page, "probe_loss") > 0)
+    until(lambda: text(page, "#link") == "live")
+
+
+def tone(page: Chrome, name: str) -> list[int]:
+    """A colour of the style sheet as red, green and blue."""
+    value = page.execute_script("return getComputedStyle(document.documentElement).getPropertyValue(arguments[0])", name)
+    return [int(value.strip()[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def test_the_list_names_the_run_and_its_phases_and_leads_to_its_page(page: Chrome, site: Site) -> None:
+    page.get(site.url("/"))
+    until(lambda: count(page, ".runs tbody tr") == 1)
+    assert text(page, ".run-link") == "digits-cnn"
+    assert {"local complexityascent", "critical periodended"} == set(
+        page.execute_script("return [...document.querySelectorAll('.runs .chip')].map((chip) => chip.textContent)")
+    )
+    click(page, ".run-link")
+    until(lambda: text(page, "h1") == "digits-cnn")
+    assert complaints(page) == []
+
+
+def test_an_empty_collector_says_how_to_attach_to_it(page: Chrome, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    site = Site(Seeded(store, Reader(store.path), Live(), Feed(), digits_run(), None, 0.0))  # type: ignore[arg-type]
+    site.start()
+    page.get(site.url("/"))
+    until(lambda: "attach(model" in text(page, ".welcome code"))
+    assert 'collector="tcp://127.0.0.1:5757"' in text(page, ".welcome code")
+    assert complaints(page) == []
+    site.stop()
+    store.close()
+
+
+def test_the_page_draws_every_quantity_with_title_unit_and_help(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    assert count(page, ".card") == 7
+    assert text(page, "#q-fisher_trace h3") == "Fisher trace"
+    assert text(page, "#q-probe_loss .card-unit") == "nats"
+    assert "Achille" in text(page, "#q-fisher_trace .card-help")
+    assert points(page, "probe_loss") == len(STEPS)
+    assert "±" in text(page, "#q-probe_loss .card-value")
+    assert "±1.96 stderr" in text(page, "#q-probe_loss .legend")
+    line = tone(page, "--line")
+    assert page.execute_script(PAINTED, "#q-probe_loss", line) > 100
+    assert complaints(page) == []
+
+
+def test_what_cannot_be_drawn_is_said(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    page.execute_script("document.querySelector('#q-weight_distance').scrollIntoView()")
+    until(lambda: points(page, "weight_distance") > 0)
+    assert text(page, "#q-weight_distance .card-note") == "1 point at or below zero not shown on a log axis"
+    assert "points not ok" in text(page, "#q-hessian_lambda_max .card-note")
+    assert page.execute_script(PAINTED, "#q-hessian_lambda_max", tone(page, "--warn")) > 20
+    until(lambda: "no uncertainty given" in text(page, "#q-fisher_trace_empirical .legend"))
+
+
+def test_phases_are_painted_on_every_chart(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    rules = {tuple(tone(page, f"--phase-{i}")) for i in range(1, 6)}
+    for name in ("probe_loss", "probe_accuracy", "fisher_trace"):
+        until(lambda name=name: points(page, name) > 0)
+        painted = [ink for ink in rules if page.execute_script(PAINTED, f"#q-{name}", list(ink)) > 50]
+        assert len(painted) == 2, name  # one rule for each of the two machines
+    click(page, ".track-switches button[aria-pressed=true]")
+    until(
+        lambda: sum(page.execute_script(PAINTED, "#q-probe_loss", list(ink)) > 50 for ink in rules) == 1  # one hidden
+    )
+
+
+def test_the_timeline_tells_when_why_and_how_to_undo(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    assert count(page, ".turn") == 2
+    turn = text(page, ".turn")
+    for fact in ("Critical period", "criticalended", "520", "441–618", "1,268", "99.91\u00a0%", "safe to remove"):
+        assert fact.replace("criticalended", "critical→ended") in turn
+    figures = text(page, ".turn .figures")
+    for fact in ("66.84 ± 0.34", "8 points, steps 441–618", "fires at 4.61", "reflected e-process"):
+        assert fact in figures
+    assert "Put the augmentation back" in text(page, ".turn-undo")
+    summary = text(page, ".summary")
+    assert "Critical period" in summary
+    assert "since step 520 (known at 1,268, confidence 99.91\u00a0%)" in summary
+
+
+def test_evidence_is_shown_on_the_charts_on_demand(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    until(lambda: points(page, "fisher_trace") > 0)
+    ink = tone(page, "--evidence")
+    assert page.execute_script(PAINTED, "#q-fisher_trace", ink) == 0
+    click(page, ".turn .button")
+    until(lambda: page.execute_script(PAINTED, "#q-fisher_trace", ink) > 50)
+    click(page, ".turn .button")
+    until(lambda: page.execute_script(PAINTED, "#q-fisher_trace", ink) == 0)
+
+
+def test_layers_are_shown_as_lines_and_as_a_heatmap(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    click(page, "#q-fisher_trace [data-value=layers]")
+    until(lambda: count(page, "#q-fisher_trace .legend-item") == len(LAYERS))
+    assert text(page, "#q-fisher_trace .legend-item") == "conv1"
+    click(page, "#q-fisher_trace [data-value=heatmap]")
+    until(lambda: count(page, "#q-fisher_trace .key-ramp") == 1)
+    assert page.execute_script(PAINTED, "#q-fisher_trace", [253, 231, 37]) > 0  # the top of the scale
+    assert complaints(page) == []
+
+
+def test_a_chart_is_read_with_the_arrow_keys_and_the_others_follow(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    until(lambda: points(page, "probe_accuracy") > 0)
+    plot = page.find_element("css selector", "#q-probe_loss .plot")
+    plot.send_keys(Keys.ARROW_LEFT)
+    until(lambda: text(page, "#q-probe_loss .card-caption").startswith(f"step {STEPS[-1]:,}"))
+    plot.send_keys(Keys.ARROW_LEFT)
+    until(lambda: text(page, "#q-probe_loss .card-caption").startswith(f"step {STEPS[-2]:,}"))
+    until(lambda: text(page, "#q-probe_accuracy .card-caption").startswith(f"step {STEPS[-2]:,}"))
+
+
+def test_new_points_and_a_new_transition_reach_an_open_page(page: Chrome, young: Site) -> None:
+    open_run(page, young)
+    assert points(page, "probe_loss") == len(EARLY)
+    assert count(page, ".turn") == 0
+    page.execute_script("window.untouched = document.querySelector('#q-probe_loss canvas')")
+    young.seeded.train(tuple(step for step in STEPS if 400 < step <= 1300))
+    until(lambda: points(page, "probe_loss") == sum(step <= 1300 for step in STEPS))
+    assert page.execute_script("return window.untouched === document.querySelector('#q-probe_loss canvas')")
+    young.seeded.turn(complexity_turn())
+    young.seeded.turn(transition())
+    until(lambda: count(page, ".turn") == 2)
+    assert "Critical period" in text(page, ".turn")
+    assert "critical period: ended since step 520" in text(page, "#announcer")
+    until(lambda: text(page, ".figure dd") == "1,268")
+    assert complaints(page) == []
+
+
+def test_a_zoom_survives_new_points(page: Chrome, young: Site) -> None:
+    open_run(page, young)
+    chart = page.find_element("css selector", "#q-probe_loss .u-over")
+    from selenium.webdriver import ActionChains
+
+    ActionChains(page).move_to_element_with_offset(chart, -60, 0).click_and_hold().move_by_offset(90, 0).release().perform()
+    until(lambda: not page.find_element("css selector", ".tools > .button").get_attribute("hidden"))
+    young.seeded.train(tuple(step for step in STEPS if 400 < step <= 500))
+    until(lambda: points(page, "probe_loss") == sum(step <= 500 for step in STEPS))
+    assert not page.find_element("css selector", ".tools > .button").get_attribute("hidden")
+    ActionChains(page).move_to_element(chart).double_click().perform()
+    until(lambda: page.find_element("css selector", ".tools > .button").get_attribute("hidden"))
+
+
+def test_a_collector_that_goes_away_is_told_and_found_again(page: Chrome, young: Site) -> None:
+    open_run(page, young)
+    young.stop()
+    until(lambda: "does not answer" in text(page, "#banner"))
+    assert text(page, "#link") == "no connection"
+    young.seeded.train(tuple(step for step in STEPS if 400 < step <= 500))
+    young.start()
+    until(lambda: page.find_element("css selector", "#banner").get_attribute("hidden"), 30)
+    until(lambda: points(page, "probe_loss") == sum(step <= 500 for step in STEPS))
+
+
+def test_a_name_that_looks_like_markup_stays_a_name(page: Chrome, site: Site) -> None:
+    name = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    site.seeded.store._db.execute("UPDATE runs SET name = ?", (name,))
+    page.get(site.url("/"))
+    until(lambda: text(page, ".run-link") == name)
+    page.get(site.url(RUN))
+    until(lambda: text(page, "h1") == name)
+    assert count(page, "main img, main script") == 0
+    assert complaints(page) == []
+
+
+def test_a_run_that_is_not_there_is_a_sentence(page: Chrome, site: Site) -> None:
+    page.get(site.url("/runs/nobody"))
+    until(lambda: "the store holds no run of that id" in text(page, "main"))
+
+
+@pytest.mark.parametrize("width", [380, 760, 1100, 1800])
+def test_nothing_is_wider_than_the_window(page: Chrome, site: Site, width: int) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    open_run(page, site)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    page.get(site.url("/"))
+    until(lambda: count(page, ".runs tbody tr") == 1)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_the_theme_button_goes_from_the_systems_to_light_to_dark(page: Chrome, site: Site) -> None:
+    page.get(site.url("/"))
+    seen = []
+    for _ in range(3):
+        click(page, "#theme")
+        seen.append(page.execute_script("return document.documentElement.dataset.theme"))
+    assert seen[:2] == ["light", "dark"]
+    assert "Theme: system" in page.find_element("css selector", "#theme").get_attribute("aria-label")  # type: ignore[operator]

@@ -1,0 +1,358 @@
+"""The page's JSON and the door it stands behind, over a real store."""
+
+import asyncio
+import math
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+
+from collector.live import Live, PhaseSpan
+from collector.store.queries import Reader
+from collector.web import Feed, create_app
+from collector.web.decimate import keep
+from collector.web.guard import POLICY, host_name
+from collector.web.spans import spans_of
+from probe_wire import Losses, Outcome
+from tests.collector_fixtures import LAYERS, STEPS, Seeded, complexity_turn, digits_run, seed, transition
+
+ID = digits_run().id
+POINTS = f"/api/runs/{ID}/points"
+
+
+class Client:
+    """A browser without a network: each request goes straight into the application."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+
+    def get(self, path: str, **request: Any) -> httpx.Response:
+        return self.request("GET", path, **request)
+
+    def request(self, method: str, path: str, **request: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
+                return await client.request(method, path, **request)
+
+        return asyncio.run(send())
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seeded]:
+    found = seed(tmp_path_factory.mktemp("web") / "store.db", now=time.time())
+    yield found
+    found.store.close()
+
+
+def client_of(seeded: Seeded, *, live: Live | None = None, ready: bool = True, **settings: Any) -> Client:
+    app = create_app(
+        seeded.reader,
+        seeded.live if live is None else live,
+        seeded.feed,
+        lambda: b"phasewatch_reports_total 154.0\n",
+        lambda: ready,
+        **settings,
+    )
+    return Client(app)
+
+
+@pytest.fixture(scope="module")
+def client(seeded: Seeded) -> Client:
+    return client_of(seeded)
+
+
+def test_the_list_says_of_each_run_where_it_stands(client: Client) -> None:
+    body = client.get("/api/runs").json()
+    (run,) = body["runs"]
+    assert (body["total"], body["address"]) == (1, "tcp://127.0.0.1:5757")
+    assert (run["id"], run["name"], run["state"], run["step"]) == (ID, "digits-cnn", "running", STEPS[-1])
+    assert (run["reports"], run["lost"]) == (len(STEPS), 0)
+    assert run["losses"] == {"reports_dropped": 0, "snapshots_skipped": 3, "scalars_dropped": 0}
+    assert 0 < run["overhead_ratio"] < 0.05
+    assert {(p["machine"], p["phase"], p["place"]) for p in run["phases"]} == {
+        ("critical_period", "ended", 1),
+        ("local_complexity", "ascent", 1),
+    }
+
+
+def test_a_run_comes_with_its_quantities_in_the_order_they_are_reported(client: Client) -> None:
+    body = client.get(f"/api/runs/{ID}").json()
+    assert [q["name"] for q in body["quantities"]][:3] == ["probe_loss", "probe_accuracy", "fisher_trace"]
+    fisher = body["quantities"][2]
+    assert (fisher["whole"], fisher["layers"], fisher["scale"], fisher["unit"]) == (1, len(LAYERS), "log", "1")
+    assert fisher["help"].startswith("Trace of the Fisher information matrix")
+
+
+def test_a_run_tells_what_its_probes_cost_and_what_went_wrong(client: Client) -> None:
+    body = client.get(f"/api/runs/{ID}").json()
+    (rank,) = body["ranks"]
+    assert rank["losses"]["snapshots_skipped"] == 3
+    assert rank["overhead_ratio"] == pytest.approx(
+        rank["probe_seconds"] / (rank["probe_seconds"] + rank["training_seconds"])
+    )
+    dearest = body["probes"][0]
+    assert dearest["probe"] == "sharpness"
+    assert dearest["outcomes"]["not_converged"] > 0
+    assert dearest["last_problem"] == "32 iterations left a residual of 0.08"
+
+
+def test_every_outcome_is_explained_in_a_sentence(client: Client) -> None:
+    outcomes = client.get(f"/api/runs/{ID}").json()["outcomes"]
+    assert {o["code"]: (o["label"], o["sentence"]) for o in outcomes} == {
+        int(o): (o.label, o.sentence) for o in Outcome
+    }
+
+
+def test_phases_of_a_run_no_longer_in_memory_are_drawn_from_its_transitions(seeded: Seeded, client: Client) -> None:
+    remembered = client.get(f"/api/runs/{ID}").json()
+    derived = client_of(seeded, live=Live()).get(f"/api/runs/{ID}").json()
+    by_machine = sorted(remembered["spans"], key=lambda span: (span["machine"], span["since_step"]))
+    assert sorted(derived["spans"], key=lambda span: (span["machine"], span["since_step"])) == by_machine
+    assert derived["ranks"] == derived["probes"] == []
+    assert derived["run"]["overhead_ratio"] is derived["run"]["losses"] is None
+    assert derived["run"]["state"] == "running"
+
+
+def test_a_stored_run_nobody_hears_is_silent_and_one_that_said_goodbye_finished(tmp_path: Path) -> None:
+    old = seed(tmp_path / "store.db", steps=STEPS[:3], now=time.time() - 3600, turns=False)
+    assert client_of(old, live=Live()).get("/api/runs").json()["runs"][0]["state"] == "silent"
+    old.finish()
+    run = client_of(old, live=Live()).get("/api/runs").json()["runs"][0]
+    assert (run["state"], run["finished"]) == ("finished", "finished")
+    old.store.close()
+
+
+def test_losses_of_all_ranks_are_added_up(tmp_path: Path) -> None:
+    many = seed(tmp_path / "store.db", steps=STEPS[:3], now=time.time(), turns=False)
+    with many.live.lock:
+        ranks = many.live.runs[ID].ranks
+        ranks[0].losses = Losses(1, 2, 3)
+        ranks[1] = type(ranks[0])(training_seconds=10.0, probe_seconds=30.0, losses=Losses(10, 20, 30))
+    run = client_of(many).get("/api/runs").json()["runs"][0]
+    assert run["losses"] == {"reports_dropped": 11, "snapshots_skipped": 22, "scalars_dropped": 33}
+    assert run["overhead_ratio"] > 0.5
+    many.store.close()
+
+
+def test_points_come_as_columns_of_every_series(client: Client) -> None:
+    body = client.get(POINTS, params={"quantity": "fisher_trace"}).json()
+    assert [s["labels"].get("layer") for s in body["series"]] == [None, *LAYERS]
+    whole = body["series"][0]
+    assert whole["step"] == list(STEPS)
+    assert whole["settings"] == {"samples": "512", "mode": "evaluation"}
+    assert whole["folded"] == 0
+    assert {len(whole[c]) for c in ("value", "stderr", "paired", "n", "outcome")} == {len(STEPS)}
+
+
+@pytest.mark.parametrize(("which", "layers"), [("whole", [None]), ("layers", list(LAYERS))])
+def test_the_page_may_ask_for_the_network_or_the_layers_alone(
+    client: Client, which: str, layers: list[str | None]
+) -> None:
+    body = client.get(POINTS, params={"quantity": "fisher_trace", "series": which}).json()
+    assert [s["labels"].get("layer") for s in body["series"]] == layers
+
+
+def test_asking_after_the_last_frame_brings_only_what_is_new(tmp_path: Path) -> None:
+    young = seed(tmp_path / "store.db", steps=STEPS[:20], now=time.time(), turns=False)
+    client = client_of(young)
+    first = client.get(POINTS, params={"quantity": "probe_loss"}).json()
+    young.train(STEPS[20:23])
+    more = client.get(POINTS, params={"quantity": "probe_loss", "after": first["frame"]}).json()
+    assert more["series"][0]["step"] == list(STEPS[20:23])
+    again = client.get(POINTS, params={"quantity": "probe_loss", "after": more["frame"]}).json()
+    assert (again["frame"], again["series"][0]["step"]) == (more["frame"], [])
+    young.store.close()
+
+
+def test_a_number_that_is_not_known_is_null_beside_its_outcome(client: Client) -> None:
+    (series,) = client.get(POINTS, params={"quantity": "hessian_lambda_max"}).json()["series"]
+    skipped = [i for i, outcome in enumerate(series["outcome"]) if outcome == Outcome.OVER_BUDGET]
+    assert skipped
+    assert all(series["value"][i] is None for i in skipped)
+    (empirical,) = client.get(POINTS, params={"quantity": "fisher_trace_empirical"}).json()["series"]
+    assert set(empirical["stderr"]) == {None}
+    assert set(empirical["outcome"]) == {Outcome.OK}
+
+
+def test_an_infinite_value_is_null_too(tmp_path: Path) -> None:
+    young = seed(tmp_path / "store.db", steps=STEPS[:3], now=time.time(), turns=False)
+    with sqlite3.connect(young.path) as db:
+        db.execute("UPDATE points SET value = 9e999 WHERE step = 1")
+    (series,) = client_of(young).get(POINTS, params={"quantity": "probe_loss"}).json()["series"]
+    assert series["value"][1] is None
+    young.store.close()
+
+
+def test_a_long_series_is_folded_and_says_by_how_much(client: Client) -> None:
+    (series,) = client.get(POINTS, params={"quantity": "hessian_lambda_max", "max": 50}).json()["series"]
+    assert len(series["step"]) <= 50
+    assert series["folded"] == len(STEPS) - len(series["step"])
+    assert (series["step"][0], series["step"][-1]) == (STEPS[0], STEPS[-1])
+    assert Outcome.OVER_BUDGET in series["outcome"]
+
+
+def test_folding_keeps_every_spike_and_every_kind_of_failure() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=100_000)
+    outcomes = np.zeros(values.size, dtype=np.int64)
+    spikes = rng.choice(values.size, size=40, replace=False)
+    values[spikes] = np.where(np.arange(40) % 2, 50.0, -50.0)
+    values[777], outcomes[777] = math.nan, int(Outcome.NON_FINITE)
+    kept = keep(values, outcomes, 4000)
+    assert kept.size <= 4000
+    assert (np.diff(kept) > 0).all()
+    assert {0, values.size - 1, 777, *spikes.tolist()} <= set(kept.tolist())
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 400])
+def test_folding_never_gives_more_than_asked_for_and_all_where_they_fit(size: int) -> None:
+    kept = keep(np.full(size, math.nan), np.ones(size, dtype=np.int64), 10)
+    assert kept.size == size if size <= 10 else kept.size <= 10
+
+
+def test_transitions_come_with_all_their_evidence(client: Client) -> None:
+    body = client.get(f"/api/runs/{ID}/transitions").json()
+    assert [t["transition"]["machine"] for t in body] == ["local_complexity", "critical_period"]
+    critical = body[1]["transition"]
+    assert critical["happened_between"] == [441, 618]
+    assert critical["evidence"]["sentence"].startswith("The Fisher trace fell by")
+
+
+def test_phases_of_one_machine_follow_each_other_and_the_first_starts_at_zero() -> None:
+    turns = [
+        transition(ordinal=2, from_phase="ended", to_phase="critical", happened_step=500),  # hindsight overtook
+        transition(),
+        complexity_turn(),
+    ]
+    assert spans_of(turns) == [
+        PhaseSpan("critical_period", (), "critical", 0, 520),
+        PhaseSpan("critical_period", (), "ended", 520, 520),
+        PhaseSpan("critical_period", (), "critical", 520, None),
+        PhaseSpan("local_complexity", (), "first_descent", 0, 118),
+        PhaseSpan("local_complexity", (), "ascent", 118, None),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/api/runs/nobody", "/api/runs/nobody/points?quantity=x", "/api/runs/nobody/transitions"])
+def test_an_unknown_run_is_answered_with_a_sentence(client: Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.json() == {
+        "error": "Got the run 'nobody'; the store holds no run of that id. See /api/runs for those it holds."
+    }
+
+
+def test_a_run_is_found_by_its_id_and_not_by_its_name(client: Client) -> None:
+    assert client.get("/api/runs/digits-cnn").status_code == 404
+
+
+def test_an_unknown_quantity_is_answered_with_those_the_run_measures(client: Client) -> None:
+    answer = client.get(POINTS, params={"quantity": "joy"})
+    assert answer.status_code == 404
+    assert answer.json()["error"].startswith("Got quantity='joy'; this run measures probe_loss, probe_accuracy, fisher")
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("after=soon", "Got after='soon'; need a whole number from 0 to 4611686018427387904. Leave it out for 0."),
+        ("after=-1", "Got after='-1'; need a whole number from 0 to 4611686018427387904. Leave it out for 0."),
+        ("max=9", "Got max='9'; need a whole number from 10 to 20000. Leave it out for 4000."),
+        ("max=" + "9" * 5000, "need a whole number from 10 to 20000. Leave it out for 4000."),
+        ("max=١٢", "Got max='١٢'; need a whole number from 10 to 20000. Leave it out for 4000."),
+        ("series=some", "Got series='some'; need all, whole or layers. Leave it out for all."),
+    ],
+)
+def test_a_bad_parameter_is_told_what_came_what_is_needed_and_what_to_do(
+    client: Client, query: str, sentence: str
+) -> None:
+    answer = client.get(f"{POINTS}?quantity=probe_loss&{query}")
+    assert answer.status_code == 400
+    assert answer.json()["error"].endswith(sentence)
+
+
+def test_a_store_that_cannot_be_read_is_a_sentence_and_not_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_bytes(b"not a store" * 100)
+    app = create_app(Reader(path), Live(), Feed(), lambda: b"", lambda: True)
+    answer = Client(app).get("/api/runs")
+    assert answer.status_code == 503
+    assert answer.json()["error"].startswith("The store could not be read: ")
+
+
+@pytest.mark.parametrize("path", ["/", f"/runs/{ID}", "/static/app.js", "/api/runs", "/metrics", "/healthz", "/nowhere", "/api/runs/x"])
+def test_every_answer_carries_the_security_headers(client: Client, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["content-security-policy"] == POLICY
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == ("no-cache" if path in {"/", f"/runs/{ID}", "/static/app.js"} else "no-store")
+
+
+def test_the_policy_allows_nothing_from_elsewhere_and_nothing_inline() -> None:
+    assert "default-src 'none'" in POLICY
+    assert "unsafe" not in POLICY
+    assert "http" not in POLICY
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "192.168.7.9:80", "watch.lab:8080"])
+def test_a_known_name_and_any_number_is_answered(seeded: Seeded, host: str) -> None:
+    client = client_of(seeded, allowed_hosts=["watch.lab"])
+    assert client.get("/api/runs", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[evil]"])
+def test_a_foreign_name_is_refused_since_it_may_be_rebound(client: Client, host: str) -> None:
+    answer = client.get("/api/runs", headers={"host": host})
+    assert answer.status_code == 400
+    assert answer.json()["error"] == (
+        f"Got a request for the host {host_name(host)!r}; this collector answers to localhost and to numeric addresses. "
+        f"Add {host_name(host)!r} to the collector's allowed hosts if that name is yours."
+    )
+
+
+def test_health_checks_are_answered_under_any_name(client: Client) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert client.get(path, headers={"host": "pod-7"}).status_code == 200
+
+
+def test_a_collector_that_is_not_ready_says_so(seeded: Seeded) -> None:
+    answer = client_of(seeded, ready=False).get("/readyz")
+    assert (answer.status_code, answer.text) == (503, "not ready\n")
+
+
+def test_metrics_are_served_in_prometheus_own_type(client: Client) -> None:
+    answer = client.get("/metrics")
+    assert answer.content == b"phasewatch_reports_total 154.0\n"
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+@pytest.mark.parametrize("name", ["../app.py", "..%2fapp.py", "/etc/passwd", "index.html/..", "vendor/third_party.json", ""])
+def test_only_the_files_of_the_list_are_served(client: Client, name: str) -> None:
+    assert client.get(f"/static/{name}").status_code == 404
+
+
+def test_a_browser_that_has_a_file_is_not_sent_it_again(client: Client) -> None:
+    first = client.get("/static/style.css")
+    again = client.get("/static/style.css", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_the_page_can_only_be_read(client: Client) -> None:
+    answer = client.request("POST", "/api/runs")
+    assert answer.status_code == 405
+    assert answer.json() == {"error": "Method Not Allowed"}
+
+
+def test_a_page_more_than_may_be_open_is_told_to_wait(seeded: Seeded) -> None:
+    app = create_app(seeded.reader, seeded.live, Feed(pages=0), lambda: b"", lambda: True)
+    answer = Client(app).get("/api/feed")
+    assert answer.status_code == 503
+    assert answer.json() == {"error": "Got one page more than the 0 that may be open. Close one and try again."}
