@@ -130,15 +130,15 @@ def load(
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), sources, path)) from error
     _check_addresses(config, sources)
-    return config, [
-        Setting(name, _get(config, name), sources.get(name, "default"), help_of(name)) for name in names()
-    ]
+    return config, [Setting(name, _get(config, name), sources.get(name, "default"), help_of(name)) for name in names()]
 
 
 def names() -> list[str]:
     """Every setting's name, in the order of the sections."""
     return [
-        f"{section.name}.{key.name}" for section in msgspec.structs.fields(Config) for key in msgspec.structs.fields(section.type)
+        f"{section.name}.{key.name}"
+        for section in msgspec.structs.fields(Config)
+        for key in msgspec.structs.fields(section.type)
     ]
 
 
@@ -167,7 +167,9 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"Got the configuration file {path}, which is not TOML: {error}.") from error
     for section, table in tree.items():
         if not isinstance(table, dict):
-            raise ConfigError(f"Got the key {section!r} at the top of {path}; need sections such as [web]. See `probe-collector check`.")
+            raise ConfigError(
+                f"Got the key {section!r} at the top of {path}; need sections such as [web]. See `probe-collector check`."
+            )
     return tree
 
 
@@ -185,9 +187,16 @@ def _parse(text: str, name: str) -> object:
     """An environment variable's text as the type its setting wants; what does not fit is left for validation."""
     wanted = type(_get(Config(), name))
     if wanted is bool:
-        return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}.get(
-            text.lower(), text
-        )
+        return {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }.get(text.lower(), text)
     if wanted is list:
         return [part.strip() for part in text.split(",") if part.strip()]
     if wanted in (int, float):

@@ -12,14 +12,26 @@ class Health:
         disable_created_metrics()  # a `_created` gauge beside each counter is noise to every reader
         self.registry = CollectorRegistry()
         self.reports = self._counter("reports", "Reports committed to the store.")
-        self.duplicates = self._counter("duplicate_reports", "Reports received again after they were committed; not stored twice.")
-        self.lost = self._counter("lost_reports", "Reports an agent numbered but gave up before the collector had them.")
+        self.duplicates = self._counter(
+            "duplicate_reports", "Reports received again after they were committed; not stored twice."
+        )
+        self.lost = self._counter(
+            "lost_reports", "Reports an agent numbered but gave up before the collector had them."
+        )
         self.rejected = Counter(
-            "phasewatch_rejected_messages", "Messages the collector could not take, by reason.", ["reason"], registry=self.registry
+            "phasewatch_rejected_messages",
+            "Messages the collector could not take, by reason.",
+            ["reason"],
+            registry=self.registry,
         )
         for reason in REJECTIONS:
             self.rejected.labels(reason)
-        self.store_errors = self._counter("store_errors", "Commits that failed and were rolled back; agents send again.")
+        self.store_errors = self._counter(
+            "store_errors", "Batches undone because the store or a message failed; agents send them again."
+        )
+        self.phase_failures = self._counter(
+            "phase_failures", "Runs whose phases are no longer judged because their engine failed."
+        )
         self.advice_undelivered = self._counter("advice_undelivered", "Advice that could not be handed to its agent.")
         self.commit_seconds = Histogram(
             "phasewatch_commit_seconds",
@@ -27,8 +39,12 @@ class Health:
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
             registry=self.registry,
         )
-        self.ticks_dropped = self._counter("page_ticks_dropped", "Live updates skipped because a page read too slowly; it catches up.")
-        self.refused_series = self._counter("refused_series", "Series left out of /metrics because the series limit was reached.")
+        self.ticks_dropped = self._counter(
+            "page_ticks_dropped", "Live updates skipped because a page read too slowly; it catches up."
+        )
+        self.refused_series = self._counter(
+            "refused_series", "Series left out of /metrics because the series limit was reached."
+        )
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"phasewatch_{name}", text, registry=self.registry)

@@ -4,6 +4,7 @@ import logging
 import sqlite3
 import threading
 import time
+from typing import Literal
 
 import zmq
 
@@ -36,6 +37,14 @@ DRAIN = 1000
 SESSIONS = 20_000
 
 
+class _Poison(Exception):
+    """A message made the collector fail in a way that would repeat."""
+
+    def __init__(self, identity: bytes) -> None:
+        super().__init__()
+        self.identity = identity
+
+
 class Inlet:
     """Listens on a ROUTER socket and drives the pipeline.
 
@@ -63,7 +72,9 @@ class Inlet:
         socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
         socket.setsockopt(zmq.HEARTBEAT_TTL, 15_000)
-        socket.setsockopt_string(zmq.ZAP_DOMAIN, "phasewatch")  # shuts the door to ZMTP/1.0 peers, which are never timed out
+        socket.setsockopt_string(
+            zmq.ZAP_DOMAIN, "phasewatch"
+        )  # shuts the door to ZMTP/1.0 peers, which are never timed out
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
@@ -84,6 +95,8 @@ class Inlet:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(2.0)
+        elif not self._socket.closed:  # never started
+            self._close()
 
     @property
     def alive(self) -> bool:
@@ -98,21 +111,25 @@ class Inlet:
                 self._ticked = time.monotonic()
                 if self._socket.poll(200):
                     self._guarded_batch()
-        except Exception:  # the process must not live on deaf: readiness turns false and the log says why
+        except Exception:  # noqa: BLE001 - the process must not live on deaf: readiness turns false and the log says why
             logger.exception("inlet.stopped")
         finally:
-            self._socket.close(linger=100)
-            self._context.term()
+            self._close()
+
+    def _close(self) -> None:
+        self._socket.close(linger=100)  # time for the last acknowledgements to leave
+        self._context.term()
 
     def _guarded_batch(self) -> None:
         try:
             self._drain()
             news = self._pipeline.commit()
+        except _Poison as poison:  # a message we cannot survive costs itself, not the collector
+            logger.error("message.failed", exc_info=poison.__cause__)
+            self._undo(f"the collector failed on a message: {poison.__cause__!r}", culprit=poison.identity)
         except (sqlite3.Error, OSError) as error:
-            self._undo("store", f"the store could not take it: {error}")
-        except Exception as error:  # a bug must cost a resend, not the collector
-            logger.exception("inlet.failed")
-            self._undo("store", f"the collector failed: {error!r}")
+            self._undo(f"the store could not take it: {error}")
+            self._stop.wait(0.5)  # a full disk does not empty faster for being asked more often
         else:
             for identity in self._to_acknowledge:
                 stream = self._sessions.get(identity)
@@ -132,7 +149,12 @@ class Inlet:
             if len(parts) != 2:
                 self._refuse(parts[0], "bad_message", f"Got a message of {len(parts) - 1} parts; need one.")
                 continue
-            self._take(parts[0], parts[1])
+            try:
+                self._take(parts[0], parts[1])
+            except (sqlite3.OperationalError, OSError):
+                raise
+            except Exception as error:
+                raise _Poison(parts[0]) from error
             if time.monotonic() > until:
                 return
 
@@ -197,15 +219,16 @@ class Inlet:
         self._send(identity, Nack(answer, 0 if stream is None else stream.high, detail[:2000]))  # type: ignore[arg-type]  # one of Nack's reasons
         event("message.rejected", logging.WARNING, reason=reason, detail=detail)
 
-    def _undo(self, reason: str, detail: str) -> None:
+    def _undo(self, detail: str, culprit: bytes | None = None) -> None:
+        """Take back everything since the last commit; agents greet again and send it again."""
         self._health.store_errors.inc()
         self._pipeline.rollback()
         for identity in self._sessions:
-            self._send(identity, Nack("store", 0, detail[:2000]))
+            reason: Literal["bad_message", "store"] = "bad_message" if identity == culprit else "store"
+            self._send(identity, Nack(reason, 0, detail[:2000]))
         self._sessions.clear()
         self._to_acknowledge.clear()
-        event("store.failed", logging.ERROR, reason=reason, detail=detail)
-        self._stop.wait(0.5)  # a full disk does not empty faster for being asked more often
+        event("batch.undone", logging.ERROR, detail=detail)
 
     def _advise(self, news: News) -> None:
         t = news.transition

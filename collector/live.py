@@ -47,7 +47,7 @@ class RankState:
     probe_seconds: float = 0.0
     reports: int = 0
     lost: int = 0
-    losses: Losses = Losses()
+    losses: Losses = field(default_factory=Losses)
 
     @property
     def overhead_ratio(self) -> float:
@@ -131,7 +131,11 @@ class Live:
         if len(self.runs) >= self.capacity:
             self._evict(now)
         taken = {other.label for other in self.runs.values()}
-        label = run.name if run.name not in taken else f"{run.name}-{run.id[:6]}"
+        label = run.name
+        for suffix in (run.id[:6], run.id):  # ids that a scheduler gives begin alike
+            label = f"{run.name}-{suffix}" if label in taken else label
+        while label in taken:  # somebody named a run like that
+            label += "'"
         opened = self.runs[run.id] = LiveRun(run=run, label=label, first_heard=now)
         return opened
 

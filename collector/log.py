@@ -15,7 +15,9 @@ class KeyValueFormatter(logging.Formatter):
         """One line."""
         when = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         fields = getattr(record, "fields", {})
-        text = " ".join((when, record.levelname.lower(), record.getMessage(), *(f"{k}={_value(v)}" for k, v in fields.items())))
+        text = " ".join(
+            (when, record.levelname.lower(), record.getMessage(), *(f"{k}={_value(v)}" for k, v in fields.items()))
+        )
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

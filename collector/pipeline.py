@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 from collector.health import Health
 from collector.live import Latest, Live, LiveRun, PhaseSpan, RankState, SeriesKey
-from collector.log import event
+from collector.log import event, logger
 from collector.phases import MACHINES, Machine, PhaseEngine, Transition
 from collector.sinks import Sink
 from collector.store.queries import Reader
 from collector.store.sqlite import Store, Stream
-from probe_wire import BadMessage, Column, Estimate, Goodbye, Hello, Report, Run, Schema, unpack
+from probe_wire import Column, Estimate, Goodbye, Hello, Report, Run, Schema, unpack
 
 RECOVERED_RUNS = 50
 """Unfinished runs taken up again when the collector starts, the latest heard first."""
@@ -37,11 +37,11 @@ class News:
     transition: Transition
 
 
-class UnknownSchema(Exception):  # noqa: N818 - an answer to the agent, not an error of ours
+class UnknownSchema(Exception):
     """A report speaks of a schema the collector does not hold."""
 
 
-class UnknownStream(Exception):  # noqa: N818 - an answer to the agent, not an error of ours
+class UnknownStream(Exception):
     """The run of a stream is no longer in memory; its agent must greet again."""
 
 
@@ -84,7 +84,14 @@ class Pipeline:
         known = self._streams.get(key)
         stream = self._store.put_hello(hello, now)
         if known is None:
-            event("stream.opened", run=hello.run.id, name=hello.run.name, rank=hello.rank, host=hello.run.host, resumed_at=stream.high)
+            event(
+                "stream.opened",
+                run=hello.run.id,
+                name=hello.run.name,
+                rank=hello.rank,
+                host=hello.run.host,
+                resumed_at=stream.high,
+            )
         else:  # the same object stays in use: every session of the stream sees its progress
             newly_lost = stream.lost - known.lost
             known.high, known.lost = stream.high, stream.lost
@@ -152,10 +159,17 @@ class Pipeline:
         self._news, self._ticks, self._reports, self._lost = [], {}, 0, 0
         for item in news:
             for sink in self._sinks:
-                sink.handle(item.run, item.transition)
+                self._tell(sink, item)
         for run_id, (step, frame_id) in ticks.items():
             self._tick(run_id, step, frame_id)
         return news
+
+    @staticmethod
+    def _tell(sink: Sink, news: News) -> None:
+        try:
+            sink.handle(news.run, news.transition)
+        except Exception:  # noqa: BLE001 - what is committed must be acknowledged, whatever a sink does
+            logger.exception("sink.failed")
 
     def rollback(self) -> None:
         """Undo everything since the last commit; what is in memory is made anew from the store when next heard of."""
@@ -168,13 +182,14 @@ class Pipeline:
 
     # -- phases -----------------------------------------------------------------------------------
 
-    def _judge(self, run: LiveRun, step: int, measured: list[tuple[Column, Estimate]], frame_id: int, now: float) -> None:
-        engine = self._engines[run.run.id]
-        transitions = engine.update(step, measured)
+    def _judge(
+        self, run: LiveRun, step: int, measured: list[tuple[Column, Estimate]], frame_id: int, now: float
+    ) -> None:
+        transitions = self._update(run, step, measured)
         with self._live.lock:
             for transition in transitions:
                 _enter(run, transition, now)
-            run.spans = _spans(engine)
+            run.spans = _spans(self._engines[run.run.id])
         for transition in transitions:
             self._store.put_transition(run.run.id, transition, frame_id, now)
             self._news.append(News(run.run, transition))
@@ -189,6 +204,17 @@ class Pipeline:
                 evidence=transition.evidence.sentence,
             )
 
+    def _update(self, run: LiveRun, step: int, measured: list[tuple[Column, Estimate]]) -> list[Transition]:
+        """What the run's engine makes of one report. An engine that fails judges that run no more; it says so and is counted."""
+        try:
+            return self._engines[run.run.id].update(step, measured)
+        except Exception:  # noqa: BLE001 - whatever a machine stumbles over, reports go on being kept
+            logger.exception("phases.failed")
+            event("phases.stopped", logging.ERROR, run=run.run.id, step=step)
+            self._health.phase_failures.inc()
+            self._engines[run.run.id] = PhaseEngine(())
+            return []
+
     # -- runs in memory ---------------------------------------------------------------------------
 
     def recover(self) -> None:
@@ -196,11 +222,23 @@ class Pipeline:
         unfinished = [row for row in self._reader.runs() if row.finished is None]
         for row in unfinished[:RECOVERED_RUNS]:
             identity = Run(
-                row.id, row.name, row.host, row.pid, row.started_at, row.labels, row.git_revision, row.agent_version, row.world_size
+                row.id,
+                row.name,
+                row.host,
+                row.pid,
+                row.started_at,
+                row.labels,
+                row.git_revision,
+                row.agent_version,
+                row.world_size,
             )
             self._run(identity, row.first_heard)
         if unfinished:
-            event("runs.recovered", runs=min(len(unfinished), RECOVERED_RUNS), left_out=max(0, len(unfinished) - RECOVERED_RUNS))
+            event(
+                "runs.recovered",
+                runs=min(len(unfinished), RECOVERED_RUNS),
+                left_out=max(0, len(unfinished) - RECOVERED_RUNS),
+            )
 
     def _live_run(self, stream: Stream) -> LiveRun:
         run = self._live.runs.get(stream.run_id)
@@ -217,7 +255,7 @@ class Pipeline:
             run = self._live.open(identity, now)
             run.transition_counts = Counter({(m.name, turn.to_phase): 0 for m in self._machines for turn in m.turns})
         self._engines = {run_id: engine for run_id, engine in self._engines.items() if run_id in self._live.runs}
-        engine = self._engines[identity.id] = PhaseEngine(self._machines)
+        self._engines[identity.id] = PhaseEngine(self._machines)
         schemas = self._reader.schemas(identity.id)
         for frame in self._reader.frames(identity.id):
             if isinstance(frame.message, Goodbye):
@@ -228,9 +266,9 @@ class Pipeline:
                 run.quantities.update({q.name: q for q in schema.quantities})
                 _show(run, frame.rank, frame.message, measured, frame.received_at)
             if frame.rank == 0:
-                for transition in engine.update(frame.message.step, measured):
+                for transition in self._update(run, frame.message.step, measured):
                     _enter(run, transition, frame.received_at)
-        run.spans = _spans(engine)
+        run.spans = _spans(self._engines[identity.id])
         return run
 
     def _count_loss(self, run: LiveRun, stream: Stream, lost: int) -> None:
@@ -245,7 +283,11 @@ def _show(run: LiveRun, rank: int, report: Report, measured: list[tuple[Column, 
     state.step = max(state.step, report.step)
     state.last_heard = max(state.last_heard, now)
     state.reports += 1
-    state.training_seconds, state.probe_seconds, state.losses = report.training_seconds, report.probe_seconds, report.losses
+    state.training_seconds, state.probe_seconds, state.losses = (
+        report.training_seconds,
+        report.probe_seconds,
+        report.losses,
+    )
     for position, (column, estimate) in enumerate(measured):
         run.latest[SeriesKey.of(rank, column)] = Latest(report.step, estimate, position)
     Live.charge(run, report.costs)
@@ -253,7 +295,8 @@ def _show(run: LiveRun, rank: int, report: Report, measured: list[tuple[Column, 
 
 def _spans(engine: PhaseEngine) -> list[PhaseSpan]:
     return [
-        PhaseSpan(s.machine, tuple(sorted(s.subject.items())), s.phase, s.since_step, s.until_step) for s in engine.phases
+        PhaseSpan(s.machine, tuple(sorted(s.subject.items())), s.phase, s.since_step, s.until_step)
+        for s in engine.phases
     ]
 
 

@@ -20,7 +20,7 @@ def outputs() -> dict[str, str]:
     machines = {machine.name: {phase.name: phase.meaning for phase in machine.phases} for machine in MACHINES}
     return {
         "dashboards/out/run.json": json.dumps(board(quantities, machines), indent=2, ensure_ascii=False) + "\n",
-        "dashboards/rules/alerts.yml": rule_file(ALERTS, "dashboards/alerts.py and config.py"),
+        "dashboards/rules/alerts.yml": rule_file(ALERTS, "dashboards/run_alerts.py, collector_alerts.py and config.py"),
         "dashboards/rules/recording.yml": rule_file(RECORDINGS, "dashboards/alerts.py and config.py"),
         "docs/reference/alerts.md": alerts_page(ALERTS),
         "docs/reference/metrics.md": metrics_page(quantities),

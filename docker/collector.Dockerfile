@@ -2,11 +2,11 @@
 #   docker build -f docker/collector.Dockerfile -t phasewatch-collector .
 FROM python:3.11-slim AS wheels
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY probe_wire/ probe_wire/
 COPY probe_agent/ probe_agent/
 COPY collector/ collector/
-RUN pip wheel --no-cache-dir --wheel-dir=/wheels ".[collector]"
+RUN pip wheel --no-cache-dir --constraint=constraints.txt --wheel-dir=/wheels ".[collector]"
 
 FROM python:3.11-slim
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \

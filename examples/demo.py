@@ -39,7 +39,9 @@ def main() -> int:
     FOLDER.mkdir(exist_ok=True)
     try:
         with collector() as (page, inlet):
-            console.print(f"\n[bold]Phasewatch[/bold]  the page is at [bold cyan]{page}[/bold cyan] – open it now and watch.\n")
+            console.print(
+                f"\n[bold]Phasewatch[/bold]  the page is at [bold cyan]{page}[/bold cyan] – open it now and watch.\n"
+            )
             run_id = train(page, inlet, arguments.steps)
             found = finished(page, run_id)
             if arguments.keep:
@@ -56,7 +58,12 @@ def main() -> int:
 def collector() -> Iterator[tuple[str, str]]:
     """A collector process of our own: the addresses of its page and of its inlet."""
     command = [str(Path(sys.executable).parent / "probe-collector"), "serve", "--store", str(FOLDER / "phasewatch.db")]
-    command += ["--web-port", str(_free_or_any(8757)), "--inlet-address", f"tcp://127.0.0.1:{_free_or_any(5757) or '*'}"]
+    command += [
+        "--web-port",
+        str(_free_or_any(8757)),
+        "--inlet-address",
+        f"tcp://127.0.0.1:{_free_or_any(5757) or '*'}",
+    ]
     with (FOLDER / "collector.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603 - our own program
         try:
@@ -96,7 +103,13 @@ def _follow(page: str, trainer: "subprocess.Popen[str]", known: set[str], steps:
     run_id = ""
     shown = 0
     deadline = time.monotonic() + PATIENCE_SECONDS
-    columns = (TextColumn("training on real digits"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+    columns = (
+        TextColumn("training on real digits"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=steps)
         while True:
@@ -147,7 +160,10 @@ def finished(page: str, run_id: str) -> bool:
             if line.startswith("phasewatch_phase{") and f'run="{run["name"]}' in line and line.endswith((" 1", " 1.0"))
         ]
     lines = [f"{len(transitions)} phase transitions found in {run['step']:,} steps."]
-    lines += [f"  {s['transition']['to_phase'].replace('_', ' ')} since step {s['transition']['happened_step']}" for s in transitions]
+    lines += [
+        f"  {s['transition']['to_phase'].replace('_', ' ')} since step {s['transition']['happened_step']}"
+        for s in transitions
+    ]
     lines += ["", "On /metrics, for Prometheus:"] + [f"  {line}" for line in exposed]
     lines += [
         "",

@@ -1,6 +1,6 @@
 """The left wing: a light agent inside somebody else's training run.
 
-    monitor = probe_agent.attach(model, optimizer, loss_fn=loss_fn, probe_batch=(x, y), run="my run")
+monitor = probe_agent.attach(model, optimizer, loss_fn=loss_fn, probe_batch=(x, y), run="my run")
 """
 
 from probe_agent.attach import attach

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from probe_agent.budget import Budget
 from probe_agent.errors import AttachError
@@ -77,7 +77,9 @@ def attach(
     _check_name(run, labels or {})
     address = collector or os.environ.get("PHASEWATCH_COLLECTOR") or DEFAULT_COLLECTOR
     if not _ADDRESS.match(address):
-        raise AttachError(f"Got the collector address {address!r}; need tcp://HOST:PORT or ipc://PATH, such as {DEFAULT_COLLECTOR}.")
+        raise AttachError(
+            f"Got the collector address {address!r}; need tcp://HOST:PORT or ipc://PATH, such as {DEFAULT_COLLECTOR}."
+        )
     if os.environ.get("PHASEWATCH_DISABLE", "").lower() in ("1", "true", "yes", "on"):
         watches, outbox, known = (), ListOutbox(), None
     else:
@@ -110,7 +112,7 @@ def attach(
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module behind ``torch.compile`` and data-parallel wrappers: second derivatives need the plain one."""
     while True:
-        inner = model._modules.get("_orig_mod")
+        inner = dict(model.named_children()).get("_orig_mod")
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
         if inner is None:
@@ -129,10 +131,14 @@ def _check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> Non
     parameters = list(model.parameters())
     if not parameters:
         raise AttachError(f"Got a model without parameters ({type(model).__name__}); there is nothing to watch learn.")
-    if any(isinstance(p, UninitializedTensorMixin) for p in parameters):
-        raise AttachError("Got a model with lazy parameters that have no shape yet; run one forward pass before attaching.")
+    if any(is_lazy(p) for p in parameters):
+        raise AttachError(
+            "Got a model with lazy parameters that have no shape yet; run one forward pass before attaching."
+        )
     if not any(p.requires_grad for p in parameters):
-        raise AttachError("Got a model whose parameters are all frozen (requires_grad=False); unfreeze some before attaching.")
+        raise AttachError(
+            "Got a model whose parameters are all frozen (requires_grad=False); unfreeze some before attaching."
+        )
     ours = {id(p) for p in parameters}
     if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
         raise AttachError(
@@ -218,11 +224,17 @@ def _try_out(
             ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise AttachError(f"Got a loss_fn that returns {got}; need a scalar tensor. Reduce it, for example with .mean().")
+            raise AttachError(
+                f"Got a loss_fn that returns {got}; need a scalar tensor. Reduce it, for example with .mean()."
+            )
         if not loss.requires_grad:
-            raise AttachError("Got a loss that does not depend on any trainable parameter; was it computed under no_grad or detached?")
+            raise AttachError(
+                "Got a loss that does not depend on any trainable parameter; was it computed under no_grad or detached?"
+            )
         try:
-            return named(likelihood) if likelihood is not None else recognise(loss_fn, outputs.detach(), probe_set.targets)
+            return (
+                named(likelihood) if likelihood is not None else recognise(loss_fn, outputs.detach(), probe_set.targets)
+            )
         except ValueError as error:
             raise AttachError(str(error)) from error
         except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run

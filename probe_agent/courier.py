@@ -160,7 +160,9 @@ class Courier:
         self._ledger_bytes += len(entry.data)
         while len(self._ledger) > self._capacity or self._ledger_bytes > LEDGER_BYTES:
             self._drop_oldest()
-            self._warn_once("full", f"the collector at {self.address} is away too long: the oldest reports are dropped and counted.")
+            self._warn_once(
+                "full", f"the collector at {self.address} is away too long: the oldest reports are dropped and counted."
+            )
 
     def _drop_oldest(self) -> None:
         self._ledger_bytes -= len(self._ledger.popleft().data)
@@ -194,6 +196,9 @@ class Courier:
             return
         if now - self._last_sent > HEARTBEAT_SECONDS:
             self._put(self._hello())
+        self._send_window()
+
+    def _send_window(self) -> None:
         for entry in self._ledger:
             if entry.seq > self._acked + WINDOW:
                 break
@@ -278,4 +283,3 @@ class Courier:
         if cause not in self._warned:
             self._warned.add(cause)
             logger.warning("phasewatch: %s", text)
-

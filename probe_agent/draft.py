@@ -1,7 +1,7 @@
 """Draft: a Report before it is numbered and packed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from probe_wire import Column, Estimate, Losses, ProbeCost, Quantity
 
@@ -16,4 +16,4 @@ class Draft:
     costs: tuple[ProbeCost, ...] = ()
     training_seconds: float = 0.0
     probe_seconds: float = 0.0
-    losses: Losses = Losses()
+    losses: Losses = field(default_factory=Losses)

@@ -140,7 +140,9 @@ class Monitor:
         """The monitor itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close, with the exception's name as the reason when the loop raised."""
         self.close("finished" if kind is None else f"stopped by {kind.__name__}")
 

@@ -2,10 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:  # the floor above; needed for the annotation alone
-    from probe_agent.probe import Probe
+from probe_agent.probe import Probe
 
 
 class Schedule(Protocol):
@@ -58,4 +57,4 @@ class Watch:
     """A schedule and the probes that follow it."""
 
     schedule: Schedule
-    probes: "tuple[Probe, ...]"
+    probes: tuple[Probe, ...]

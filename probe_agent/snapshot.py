@@ -129,10 +129,10 @@ def copy_of(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for p in module._parameters.values():  # the tables themselves: no recursion, no deduplication
+        for p in module._parameters.values():  # noqa: SLF001 - the tables themselves: no recursion, no deduplication
             if p is not None and id(p) not in memo:
                 memo[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
-        for b in module._buffers.values():
+        for b in module._buffers.values():  # noqa: SLF001
             if b is not None and id(b) not in memo:
                 memo[id(b)] = b.detach().clone()
         for name in _HOOK_TABLES:
@@ -178,7 +178,7 @@ def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.callback(random.setstate, python_stream)
-        stack.callback(np.random.set_state, numpy_stream)  # noqa: NPY002
+        stack.callback(np.random.set_state, numpy_stream)
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())

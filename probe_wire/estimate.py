@@ -18,7 +18,7 @@ class Outcome(IntEnum):
     FAILED = 5
 
     @classmethod
-    def _missing_(cls, value: object) -> "Outcome":
+    def _missing_(cls, _: object) -> "Outcome":
         """An outcome of a newer release reads as a failure: an old reader must not refuse the message."""
         return cls.FAILED
 

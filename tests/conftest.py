@@ -16,7 +16,10 @@ STRICT = os.environ.get("PHASEWATCH_TESTS_SKIP_NOTHING") == "1"
 
 def pytest_report_header() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pyzmq", "msgspec", "starlette"))
-    servers = ", ".join(name for name in ("prometheus", "prometheus-alertmanager", "chromium") if shutil.which(name)) or "none"
+    servers = (
+        ", ".join(name for name in ("prometheus", "prometheus-alertmanager", "chromium") if shutil.which(name))
+        or "none"
+    )
     return f"python {platform.python_version()}, sqlite {sqlite3.sqlite_version}, {packages}; real servers: {servers}"
 
 

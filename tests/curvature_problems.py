@@ -15,7 +15,13 @@ CLASSES = 3
 
 
 def snapshot_of(
-    model: nn.Module, inputs: Inputs, targets: Tensor, loss_fn: LossFn = F.cross_entropy, *, seed: int = 0, step: int = 0
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Tensor,
+    loss_fn: LossFn = F.cross_entropy,
+    *,
+    seed: int = 0,
+    step: int = 0,
 ) -> Snapshot:
     return Snapshot.take(model, step, ProbeSet(inputs, targets), loss_fn, None, seed)
 
@@ -164,7 +170,9 @@ def state_of(model: nn.Module) -> dict[str, Any]:
 
 def same_state(a: dict[str, Any], b: dict[str, Any]) -> bool:
     def same(left: Any, right: Any) -> bool:
-        return torch.equal(left, right) if isinstance(left, Tensor) and isinstance(right, Tensor) else bool(left == right)
+        return (
+            torch.equal(left, right) if isinstance(left, Tensor) and isinstance(right, Tensor) else bool(left == right)
+        )
 
     tensors = all(same(left, right) for key in ("tensors", "grads") for left, right in zip(a[key], b[key], strict=True))
     flags = all(a[key] == b[key] for key in ("requires_grad", "training", "hooks"))

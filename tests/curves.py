@@ -95,6 +95,16 @@ def monotone_decline(seed: int, snr: float = 10.0) -> Curve:
     return _curve(seed, rng.uniform(0.05, 0.4) + np.exp(-np.arange(150.0) / rng.uniform(10, 60)), snr)
 
 
+def dip_then_saturating(seed: int, snr: float = 10.0) -> Curve:
+    """A transient from a high start down to a dip, then a rise that stays."""
+    rng = np.random.default_rng((seed, 9))
+    t, dip = np.arange(150.0), rng.uniform(8, 20)
+    transient = rng.uniform(0.5, 1.5) * np.exp(-t / rng.uniform(1.5, 4.0))
+    mean = 0.5 + transient + 1.5 * (1 - np.exp(-np.maximum(t - dip, 0) / rng.uniform(10, 40)))
+    curve = _curve(seed, mean, snr)
+    return Curve(curve.steps, curve.values, curve.paired, (round(dip * 20),))
+
+
 def heavy_tails(seed: int) -> Curve:
     rng = np.random.default_rng((seed, 2))
     mean = 1 - rng.uniform(0.6, 0.95) * np.exp(-np.arange(150.0) / rng.uniform(8, 40))

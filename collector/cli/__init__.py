@@ -29,5 +29,5 @@ def main() -> None:
     try:
         app()
     except CollectorError as error:
-        print(f"probe-collector: {error}", file=sys.stderr)  # noqa: T201
+        print(f"probe-collector: {error}", file=sys.stderr)
         raise SystemExit(2) from None

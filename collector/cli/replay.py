@@ -14,7 +14,10 @@ from probe_wire import Report, unpack
 
 
 def replay(
-    run: WhichRun = None, config: ConfigFile = None, store: StorePath = None, as_json: AsJson = False  # noqa: FBT002 - a flag
+    run: WhichRun = None,
+    config: ConfigFile = None,
+    store: StorePath = None,
+    as_json: AsJson = False,
 ) -> None:
     """Judge a stored run again from its first report, and compare with what was found live.
 
@@ -27,7 +30,7 @@ def replay(
     live = [stored.transition for stored in reader.transitions(row.id)]
     same = msgspec.json.encode(again) == msgspec.json.encode(live)
     if as_json:
-        print(msgspec.json.encode({"run": row.id, "same": same, "transitions": again, "live": live}).decode())  # noqa: T201
+        print(msgspec.json.encode({"run": row.id, "same": same, "transitions": again, "live": live}).decode())
     else:
         console = Console()
         for transition in again:
@@ -50,5 +53,7 @@ def replayed(reader: Reader, run_id: str) -> list[Transition]:
     for frame in reader.frames(run_id):
         if frame.rank == 0 and isinstance(frame.message, Report):
             schema = schemas[frame.stream_id, frame.message.schema]
-            found += engine.update(frame.message.step, list(zip(schema.columns, unpack(frame.message, schema), strict=True)))
+            found += engine.update(
+                frame.message.step, list(zip(schema.columns, unpack(frame.message, schema), strict=True))
+            )
     return found

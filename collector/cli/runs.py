@@ -11,15 +11,15 @@ from collector.cli.options import AsJson, ConfigFile, StorePath, configured
 from collector.store.queries import Reader
 
 
-def runs(config: ConfigFile = None, store: StorePath = None, as_json: AsJson = False) -> None:  # noqa: FBT002 - a flag
+def runs(config: ConfigFile = None, store: StorePath = None, as_json: AsJson = False) -> None:
     """List the runs in the store, the latest heard first."""
     settings, _ = configured(config, store)
     rows = Reader(Path(settings.store.path)).runs()
     if as_json:
-        print(msgspec.json.encode(rows).decode())  # noqa: T201
+        print(msgspec.json.encode(rows).decode())
         return
     if not rows:
-        print("No runs yet. Attach an agent: probe_agent.attach(model, optimizer, loss_fn=…, probe_batch=…, run=…)")  # noqa: T201
+        print("No runs yet. Attach an agent: probe_agent.attach(model, optimizer, loss_fn=…, probe_batch=…, run=…)")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("id", "name", "state"):

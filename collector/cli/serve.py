@@ -16,5 +16,5 @@ def serve(
     settings, _ = configured(config, store, inlet_address, web_host, web_port)
     to_stderr(settings.log.level)
     daemon = Daemon(settings)
-    print(f"page    {daemon.page_address}\ninlet   {daemon.inlet_address}\nstore   {settings.store.path}", flush=True)  # noqa: T201
+    print(f"page    {daemon.page_address}\ninlet   {daemon.inlet_address}\nstore   {settings.store.path}", flush=True)
     daemon.run()

@@ -17,7 +17,10 @@ WhichRun = Annotated[str | None, typer.Argument(help="A run's id or name; withou
 
 
 def transitions(
-    run: WhichRun = None, config: ConfigFile = None, store: StorePath = None, as_json: AsJson = False  # noqa: FBT002 - a flag
+    run: WhichRun = None,
+    config: ConfigFile = None,
+    store: StorePath = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show a run's phase transitions with their evidence."""
     settings, _ = configured(config, store)
@@ -25,7 +28,7 @@ def transitions(
     row = find_run(reader, run)
     found = reader.transitions(row.id)
     if as_json:
-        print(msgspec.json.encode(found).decode())  # noqa: T201
+        print(msgspec.json.encode(found).decode())
         return
     console = Console()
     console.print(Text.assemble((row.name, "bold"), f"  {row.id}  step {row.step:,}"))

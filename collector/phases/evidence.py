@@ -79,5 +79,6 @@ def _told(window: Window) -> str:
 
 def _power(log_e: float) -> str:
     """e^log_e in scientific notation, also where it would overflow."""
-    exponent = math.floor(log_e / math.log(10.0))
-    return f"{math.exp(log_e - exponent * math.log(10.0)):.1f}e{exponent}"
+    exponent, mantissa = divmod(log_e / math.log(10.0), 1.0)
+    digits = f"{10.0**mantissa:.1f}"
+    return f"1.0e{exponent + 1:.0f}" if digits == "10.0" else f"{digits}e{exponent:.0f}"

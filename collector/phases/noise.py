@@ -50,23 +50,21 @@ def clean(points: Points, *, relative: bool) -> Cleaned:
 
     sigma_i = max(seen_i, sqrt(paired_i^2 + floor^2)). ``seen`` is the largest of the chord noise of
     single probes, of means of two (positively correlated noise hides from single chords and shows
-    there), and of the ``LOCAL`` residuals around probe i. ``relative`` says that the values are
-    logarithms, so the floor is ``FLOOR`` itself and not that fraction of the median level. With
-    fewer than three probes the noise is unknown and sigma is NaN.
+    there), and of the ``LOCAL`` residuals around probe i; as medians, none minds an outlier.
+    ``relative`` says that the values are logarithms, so the floor is ``FLOOR`` itself and not that
+    fraction of the median level. With fewer than three probes the noise is unknown and sigma is NaN.
     """
-    floor = FLOOR * (1.0 if relative else float(np.median(np.abs(points.y))))
-    reported = np.hypot(np.nan_to_num(points.paired), floor)
-    first_look = robust_sigma(chord_residuals(points.x, points.y))
-    y, replaced = hampel(points.y, np.maximum(first_look, reported))
-
-    residuals = chord_residuals(points.x, y)
-    seen = np.maximum(robust_sigma(residuals), _local_sigma(residuals, y.size))
-    of_two = chord_residuals(points.x, y, block=2)
+    residuals = chord_residuals(points.x, points.y)
+    seen = np.maximum(robust_sigma(residuals), _local_sigma(residuals, points.y.size))
+    of_two = chord_residuals(points.x, points.y, block=2)
     if of_two.size >= 10:  # fewer say less than their widening costs
         seen = np.maximum(seen, robust_sigma(of_two))
-    sigma = np.maximum(seen, reported)
+    floor = FLOOR * (1.0 if relative else float(np.median(np.abs(points.y))))
+    sigma = np.maximum(seen, np.hypot(np.nan_to_num(points.paired), floor))
     usual = np.median(sigma)
-    return Cleaned(points.steps, y, np.clip(sigma, usual / OUT_OF_RANGE, usual * OUT_OF_RANGE), replaced)
+    sigma = np.clip(sigma, usual / OUT_OF_RANGE, usual * OUT_OF_RANGE)
+    y, replaced = hampel(points.y, sigma)
+    return Cleaned(points.steps, y, sigma, replaced)
 
 
 def chord_residuals(x: Floats, y: Floats, block: int = 1) -> Floats:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -83,7 +84,9 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            raise StoreError(f"Got the store {path}, which does not exist. Start `probe-collector serve` once, or pass --store.")
+            raise StoreError(
+                f"Got the store {path}, which does not exist. Start `probe-collector serve` once, or pass --store."
+            )
         self._path = path
 
     def _connect(self) -> sqlite3.Connection:
@@ -104,7 +107,7 @@ class Reader:
         """  # noqa: S608 - `where` is one of two constants
         with closing(self._connect()) as db:
             rows = db.execute(query, {"id": run_id}).fetchall()
-        return [RunRow(*row[:5], json.loads(row[5]), *row[6:]) for row in rows]
+        return [_run_row(*row) for row in rows]
 
     def quantities(self, run_id: str) -> list[Quantity]:
         """What the run measures, in the order it was declared."""
@@ -146,7 +149,8 @@ class Reader:
         """The transitions of a run in the order they became known."""
         with closing(self._connect()) as db:
             rows = db.execute(
-                "SELECT known_at, body FROM transitions WHERE run_id = ? ORDER BY frame_id, machine, subject, ordinal", (run_id,)
+                "SELECT known_at, body FROM transitions WHERE run_id = ? ORDER BY frame_id, machine, subject, ordinal",
+                (run_id,),
             ).fetchall()
         return [StoredTransition(known_at, msgspec.json.decode(body, type=Transition)) for known_at, body in rows]
 
@@ -176,6 +180,10 @@ class Reader:
                 message = decode_for_collector(body)
                 assert isinstance(message, Report | Goodbye)  # noqa: S101 - the table holds nothing else
                 yield StoredFrame(frame_id, stream_id, rank, received_at, message)
+
+
+def _run_row(*columns: Any) -> RunRow:
+    return RunRow(*(json.loads(column) if i == 5 else column for i, column in enumerate(columns)))
 
 
 def _floats(column: Sequence[float | None]) -> list[float]:

@@ -135,7 +135,8 @@ class Store:
             ),
         )
         self._db.execute(
-            "INSERT INTO streams (run_id, rank, epoch) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (run.id, hello.rank, hello.epoch)
+            "INSERT INTO streams (run_id, rank, epoch) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (run.id, hello.rank, hello.epoch),
         )
         stream_id, high, lost, finished = self._db.execute(
             "SELECT id, high, lost, finished FROM streams WHERE run_id = ? AND rank = ? AND epoch = ?",
@@ -145,8 +146,12 @@ class Store:
         gap = hello.first - 1 - high
         if gap > 0:
             stream.high, stream.lost = hello.first - 1, lost + gap
-            self._db.execute("UPDATE streams SET high = ?, lost = ? WHERE id = ?", (stream.high, stream.lost, stream.id))
-        for schema_id, body in self._db.execute("SELECT id, body FROM schemas WHERE stream_id = ?", (stream.id,)).fetchall():
+            self._db.execute(
+                "UPDATE streams SET high = ?, lost = ? WHERE id = ?", (stream.high, stream.lost, stream.id)
+            )
+        for schema_id, body in self._db.execute(
+            "SELECT id, body FROM schemas WHERE stream_id = ?", (stream.id,)
+        ).fetchall():
             schema = decode_for_collector(body)
             assert isinstance(schema, Schema)  # noqa: S101 - the table holds nothing else
             stream.schemas[schema_id] = self._bind(stream, schema)
@@ -155,7 +160,9 @@ class Store:
     def put_schema(self, stream: Stream, schema: Schema, body: bytes) -> None:
         """Keep a schema and its series."""
         self._begin()
-        self._db.execute("INSERT OR REPLACE INTO schemas (stream_id, id, body) VALUES (?, ?, ?)", (stream.id, schema.id, body))
+        self._db.execute(
+            "INSERT OR REPLACE INTO schemas (stream_id, id, body) VALUES (?, ?, ?)", (stream.id, schema.id, body)
+        )
         self._db.executemany(
             "INSERT OR REPLACE INTO quantities (run_id, name, unit, help, title, scale) VALUES (?, ?, ?, ?, ?, ?)",
             [(stream.run_id, q.name, q.unit, q.help, q.title, q.scale) for q in schema.quantities],
@@ -187,7 +194,16 @@ class Store:
         self._db.executemany(
             "INSERT INTO points (series_id, frame_id, step, value, stderr, paired, n, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (series_id, frame_id, report.step, _null(e.value), _null(e.stderr), _null(e.paired), e.n, int(e.outcome))
+                (
+                    series_id,
+                    frame_id,
+                    report.step,
+                    _null(e.value),
+                    _null(e.stderr),
+                    _null(e.paired),
+                    e.n,
+                    int(e.outcome),
+                )
                 for series_id, e in zip(stream.schemas[report.schema].series_ids, estimates, strict=True)
             ],
         )

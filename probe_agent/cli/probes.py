@@ -11,11 +11,13 @@ from probe_agent.probes import PROBES
 
 
 def probes(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of a table for a person.")] = False,  # noqa: FBT002 - a flag
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON for a program instead of a table for a person.")
+    ] = False,
 ) -> None:
     """List the probes and the quantities they measure."""
     if as_json:
-        print(msgspec.json.encode({probe.name: probe.quantities for probe in PROBES}).decode())  # noqa: T201
+        print(msgspec.json.encode({probe.name: probe.quantities for probe in PROBES}).decode())
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("probe", "quantity", "unit", "meaning"):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-class Uncertified(Exception):  # noqa: N818 - a verdict; it never leaves the estimators
+class Uncertified(Exception):
     """This route cannot be used for this model; says why."""
 
 

@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from collector.cli import main; main()"
@@ -26,7 +26,7 @@ class CollectorProcess:
         self.page = ""
         self.inlet = ""
 
-    def __enter__(self) -> "CollectorProcess":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -85,7 +85,7 @@ class CollectorProcess:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another verb of ``probe-collector`` on the same store."""
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(
             [sys.executable, "-c", WITHOUT_TORCH, *arguments, "--store", str(self.store)],
             capture_output=True,
             text=True,

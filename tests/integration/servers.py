@@ -209,7 +209,7 @@ def _running(command: list[str], ready: str, log: Path, environment: Mapping[str
 def _wait_ready(process: "subprocess.Popen[bytes]", ready: str, log: Path) -> None:
     def answers() -> bool:
         if process.poll() is not None:
-            raise AssertionError(f"{process.args} ended with {process.returncode}:\n{log.read_text()[-3000:]}")
+            raise AssertionError(f"{process.args!r} ended with {process.returncode}:\n{log.read_text()[-3000:]}")
         with suppress(httpx.TransportError):
             return httpx.get(ready, timeout=2.0).status_code == 200
         return False

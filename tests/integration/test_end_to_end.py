@@ -24,7 +24,9 @@ from probe_wire import Nack, decode_for_agent
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
 
 
-def small_run(collector: str, *, run: str = "small", steps: int = 40, pause: float = 0.0, every: int = 1) -> probe_agent.Monitor:
+def small_run(
+    collector: str, *, run: str = "small", steps: int = 40, pause: float = 0.0, every: int = 1
+) -> probe_agent.Monitor:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -108,7 +110,14 @@ def test_advice_reaches_the_training_process(tmp_path: Path) -> None:
         torch.manual_seed(0)
         model = digits.network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-        with probe_agent.attach(model, optimizer, loss_fn=F.cross_entropy, probe_batch=(x[:256], y[:256]), run="d", collector=collector.inlet) as monitor:
+        with probe_agent.attach(
+            model,
+            optimizer,
+            loss_fn=F.cross_entropy,
+            probe_batch=(x[:256], y[:256]),
+            run="d",
+            collector=collector.inlet,
+        ) as monitor:
             for step, (xb, yb) in enumerate(digits.batches(x, y)):
                 loss = F.cross_entropy(model(xb), yb)
                 optimizer.zero_grad()
@@ -117,7 +126,9 @@ def test_advice_reaches_the_training_process(tmp_path: Path) -> None:
                 if step > 2500:
                     break
             advice = eventually(
-                lambda: [a for a in monitor.advice if a.to_phase == "after_critical_period"], seconds=10, what="the advice"
+                lambda: [a for a in monitor.advice if a.to_phase == "after_critical_period"],
+                seconds=10,
+                what="the advice",
             )
         assert "safe to remove augmentation" in advice[0].text
         assert advice[0].evidence

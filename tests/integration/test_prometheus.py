@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from collector.live import Live
 from collector.phases import MACHINES
 from dashboards import config as c
 from dashboards.alerts import ALERTS, RECORDINGS
+from dashboards.rule import Alert, Recording
 from probe_agent.probes import PROBES
 from probe_wire import Estimate, Outcome, Quantity
 from tests import live_runs as lr
@@ -162,7 +164,7 @@ def test_a_critical_period_that_ended_reaches_a_person(stage: Stage) -> None:
 
 def test_lost_reports_reach_a_person_and_the_watchdog_does(stage: Stage) -> None:
     for name in ("ReportsLost", "Watchdog"):
-        eventually(lambda name=name: stage.webhooks.alerts(alertname=name), seconds=20, what=name)
+        eventually(partial(stage.webhooks.alerts, alertname=name), seconds=20, what=name)
     (alert, *_) = stage.webhooks.alerts(alertname="ReportsLost", run=HOSTILE)
     assert alert["annotations"]["description"].startswith(f"3 reports of {HOSTILE} were lost")
 
@@ -193,11 +195,11 @@ def test_every_variable_and_annotation_of_the_board_has_values(stage: Stage) -> 
     test_a_critical_period_that_ended_is_known(stage)
     for variable in BOARD["templating"]["list"]:
         if variable["type"] == "query":
-            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
+            ((selector, label),) = re.findall(r"^label_values\((.+), (\w+)\)$", variable["query"]["query"])
             (expr,) = _filled(selector)
             values = {found["metric"].get(label, "") for found in stage.prometheus.query(expr)}
             if variable["regex"]:
-                values = {found[1] for value in values if (found := re.match(variable["regex"].strip("/"), value))}
+                values = {kept[1] for value in values if (kept := re.match(variable["regex"].strip("/"), value))}
             assert values, variable["name"]
             if variable["name"] == "metric":
                 assert values == {
@@ -221,7 +223,8 @@ def test_the_rows_of_a_heatmap_come_in_the_order_of_depth(stage: Stage) -> None:
 def test_every_rule_is_evaluated_without_an_error_on_metrics_that_exist(stage: Stage) -> None:
     groups = stage.prometheus.get("rules")["groups"]
     rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
-    shipped = [rule for group in [*ALERTS.values(), *RECORDINGS.values()] for rule in group]
+    shipped: list[Alert | Recording] = [alert for group in ALERTS.values() for alert in group]
+    shipped += [recording for group in RECORDINGS.values() for recording in group]
     assert set(rules) == {rule.name for rule in shipped}
     assert {name: rule.get("lastError", "") for name, rule in rules.items()} == dict.fromkeys(rules, "")
     known = stage.prometheus.names() | {family.name for family in CATALOGUE}
@@ -265,6 +268,7 @@ def test_the_shipped_rules_pass_their_own_tests() -> None:
         ("alerts.yml", "for: 1m\n", "for: 5m\n"),
         ("alerts.yml", "phasewatch_store_errors_total[5m]", "phasewatch_store_errors_total[1m]"),
         ("alerts.yml", "for: 10m\n", "for: 3m\n"),
+        ("alerts.yml", "phasewatch_phase_failures_total > 0", "increase(phasewatch_phase_failures_total[10m]) > 0"),
         ("alerts.yml", '{reason=~"version|bad_message|too_large"}', ""),
         ("alerts.yml", "expr: |-\n          vector(1)", "expr: |-\n          vector(1) > 1"),
     ],

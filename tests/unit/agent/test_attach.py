@@ -43,7 +43,10 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: attach(nn.ReLU(), torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)),
         r"Got a model without parameters \(ReLU\); there is nothing to watch learn",
     ),
-    "not a model": (lambda: attach("model", torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)), "Got a model of type str; need a torch.nn.Module"),
+    "not a model": (
+        lambda: attach("model", torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)),
+        "Got a model of type str; need a torch.nn.Module",
+    ),
     "not an optimizer": (lambda: attach(optimizer="sgd"), "Got an optimizer of type str; need a torch.optim.Optimizer"),
     "an optimizer of another model": (
         lambda: attach(optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)),
@@ -57,18 +60,30 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: attach(nn.LazyLinear(2), torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)),
         "lazy parameters that have no shape yet; run one forward pass",
     ),
-    "a model that cannot be copied": (lambda: attach(Uncopyable()), r"cannot be copied \(TypeError: .*generator.*Keep locks, files, generators"),
+    "a model that cannot be copied": (
+        lambda: attach(Uncopyable()),
+        r"cannot be copied \(TypeError: .*generator.*Keep locks, files, generators",
+    ),
     "inputs of the wrong shape": (
         lambda: attach(probe_batch=(torch.randn(6, 5), GOOD_Y)),
         r"the model cannot take: inputs of shape \(6, 5\) raise RuntimeError",
     ),
-    "no pair": (lambda: attach(probe_batch=torch.randn(6, 3)), r"probe batch of type Tensor; need a pair \(inputs, targets\)"),
+    "no pair": (
+        lambda: attach(probe_batch=torch.randn(6, 3)),
+        r"probe batch of type Tensor; need a pair \(inputs, targets\)",
+    ),
     "targets of another length": (
         lambda: attach(probe_batch=(torch.randn(6, 3), GOOD_Y[:4])),
         r"whose tensors have \[4, 6\] samples along the first axis; need the same number",
     ),
-    "a single sample": (lambda: attach(probe_batch=(torch.randn(1, 3), GOOD_Y[:1])), "need the same number, at least 2"),
-    "targets that are no tensor": (lambda: attach(probe_batch=(torch.randn(2, 3), [0, 1])), "Tensor inputs and list targets; need tensors"),
+    "a single sample": (
+        lambda: attach(probe_batch=(torch.randn(1, 3), GOOD_Y[:1])),
+        "need the same number, at least 2",
+    ),
+    "targets that are no tensor": (
+        lambda: attach(probe_batch=(torch.randn(2, 3), [0, 1])),
+        "Tensor inputs and list targets; need tensors",
+    ),
     "another device": (
         lambda: attach(probe_batch=(torch.randn(6, 3, device="meta"), GOOD_Y.to("meta"))),
         r"probe batch on meta and a model on cpu; need both on one device: pass probe_batch=\(inputs.to\('cpu'\)",
@@ -77,12 +92,24 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: attach(loss_fn=lambda o, t: F.cross_entropy(o, t, reduction="none")),
         r"a loss_fn that returns a tensor of shape \(6,\); need a scalar tensor. Reduce it",
     ),
-    "a loss that is no tensor": (lambda: attach(loss_fn=lambda _o, _t: 1.0), "a loss_fn that returns float; need a scalar tensor"),
-    "a loss that raises": (lambda: attach(loss_fn=lambda o, t: o / t["x"]), "a loss_fn that raises .* on the probe batch"),
-    "a loss without gradient": (lambda: attach(loss_fn=lambda o, t: F.cross_entropy(o.detach(), t)), "does not depend on any trainable parameter"),
+    "a loss that is no tensor": (
+        lambda: attach(loss_fn=lambda _o, _t: 1.0),
+        "a loss_fn that returns float; need a scalar tensor",
+    ),
+    "a loss that raises": (
+        lambda: attach(loss_fn=lambda o, t: o / t["x"]),
+        "a loss_fn that raises .* on the probe batch",
+    ),
+    "a loss without gradient": (
+        lambda: attach(loss_fn=lambda o, t: F.cross_entropy(o.detach(), t)),
+        "does not depend on any trainable parameter",
+    ),
     "an unknown likelihood": (lambda: attach(likelihood="poisson"), "poisson"),
     "a run without a name": (lambda: attach(run=""), "Got the run name ''; need a text of 1 to 200 characters"),
-    "a label out of bounds": (lambda: attach(labels={"Data Set": "x"}), "Got the label 'Data Set': 'x'; need a lower_case name"),
+    "a label out of bounds": (
+        lambda: attach(labels={"Data Set": "x"}),
+        "Got the label 'Data Set': 'x'; need a lower_case name",
+    ),
     "an address that is none": (
         lambda: attach(outbox=None, collector="localhost:5757"),
         r"collector address 'localhost:5757'; need tcp://HOST:PORT or ipc://PATH",

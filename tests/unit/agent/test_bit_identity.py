@@ -16,7 +16,9 @@ from probe_wire import Outcome
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 32), nn.ReLU(inplace=True), nn.Linear(32, 4))
+    return nn.Sequential(
+        nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 32), nn.ReLU(inplace=True), nn.Linear(32, 4)
+    )
 
 
 class Cnn(nn.Module):

@@ -26,6 +26,11 @@ from tests.curvature_problems import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_product_is_the_dense_hessian_times_the_vector(name: str) -> None:
     snapshot = kind(name)

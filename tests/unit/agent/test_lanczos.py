@@ -38,7 +38,13 @@ def symmetric(spectrum: Sequence[float], seed: int) -> tuple[Tensor, Tensor]:
 
 
 def solved(
-    product: Callable[[Tensor], Tensor], n: int, seed: int, *, tolerance: float = 0.02, risk: float = 0.05, cap: int = 100
+    product: Callable[[Tensor], Tensor],
+    n: int,
+    seed: int,
+    *,
+    tolerance: float = 0.02,
+    risk: float = 0.05,
+    cap: int = 100,
 ) -> TopEigenpair:
     return top_eigenpair(product, normal(n, seed=1000 + seed), tolerance=tolerance, risk=risk, max_products=cap)
 
@@ -85,9 +91,7 @@ def test_a_residual_alone_would_be_believed_too_soon() -> None:
     warm, cold = [], []
     for seed in range(20):
         noise = normal(n, seed=seed)
-        early = top_eigenpair(
-            lambda v: spectrum * v, yesterday + noise, tolerance=0.02, risk=0.05, max_products=2
-        )
+        early = top_eigenpair(lambda v: spectrum * v, yesterday + noise, tolerance=0.02, risk=0.05, max_products=2)
         assert early.value == pytest.approx(1.0, abs=0.02)
         assert residual(early) ** 2 < 0.02
         assert early.outcome is Outcome.NOT_CONVERGED

@@ -38,10 +38,14 @@ class Weight(Probe):
             if snapshot.step == step:
                 raise error
         draws = np.array([float(p.sum()) for p in snapshot.params.values()])
-        yield Measurement(quantity=WEIGHT, estimate=Estimate(float(draws.mean()), 1.0, math.nan, draws.size), draws=draws)
+        yield Measurement(
+            quantity=WEIGHT, estimate=Estimate(float(draws.mean()), 1.0, math.nan, draws.size), draws=draws
+        )
 
 
-def setup(*probes: Probe, every: int = 1, budget: Budget | None = None, step: int = 0) -> tuple[Monitor, ListOutbox, torch.optim.Optimizer, nn.Module]:
+def setup(
+    *probes: Probe, every: int = 1, budget: Budget | None = None, step: int = 0
+) -> tuple[Monitor, ListOutbox, torch.optim.Optimizer, nn.Module]:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     outbox = ListOutbox()

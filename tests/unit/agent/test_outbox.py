@@ -132,7 +132,9 @@ def test_silence_for_two_seconds_makes_the_agent_greet_again(peer: Peer) -> None
     outbox.abandon()
 
 
-def test_beyond_its_capacity_the_oldest_reports_go_and_are_counted(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+def test_beyond_its_capacity_the_oldest_reports_go_and_are_counted(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
     outbox = open_outbox(peer.address, capacity=10)
     for step in range(25):
         outbox.put(draft(step))
@@ -254,7 +256,9 @@ def test_the_interpreter_ends_promptly_with_its_own_status(ending: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 20  # the start of an interpreter with torch on a busy machine, plus our two seconds
+    assert (
+        time.monotonic() - began < 20
+    )  # the start of an interpreter with torch on a busy machine, plus our two seconds
 
 
 def test_the_socket_options_that_keep_training_safe_are_set() -> None:

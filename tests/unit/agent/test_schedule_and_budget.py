@@ -1,5 +1,7 @@
 """When the agent measures, and what it may cost."""
 
+from itertools import pairwise
+
 import pytest
 
 from probe_agent import Budget, Every, LogSpaced
@@ -25,7 +27,7 @@ def test_log_spaced_is_dense_early_and_gives_each_decade_its_share() -> None:
 
 def test_log_spaced_never_leaves_a_longer_gap_than_told() -> None:
     steps = steps_of(LogSpaced(per_decade=10, at_most_apart=50), 2000)
-    assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) == 50
+    assert max(b - a for a, b in pairwise(steps)) == 50
 
 
 def test_a_schedule_moves_on_from_any_step() -> None:

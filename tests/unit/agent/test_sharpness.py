@@ -32,6 +32,11 @@ from tests.curvature_problems import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 def measured(snapshot: Snapshot, **settings: Any) -> Measurement:
     [measurement] = Sharpness(**settings).measure(snapshot, {})
     return measurement
@@ -54,7 +59,9 @@ def test_linear_regression_is_as_sharp_as_its_inputs() -> None:
 
 @pytest.mark.parametrize("n", [40, 43, 5])
 def test_the_groups_curvatures_average_to_the_value(n: int) -> None:
-    snapshot = snapshot_of(randomised(nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, CLASSES))), normal(n, 4), labels(n))
+    snapshot = snapshot_of(
+        randomised(nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, CLASSES))), normal(n, 4), labels(n)
+    )
     measurement = measured(snapshot)
     assert measurement.draws is not None
     assert len(measurement.draws) == measurement.estimate.n == min(8, n)
@@ -120,7 +127,9 @@ def test_a_loss_that_is_a_sum_keeps_its_value_and_loses_its_error() -> None:
     x = normal(40, 4)
     model = nn.Linear(4, CLASSES).double()
     mean = measured(snapshot_of(model, x, labels(40)), tolerance=1e-6)
-    total = measured(snapshot_of(model, x, labels(40), lambda o, t: F.cross_entropy(o, t, reduction="sum")), tolerance=1e-6)
+    total = measured(
+        snapshot_of(model, x, labels(40), lambda o, t: F.cross_entropy(o, t, reduction="sum")), tolerance=1e-6
+    )
     assert total.estimate.value == pytest.approx(40 * mean.estimate.value, rel=1e-5)
     assert total.draws is None
     assert math.isnan(total.estimate.stderr)
@@ -190,14 +199,21 @@ def test_a_gradient_that_is_no_derivative_has_no_hessian() -> None:
 
 
 def test_settings_that_cannot_be_met_are_refused() -> None:
-    for settings, words in (({"tolerance": 0}, "tolerance"), ({"groups": 1}, "groups"), ({"max_products": 0}, "product")):
+    for settings, words in (
+        ({"tolerance": 0}, "tolerance"),
+        ({"groups": 1}, "groups"),
+        ({"max_products": 0}, "product"),
+    ):
         with pytest.raises(ValueError, match=words):
             Sharpness(**settings)
 
 
 def test_what_it_yields_fits_the_wire() -> None:
     measurement = measured(kind("MLP"))
-    for sent in (measurement.quantity, Column(measurement.quantity.name, dict(measurement.labels), dict(measurement.settings))):
+    for sent in (
+        measurement.quantity,
+        Column(measurement.quantity.name, dict(measurement.labels), dict(measurement.settings)),
+    ):
         kind_of = Quantity if isinstance(sent, Quantity) else Column
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(sent), type=kind_of) == sent
     assert measurement.quantity in Sharpness.quantities

@@ -23,7 +23,9 @@ def test_without_anything_every_value_is_a_default(tmp_path: Path, monkeypatch: 
 def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
     file = tmp_path / "phasewatch.toml"
     file.write_text('[web]\nport = 1000\nhost = "localhost"\n[store]\npath = "file.db"\n')
-    config, settings = load(file, {"web.port": 3000}, {"PHASEWATCH_WEB_PORT": "2000", "PHASEWATCH_STORE_PATH": "env.db"})
+    config, settings = load(
+        file, {"web.port": 3000}, {"PHASEWATCH_WEB_PORT": "2000", "PHASEWATCH_STORE_PATH": "env.db"}
+    )
     assert (config.web.port, config.web.host, config.store.path) == (3000, "localhost", "env.db")
     found = sources(settings)
     assert found["web.port"] == "--web-port"
@@ -43,13 +45,19 @@ def test_the_file_of_the_working_directory_is_found(tmp_path: Path, monkeypatch:
     [
         ("[web]\nprot = 1\n", r"unknown setting 'web.prot' in .*phasewatch.toml; known are: inlet.address, web.host"),
         ("[wbe]\nport = 1\n", "unknown setting 'wbe'"),
-        ("[web]\nport = 'x'\n", "value for 'web.port' from .*phasewatch.toml that does not fit: Expected `int`, got `str`"),
+        (
+            "[web]\nport = 'x'\n",
+            "value for 'web.port' from .*phasewatch.toml that does not fit: Expected `int`, got `str`",
+        ),
         ("[web]\nport = 70000\n", "Expected `int` <= 65535"),
         ("port = 1\n", r"key 'port' at the top of .*; need sections such as \[web\]"),
         ("[web\n", "which is not TOML"),
         ("[inlet]\naddress = 'udp://x:1'\n", "need tcp://HOST:PORT or ipc://PATH"),
         ("[inlet]\naddress = 'tcp://127.0.0.1:99999'\n", "need tcp://HOST:PORT"),
-        ("[web]\nhost = '0.0.0.0'\n", r"web.host = '0.0.0.0' from .*, which others can reach.*security.trusted_network = true"),
+        (
+            "[web]\nhost = '0.0.0.0'\n",
+            r"web.host = '0.0.0.0' from .*, which others can reach.*security.trusted_network = true",
+        ),
         ("[inlet]\naddress = 'tcp://192.0.2.1:5757'\n", "inlet.address = '192.0.2.1'"),
         ("[log]\nlevel = 'loud'\n", "Invalid enum value 'loud'"),
     ],
@@ -70,7 +78,10 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ("environment", "words"),
     [
         ({"PHASEWATCH_WEB_PROT": "1"}, "PHASEWATCH_WEB_PROT, which sets nothing"),
-        ({"PHASEWATCH_WEB_PORT": "http"}, "'web.port' from PHASEWATCH_WEB_PORT that does not fit: Expected `int`, got `str`"),
+        (
+            {"PHASEWATCH_WEB_PORT": "http"},
+            "'web.port' from PHASEWATCH_WEB_PORT that does not fit: Expected `int`, got `str`",
+        ),
         ({"PHASEWATCH_SECURITY_TRUSTED_NETWORK": "maybe"}, "Expected `bool`, got `str`"),
     ],
 )
@@ -84,7 +95,11 @@ def test_the_agents_own_variables_are_not_the_collectors_business() -> None:
 
 
 def test_a_trusted_network_allows_to_listen_beyond_this_machine() -> None:
-    environment = {"PHASEWATCH_WEB_HOST": "0.0.0.0", "PHASEWATCH_SECURITY_TRUSTED_NETWORK": "true", "PHASEWATCH_WEB_ALLOWED_HOSTS": "a, b"}  # noqa: S104
+    environment = {
+        "PHASEWATCH_WEB_HOST": "0.0.0.0",
+        "PHASEWATCH_SECURITY_TRUSTED_NETWORK": "true",
+        "PHASEWATCH_WEB_ALLOWED_HOSTS": "a, b",
+    }
     config = load(environment=environment)[0]
     assert config.web.host == "0.0.0.0"  # noqa: S104
     assert config.web.allowed_hosts == ["a", "b"]

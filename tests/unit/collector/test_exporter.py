@@ -93,7 +93,8 @@ def test_a_value_that_is_not_a_number_is_shown_as_such_with_its_outcome(live: Li
 
 
 @pytest.mark.parametrize(
-    "name", ['a"b', "a\\", "a\nb", "\\n", "{}", 'x="y",z="', "# HELP", " ", "a\0b", "ö☃🧠", "a\rb\x85c\u2028d", '\\\\n"\n']
+    "name",
+    ['a"b', "a\\", "a\nb", "\\n", "{}", 'x="y",z="', "# HELP", " ", "a\0b", "ö☃🧠", "a\rb\x85c\u2028d", '\\\\n"\n'],
 )
 def test_a_hostile_run_name_comes_back_as_it_was(live: Live, name: str) -> None:
     run = lr.open_run(live, name, now=NOW, labels={"note": name}, git_revision=name, host=name)
@@ -363,12 +364,20 @@ def test_a_quantity_cannot_take_the_name_of_another_metric(live: Live) -> None:
     assert one(samples, "phasewatch_series_refused", reason="name") == 20
 
 
+def test_runs_of_one_name_never_share_a_label(live: Live) -> None:
+    names = [("sweep", "job-4812345_1"), ("sweep", "job-4812345_2"), ("sweep", "job-4812345_3"), ("sweep-job-48", "x")]
+    for name, run_id in names:
+        lr.open_run(live, name, id=run_id, now=NOW)
+    infos = [dict(at) for at in find(read(exporter(live).render()), "phasewatch_run_info")]
+    assert len({info["run"] for info in infos}) == len(names) == len(infos)
+
+
 def test_every_family_stays_together_and_is_introduced_once(live: Live) -> None:
     for name in ("a", "b"):
         run = lr.open_run(live, name, now=NOW)
         lr.machines_of(run, MACHINES)
         lr.report(run, 1, lr.typical(1))
-    names = []
+    names: list[str] = []
     for line in exporter(live).render().decode().splitlines():
         name = line.split()[2] if line.startswith("#") else re.split(r"[{ ]", line)[0]
         if not line.startswith("#") and names and names[-1].startswith("phasewatch_commit_seconds"):

@@ -116,7 +116,7 @@ def test_a_transition_is_sent_whole_with_nan_as_null() -> None:
         assert event == "transition"
         assert isinstance(body, dict)
         assert (body["run"], body["name"]) == (RUN.id, RUN.name)
-        assert body["transition"]["happened_step"] == 520
+        assert body["transition"]["happened_step"] == 538
         assert body["transition"]["evidence"]["noise"] is None
         assert body["transition"]["evidence"]["labels"] == {"layer": "fc\n1"}
 

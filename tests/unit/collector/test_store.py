@@ -38,7 +38,11 @@ def put(store: Store, stream: Stream, seq: int, estimates: list[Estimate] | None
 def test_what_was_committed_is_read_back_with_its_nans_and_outcomes(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.db")
     stream = open_stream(store)
-    odd = [Estimate(1.5, 0.1, math.nan, 8), Estimate(math.nan, outcome=Outcome.FAILED), Estimate(math.inf, outcome=Outcome.NON_FINITE)]
+    odd = [
+        Estimate(1.5, 0.1, math.nan, 8),
+        Estimate(math.nan, outcome=Outcome.FAILED),
+        Estimate(math.inf, outcome=Outcome.NON_FINITE),
+    ]
     put(store, stream, 1, odd)
     store.put_goodbye(stream, Goodbye(2, 20, 0.0, "finished"), encode(Goodbye(2, 20, 0.0, "finished")), 102.0)
     store.commit()
@@ -144,7 +148,7 @@ def test_frames_come_back_in_the_order_of_commit_and_read_as_they_were_sent(tmp_
 
 def test_a_reader_cannot_write(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.db")
-    with pytest.raises(sqlite3.OperationalError, match="readonly|query_only|attempt to write"):
+    with pytest.raises(sqlite3.OperationalError, match="attempt to write a readonly database"):
         Reader(tmp_path / "s.db")._connect().execute("DELETE FROM runs")
     store.close()
 

@@ -221,7 +221,7 @@ def test_transitions_come_with_all_their_evidence(client: Client) -> None:
     body = client.get(f"/api/runs/{ID}/transitions").json()
     assert [t["transition"]["machine"] for t in body] == ["local_complexity", "critical_period"]
     critical = body[1]["transition"]
-    assert critical["happened_between"] == [441, 618]
+    assert critical["happened_between"] == [451, 614]
     assert critical["evidence"]["sentence"].startswith("The Fisher trace fell by")
 
 
@@ -232,15 +232,17 @@ def test_phases_of_one_machine_follow_each_other_and_the_first_starts_at_zero() 
         complexity_turn(),
     ]
     assert spans_of(turns) == [
-        PhaseSpan("critical_period", (), "critical", 0, 520),
-        PhaseSpan("critical_period", (), "ended", 520, 520),
-        PhaseSpan("critical_period", (), "critical", 520, None),
-        PhaseSpan("local_complexity", (), "first_descent", 0, 118),
-        PhaseSpan("local_complexity", (), "ascent", 118, None),
+        PhaseSpan("critical_period", (), "critical", 0, 538),
+        PhaseSpan("critical_period", (), "ended", 538, 538),
+        PhaseSpan("critical_period", (), "critical", 538, None),
+        PhaseSpan("local_complexity", (), "first_descent", 0, 119),
+        PhaseSpan("local_complexity", (), "ascent", 119, None),
     ]
 
 
-@pytest.mark.parametrize("path", ["/api/runs/nobody", "/api/runs/nobody/points?quantity=x", "/api/runs/nobody/transitions"])
+@pytest.mark.parametrize(
+    "path", ["/api/runs/nobody", "/api/runs/nobody/points?quantity=x", "/api/runs/nobody/transitions"]
+)
 def test_an_unknown_run_is_answered_with_a_sentence(client: Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
@@ -287,7 +289,9 @@ def test_a_store_that_cannot_be_read_is_a_sentence_and_not_a_traceback(tmp_path:
     assert answer.json()["error"].startswith("The store could not be read: ")
 
 
-@pytest.mark.parametrize("path", ["/", f"/runs/{ID}", "/static/app.js", "/api/runs", "/metrics", "/healthz", "/nowhere", "/api/runs/x"])
+@pytest.mark.parametrize(
+    "path", ["/", f"/runs/{ID}", "/static/app.js", "/api/runs", "/metrics", "/healthz", "/nowhere", "/api/runs/x"]
+)
 def test_every_answer_carries_the_security_headers(client: Client, path: str) -> None:
     headers = client.get(path).headers
     assert headers["content-security-policy"] == POLICY
@@ -302,13 +306,17 @@ def test_the_policy_allows_nothing_from_elsewhere_and_nothing_inline() -> None:
     assert "http" not in POLICY
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "192.168.7.9:80", "watch.lab:8080"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "192.168.7.9:80", "watch.lab:8080"]
+)
 def test_a_known_name_and_any_number_is_answered(seeded: Seeded, host: str) -> None:
     client = client_of(seeded, allowed_hosts=["watch.lab"])
     assert client.get("/api/runs", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[evil]"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[evil]"]
+)
 def test_a_foreign_name_is_refused_since_it_may_be_rebound(client: Client, host: str) -> None:
     answer = client.get("/api/runs", headers={"host": host})
     assert answer.status_code == 400
@@ -334,7 +342,9 @@ def test_metrics_are_served_in_prometheus_own_type(client: Client) -> None:
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
-@pytest.mark.parametrize("name", ["../app.py", "..%2fapp.py", "/etc/passwd", "index.html/..", "vendor/third_party.json", ""])
+@pytest.mark.parametrize(
+    "name", ["../app.py", "..%2fapp.py", "/etc/passwd", "index.html/..", "vendor/third_party.json", ""]
+)
 def test_only_the_files_of_the_list_are_served(client: Client, name: str) -> None:
     assert client.get(f"/static/{name}").status_code == 404
 

@@ -173,7 +173,9 @@ def test_every_override_meets_something(board: Json) -> None:
                     assert change["value"] in legends, panel["title"]
 
 
-@pytest.mark.filterwarnings("ignore:Prefer using dashboardv2:DeprecationWarning")  # servers before 12.4 cannot read that
+@pytest.mark.filterwarnings(
+    "ignore:Prefer using dashboardv2:DeprecationWarning"
+)  # servers before 12.4 cannot read that
 @pytest.mark.parametrize("board", BOARDS)
 def test_grafanas_own_types_know_every_key(board: Json) -> None:
     """Read by Grafana's typed models and written again, nothing is missing: no key is misspelt or in the wrong place."""
@@ -230,7 +232,7 @@ def test_every_alert_says_what_how_bad_why_and_what_to_do(alert: Alert) -> None:
 
 
 def test_rules_have_names_of_their_own_and_recordings_name_their_level() -> None:
-    names = [rule.name for group in (*ALERTS.values(), *RECORDINGS.values()) for rule in group]
+    names = [alert.name for alert in EVERY_ALERT] + [rule.name for group in RECORDINGS.values() for rule in group]
     assert len(names) == len(set(names))
     for group in RECORDINGS.values():
         assert all(re.fullmatch(r"[a-z_]+:phasewatch_[a-z_]+:[a-z]+", rule.name) for rule in group)

@@ -35,7 +35,7 @@ def read(path: str) -> Any:
 
 def mounts(service: str) -> list[tuple[str, str, str]]:
     """``(what, where, how)`` of each volume."""
-    return [(*volume.split(":"), "")[:3] for volume in SERVICES[service]["volumes"]]  # type: ignore[misc]
+    return [(*volume.split(":"), "")[:3] for volume in SERVICES[service]["volumes"]]
 
 
 def inside(service: str, path: str) -> Path | None:
@@ -114,10 +114,13 @@ def test_the_image_runs_as_nobody_owns_its_volume_and_says_when_it_is_well() -> 
 
 
 def test_the_image_is_built_from_what_is_here_and_holds_no_torch() -> None:
+    ignored = (DOCKER / "collector.Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in ignored
     for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE):
         *sources, _ = line.split()
         for source in sources:
             assert (ROOT / source).exists(), source
+            assert f"!{source.rstrip('/')}" in ignored, source
     instructions = "\n".join(line for line in DOCKERFILE.splitlines() if not line.startswith("#"))
     assert "torch" not in instructions
     assert "[agent" not in instructions

@@ -17,7 +17,11 @@ QUANTITIES = (
     wire.Quantity("fisher_trace", "1", "Trace of the Fisher information.", "Fisher trace", "log"),
     wire.Quantity("probe_accuracy", "ratio", "Accuracy on the probe set.", "Accuracy"),
 )
-COLUMNS = (wire.Column("fisher_trace", {}, {"labels": "exact"}), wire.Column("fisher_trace", {"layer": "0"}), wire.Column("probe_accuracy"))
+COLUMNS = (
+    wire.Column("fisher_trace", {}, {"labels": "exact"}),
+    wire.Column("fisher_trace", {"layer": "0"}),
+    wire.Column("probe_accuracy"),
+)
 ESTIMATES = [
     wire.Estimate(12.5, 0.25, 0.125, 256, wire.Outcome.OK),
     wire.Estimate(math.nan, math.nan, math.nan, 0, wire.Outcome.FAILED),
@@ -27,7 +31,15 @@ MESSAGES: dict[str, wire.ToCollector | wire.ToAgent] = {
     "hello": wire.Hello(RUN, 0, "epoch-1", 1, 7),
     "schema": wire.Schema(1, QUANTITIES, COLUMNS),
     "report": wire.Report(
-        1, 7, 1_700_000_001.5, 1, *wire.pack(ESTIMATES), (wire.ProbeCost("fisher_trace", 0.01, 5, "why"),), 3.0, 0.5, wire.Losses(1, 2, 3)
+        1,
+        7,
+        1_700_000_001.5,
+        1,
+        *wire.pack(ESTIMATES),
+        (wire.ProbeCost("fisher_trace", 0.01, 5, "why"),),
+        3.0,
+        0.5,
+        wire.Losses(1, 2, 3),
     ),
     "goodbye": wire.Goodbye(2, 9, 1_700_000_002.0, "finished", wire.Losses(1, 2, 3)),
     "ack": wire.Ack(2),
@@ -69,7 +81,7 @@ def test_a_report_of_the_wrong_length_is_refused_with_both_lengths() -> None:
 
 
 def test_another_version_is_refused_by_number() -> None:
-    with pytest.raises(wire.UnknownVersion, match="protocol 9; this side speaks 1. Install the same release"):
+    with pytest.raises(wire.UnknownVersion, match=r"protocol 9; this side speaks 1\. Install the same release"):
         wire.decode_for_collector(b"\x09" + wire.encode(MESSAGES["hello"])[1:])
     with pytest.raises(wire.UnknownVersion, match="an empty message"):
         wire.decode_for_collector(b"")
@@ -111,7 +123,9 @@ def test_a_field_appended_by_a_newer_release_is_ignored() -> None:
 
 @settings(max_examples=2000, deadline=None)
 @given(st.sampled_from([m for n, m in MESSAGES.items() if n not in TO_AGENT]), st.data())
-def test_a_mutated_message_is_decoded_or_refused_but_never_crashes(message: wire.ToCollector, data: st.DataObject) -> None:
+def test_a_mutated_message_is_decoded_or_refused_but_never_crashes(
+    message: wire.ToCollector, data: st.DataObject
+) -> None:
     mutant = bytearray(wire.encode(message))
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(1, len(mutant) - 1))

@@ -1,0 +1,104 @@
+"""What a person is told about the collector, and the page each alert leads to."""
+
+from dashboards import config as c
+from dashboards.rule import Alert
+
+ABOUT_THE_COLLECTOR = (
+    Alert(
+        name="CollectorDown",
+        expr=f'up{{job="{c.JOB}"}} == 0 or absent(up{{job="{c.JOB}"}})',
+        hold=c.DOWN_FOR,
+        severity="critical",
+        summary="The collector does not answer.",
+        description=(
+            "Prometheus could not read the collector{{ with $labels.instance }} at {{ . }}{{ end }} for "
+            f"{c.DOWN_FOR}. Nobody watches any run; agents keep their reports for now and drop the oldest when they hold too many."
+        ),
+        meaning="The collector's page could not be read, or Prometheus no longer has such a target.",
+        remedy=(
+            "Start the collector, or mend the way to it. It takes up its runs from its store, and agents send what it missed: "
+            "nothing is lost if it comes back before their outboxes are full."
+        ),
+    ),
+    Alert(
+        name="StoreErrors",
+        expr=f"increase(phasewatch_store_errors_total[{c.STORE_WINDOW}]) > 0",
+        hold=c.STORE_FOR,
+        severity="critical",
+        summary="The collector cannot keep what it receives.",
+        description=(
+            "What {{ $labels.instance }} received could not be committed and was undone. Agents send again until it can, and "
+            "drop the oldest reports when they hold too many."
+        ),
+        meaning=(
+            "A batch was undone. Most often the disk is full or read-only, or the file is locked by another process or damaged; "
+            "a message the collector stumbled over does it too."
+        ),
+        remedy=(
+            "The collector's log has the error, in SQLite's own words where it is the store's. Make room or free the file; nothing "
+            "is acknowledged before it is committed, so nothing is lost while agents can wait."
+        ),
+    ),
+    Alert(
+        name="PhasesNotJudged",
+        expr="phasewatch_phase_failures_total > 0",
+        severity="warning",
+        summary="Some runs are watched, but their phases are not judged.",
+        description=(
+            "Judging phases failed in {{ $value }} runs of {{ $labels.instance }}. Their measurements are kept and shown, but "
+            "no transition of theirs will be told."
+        ),
+        meaning=(
+            "A phase machine raised an error on a run's measurements. The collector goes on keeping that run's reports and no "
+            "longer judges it; other runs are not affected."
+        ),
+        remedy=(
+            "The collector's log names the run (`phases.stopped`) and the error, which deserves a report. A restart takes the "
+            "run up again from the store; `probe-collector replay` judges it a second time."
+        ),
+    ),
+    Alert(
+        name="SeriesRefused",
+        expr="sum by (job, instance, reason) (phasewatch_series_refused) > 0",
+        hold=c.REFUSED_FOR,
+        severity="warning",
+        summary="Some series are not on /metrics.",
+        description=(
+            "{{ $value }} series of {{ $labels.instance }} are left out because of the "
+            '{{ if eq $labels.reason "run_limit" }}limit a run has{{ else if eq $labels.reason "limit" }}limit of the page'
+            "{{ else }}name, which another metric has{{ end }}. Boards and alerts do not see them; the store and the page do."
+        ),
+        meaning=(
+            "The page is at its series limit (`limit`), a run has more layers, ranks or quantities than its share (`run_limit`), "
+            "or two quantities would have one metric name (`name`). Runs that were there first stay."
+        ),
+        remedy=(
+            "Measure fewer layers, or group them; or raise `metrics.series_limit` and `metrics.run_series_limit` together with "
+            "`sample_limit` in prometheus.yml, at about 2.3 KiB of Prometheus's memory a series. Rename a quantity whose name is taken."
+        ),
+    ),
+    Alert(
+        name="MessagesRejected",
+        expr=(
+            'sum by (job, instance, reason) (increase(phasewatch_rejected_messages_total{reason=~"version|bad_message|too_large"}'
+            f"[{c.LOSS_WINDOW}])) > 0"
+        ),
+        severity="warning",
+        summary="The collector turns messages away.",
+        description=(
+            "{{ $labels.instance }} rejected messages within the last "
+            f"{c.LOSS_WINDOW}: {{{{ $labels.reason }}}}. An agent of another release, or something that is no agent, talks to it."
+        ),
+        meaning="Messages arrived that this release cannot read: another protocol version, a broken message, or one that is too large.",
+        remedy="Install the same release of phasewatch on both sides. If nobody runs another one, find out who else reaches the inlet.",
+    ),
+    Alert(
+        name="Watchdog",
+        expr="vector(1)",
+        severity="none",
+        summary="Alerts reach you.",
+        description="This alert always fires. When it stops, Prometheus or Alertmanager no longer does its work.",
+        meaning="It always fires, so that its absence can be noticed: send it to a service that calls you when it stops.",
+        remedy="When it stops, see whether Prometheus and Alertmanager run and reach each other.",
+    ),
+)

@@ -1,0 +1,297 @@
+"""The inlet with a real socket and a real store: what is taken, refused, undone, and told."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from collector.errors import BindError
+from collector.health import Health
+from collector.inlet import Inlet
+from collector.live import Live
+from collector.phases import PhaseEngine, Transition
+from collector.pipeline import Pipeline
+from collector.store.queries import Reader
+from collector.store.sqlite import Store
+from probe_wire import (
+    MAX_MESSAGE_BYTES,
+    Ack,
+    Advice,
+    Column,
+    Estimate,
+    Goodbye,
+    Hello,
+    Nack,
+    Quantity,
+    Report,
+    Run,
+    Schema,
+    ToAgent,
+    ToCollector,
+    decode_for_agent,
+    encode,
+    pack,
+)
+
+RUN = Run("run-1", "test", "host", 1, 0.0)
+SCHEMA = Schema(1, (Quantity("fisher_trace", "1", "Help.", "Title", "log"),), (Column("fisher_trace"),))
+
+
+def report(seq: int, value: float = 1.0, *, schema: int = 1, columns: int = 1) -> Report:
+    return Report(seq, seq * 10, 0.0, schema, *pack([Estimate(value, 0.01, 0.005, 8)] * columns))
+
+
+class Agent:
+    """A DEALER socket that says exactly what it is told to."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(address)
+
+    def say(self, *messages: ToCollector) -> None:
+        for message in messages:
+            self.socket.send(encode(message))
+
+    def hear(self, seconds: float = 5.0) -> ToAgent:
+        assert self.socket.poll(int(seconds * 1000)), f"heard nothing for {seconds} s"
+        return decode_for_agent(self.socket.recv())
+
+    def hear_ack(self, seq: int) -> None:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            message = self.hear()
+            assert isinstance(message, Ack | Advice), message
+            if message == Ack(seq):
+                return
+        raise AssertionError(f"never heard Ack({seq})")
+
+    def open(self, epoch: str = "a", first: int = 1) -> None:
+        self.say(Hello(RUN, 0, epoch, first), SCHEMA)
+        assert isinstance(self.hear(), Ack)
+
+
+class Setup:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "s.db"
+        self.health = Health()
+        self.live = Live()
+        self.told: list[Transition] = []
+        self.ticks: list[tuple[str, int, int]] = []
+        self.store = Store(self.path)
+        self.pipeline = Pipeline(
+            self.store, self.live, self.health, (self,), tick=lambda *tick: self.ticks.append(tick)
+        )
+        self.inlet = Inlet("tcp://127.0.0.1:*", self.pipeline, self.health)
+        self.inlet.start()
+        self.agents: list[Agent] = []
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def handle(self, run: Run, transition: Transition) -> None:
+        assert run == RUN
+        self.told.append(transition)
+
+    def agent(self) -> Agent:
+        self.agents.append(Agent(self.context, self.inlet.address))
+        return self.agents[-1]
+
+    def close(self) -> None:
+        for agent in self.agents:
+            agent.socket.close(linger=0)
+        self.context.term()
+        self.inlet.stop()
+        self.store.close()
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.health.registry.get_sample_value(f"phasewatch_{name}_total", labels) or 0.0
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Iterator[Setup]:
+    made = Setup(tmp_path)
+    yield made
+    made.close()
+
+
+def test_reports_are_acknowledged_after_they_can_be_read_from_the_store(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open()
+    agent.say(report(1), report(2))
+    agent.hear_ack(2)
+    assert [f.message.seq for f in Reader(setup.path).frames("run-1")] == [1, 2]
+    assert setup.count("reports") == 2
+    assert setup.ticks[-1][:2] == ("run-1", 20)
+
+
+def test_a_report_heard_twice_is_acknowledged_again_counted_and_stored_once(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open()
+    agent.say(report(1))
+    agent.hear_ack(1)
+    agent.say(report(1))
+    agent.hear_ack(1)
+    assert setup.count("duplicate_reports") == 1
+    assert Reader(setup.path).runs()[0].reports == 1
+
+
+def test_a_gap_is_refused_and_the_agent_told_where_to_go_on(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open()
+    agent.say(report(1))
+    agent.hear_ack(1)
+    agent.say(report(5))
+    answer = agent.hear()
+    assert isinstance(answer, Nack)
+    assert (answer.reason, answer.seq, answer.detail) == ("gap", 1, "Got number 5; need 2 next.")
+    assert setup.count("rejected_messages", reason="gap") == 1
+
+
+def test_numbers_given_up_are_counted_as_lost_and_shown(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open()
+    agent.say(report(1))
+    agent.hear_ack(1)
+    agent.say(Hello(RUN, 0, "a", 4))
+    agent.hear_ack(3)
+    assert setup.count("lost_reports") == 2
+    assert setup.live.runs["run-1"].ranks[0].lost == 2
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ((report(1),), "unknown_stream"),
+        ((Hello(RUN, 0, "a", 1), report(1)), "unknown_schema"),
+        ((Hello(RUN, 0, "a", 1), SCHEMA, report(1, columns=3)), "bad_message"),
+    ],
+)
+def test_a_report_out_of_place_is_refused_with_the_reason(
+    setup: Setup, messages: tuple[ToCollector, ...], reason: str
+) -> None:
+    agent = setup.agent()
+    agent.say(*messages)
+    answers = [agent.hear()]
+    while setup.inlet._socket and isinstance(answers[-1], Ack):
+        answers.append(agent.hear())
+    last = answers[-1]
+    assert isinstance(last, Nack)
+    assert last.reason == reason
+    assert setup.count("rejected_messages", reason=reason) == 1
+
+
+def test_a_message_beyond_the_size_limit_never_arrives_and_others_are_served(setup: Setup) -> None:
+    giant, agent = setup.agent(), setup.agent()
+    giant.socket.send(b"\x01" * (MAX_MESSAGE_BYTES + 1))
+    agent.open()
+    agent.say(report(1))
+    agent.hear_ack(1)
+    assert not giant.socket.poll(300)
+
+
+def test_a_full_disk_loses_nothing_and_heals_without_a_restart(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open()
+    agent.say(report(1))
+    agent.hear_ack(1)
+    pages = setup.store._db.execute("PRAGMA page_count").fetchone()[0]
+    setup.store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite itself now says the disk is full
+    heavy = tuple(Column("fisher_trace", {"layer": f"{i:03}" * 30}) for i in range(900))
+    wide = Schema(2, SCHEMA.quantities, heavy)
+    agent.say(wide)
+    answer = agent.hear()
+    assert isinstance(answer, Nack)
+    assert answer.reason == "store"
+    assert "full" in answer.detail
+    assert setup.count("store_errors") == 1
+    setup.store._db.execute("PRAGMA max_page_count = 1073741823")
+    agent.open()
+    agent.say(report(2))
+    agent.hear_ack(2)
+    assert [f.message.seq for f in Reader(setup.path).frames("run-1")] == [1, 2]
+
+
+def test_a_phase_engine_that_fails_stops_judging_and_reports_go_on_being_kept(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> list[Transition]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(PhaseEngine, "update", fail)
+    agent = setup.agent()
+    agent.open()
+    agent.say(report(1), report(2))
+    agent.hear_ack(2)
+    assert setup.count("phase_failures") >= 1
+    assert Reader(setup.path).runs()[0].reports == 2
+
+
+def test_a_message_the_collector_cannot_survive_costs_itself_only(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Store.put_report
+
+    def fail(self: Store, stream: object, message: Report, *rest: object) -> int:
+        if message.step == 20:
+            raise ZeroDivisionError
+        return original(self, stream, message, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "put_report", fail)
+    other, agent = setup.agent(), setup.agent()
+    agent.open()
+    agent.say(report(1), report(2))
+    answers = [agent.hear()]
+    while not isinstance(answers[-1], Nack):
+        answers.append(agent.hear())
+    assert answers[-1].reason == "bad_message", "so that the agent gives it up instead of sending it for ever"
+    other.say(Hello(Run("run-2", "other", "h", 1, 0.0), 0, "b", 1), SCHEMA)
+    assert isinstance(other.hear(), Ack)
+
+
+def test_transitions_reach_sinks_and_the_agent_after_the_commit(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open()
+    rise_and_fall = [2.0 ** min(i / 6, (60 - i) / 6) for i in range(60)]
+    heard: list[ToAgent] = []
+    for seq, value in enumerate(rise_and_fall, start=1):
+        agent.say(report(seq, value))
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and Ack(60) not in heard:
+        heard.append(agent.hear())
+    while agent.socket.poll(300):
+        heard.append(agent.hear())
+    advice = [m for m in heard if isinstance(m, Advice)]
+    assert [a.to_phase for a in advice] == ["critical_period", "after_critical_period"]
+    assert [t.to_phase for t in setup.told] == ["critical_period", "after_critical_period"]
+    assert [s.transition for s in Reader(setup.path).transitions("run-1")] == setup.told
+    assert setup.live.runs["run-1"].transition_counts["critical_period", "after_critical_period"] == 1
+
+
+def test_a_goodbye_finishes_the_run(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open()
+    agent.say(report(1), Goodbye(2, 15, 0.0, "finished"))
+    agent.hear_ack(2)
+    assert setup.live.runs["run-1"].state(time.time()) == "finished"
+    assert Reader(setup.path).runs()[0].finished == "finished"
+
+
+def test_an_address_in_use_is_refused_with_what_to_do(setup: Setup) -> None:
+    with pytest.raises(
+        BindError, match=r"inlet address tcp://127.0.0.1:\d+, which cannot be listened on: Address already in use.*"
+    ):
+        Inlet(setup.inlet.address, setup.pipeline, setup.health)
+
+
+def test_the_socket_options_that_keep_the_collector_safe_are_set(setup: Setup) -> None:
+    wanted = {
+        zmq.LINGER: 0,
+        zmq.BACKLOG: 4096,
+        zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
+        zmq.HANDSHAKE_IVL: 10_000,
+        zmq.HEARTBEAT_IVL: 5000,
+        zmq.RCVHWM: 2000,
+    }
+    assert {option: setup.inlet._socket.getsockopt(option) for option in wanted} == wanted
+    assert setup.inlet._socket.getsockopt_string(zmq.ZAP_DOMAIN) == "phasewatch"
