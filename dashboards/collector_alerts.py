@@ -54,7 +54,7 @@ ABOUT_THE_COLLECTOR = (
         ),
         remedy=(
             "The collector's log names the run (`phases.stopped`) and the error, which deserves a report. A restart takes the "
-            "run up again from the store; `probe-collector replay` judges it a second time."
+            "run up again from its store and tries once more; so does `probe-collector replay`."
         ),
     ),
     Alert(

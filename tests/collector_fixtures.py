@@ -1,4 +1,4 @@
-"""A digits-like run in a real store: about 150 log-spaced steps, six quantities, two transitions, some failures.
+"""A digits-like run in a real store: about 150 log-spaced steps, seven quantities, three transitions, some failures.
 
 The curves are drawn from formulas with seeded noise, so a test or a screenshot sees the same run
 every time. ``Seeded`` can also go on training, to show a page what live means.
@@ -8,8 +8,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from collector.live import Live, PhaseSpan, ProbeState, RankState
 from collector.phases.transition import Evidence, Transition, Window
@@ -107,67 +109,72 @@ def window(column: int, first: int, last: int) -> Window:
     return Window(first, last, values.size, float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)))
 
 
-def transition(machine: str = "critical_period", ordinal: int = 1, **changes: object) -> Transition:
+def evidence(column: int, before: tuple[int, int], after: tuple[int, int], log_e: float) -> Evidence:
+    """The figures of a turn, taken from the curve itself."""
+    first, second = window(column, *before), window(column, *after)
+    change = second.mean / first.mean - 1
+    quantity = COLUMNS[column].quantity
+    points = sum(step <= after[1] for step in STEPS)
+    how = "rose" if change > 0 else "fell"
+    sentence = f"{quantity} {how} by {abs(change):.1%} between the two windows, against a noise of 2.1 % of one point."
+    return Evidence(
+        quantity, {}, "reflected e-process", log_e, 0.005, first, second, change, 0.021, points, 1, sentence
+    )
+
+
+def transition(**changes: Any) -> Transition:
     """The end of the critical period, or something like it."""
-    facts: dict[str, object] = {
-        "machine": machine,
-        "machine_version": "1",
-        "subject": {},
-        "ordinal": ordinal,
-        "from_phase": "critical",
-        "to_phase": "ended",
-        "happened_step": 538,
-        "happened_between": (451, 614),
-        "known_step": 1304,
-        "confidence": 0.9991,
-        "severity": "warning",
-        "advice": "The critical period has ended: safe to remove augmentation and other early regularisation.",
-        "undo": "Put the augmentation back at its former strength; information taken up so far is kept.",
-        "evidence": Evidence(
-            quantity="fisher_trace",
-            labels={},
-            statistic="reflected e-process",
-            log_e=7.01,
-            alpha=0.01,
-            before=window(FISHER, 451, 614),
-            after=window(FISHER, 1000, 1304),
-            change=-0.1369,
-            noise=0.021,
-            points=113,
-            cleaned=1,
-            sentence="The Fisher trace fell by 13.7 % from its peak, against a noise of 2.1 % for a single point.",
-        ),
-    }
-    return Transition(**{**facts, **changes})  # type: ignore[arg-type]
+    ended = Transition(
+        machine="critical_period",
+        machine_version="1",
+        subject={},
+        ordinal=2,
+        from_phase="critical_period",
+        to_phase="after_critical_period",
+        happened_step=538,
+        happened_between=(451, 614),
+        known_step=1304,
+        confidence=0.9991,
+        severity="warning",
+        advice="Critical period ended, safe to remove augmentation that was there to protect it.",
+        undo="Put the augmentation back at its former strength; what was learned so far is kept.",
+        evidence=evidence(FISHER, (451, 614), (1000, 1304), 7.01),
+    )
+    return replace(ended, **changes)
+
+
+def began() -> Transition:
+    """The beginning of the critical period."""
+    return transition(
+        ordinal=1,
+        from_phase="early",
+        to_phase="critical_period",
+        happened_step=12,
+        happened_between=(9, 15),
+        known_step=24,
+        confidence=0.99997,
+        severity="info",
+        advice="Critical period: keep augmentation, curriculum and data quality as they are until it ends.",
+        undo="",
+        evidence=evidence(FISHER, (4, 11), (16, 24), 10.4),
+    )
 
 
 def complexity_turn() -> Transition:
     """Local complexity passed its first valley."""
     return transition(
-        "local_complexity",
-        from_phase="first_descent",
+        machine="local_complexity",
+        ordinal=1,
+        from_phase="initial",
         to_phase="ascent",
         happened_step=119,
         happened_between=(96, 143),
         known_step=232,
-        confidence=0.99992,
+        confidence=0.9987,
         severity="info",
-        advice="Complexity gathers around the data again: the network is fitting. Keep training.",
+        advice="",
         undo="",
-        evidence=Evidence(
-            quantity="local_complexity",
-            labels={},
-            statistic="reflected e-process",
-            log_e=9.6,
-            alpha=0.01,
-            before=window(COMPLEXITY, 96, 143),
-            after=window(COMPLEXITY, 170, 232),
-            change=0.133,
-            noise=0.026,
-            points=80,
-            cleaned=0,
-            sentence="Local complexity rose by 13.3 % from its lowest level, against a noise of 2.6 % for a single point.",
-        ),
+        evidence=evidence(COMPLEXITY, (96, 143), (170, 232), 6.65),
     )
 
 
@@ -278,8 +285,8 @@ def seed(path: Path, *, steps: tuple[int, ...] = STEPS, now: float, turns: bool 
         live.ranks[0].losses = Losses(0, 3, 0)
         live.probes.setdefault("loss", ProbeState())
     if turns:
-        seeded.turn(complexity_turn())
-        seeded.turn(transition())
+        for change in (began(), complexity_turn(), transition()):
+            seeded.turn(change)
     return seeded
 
 

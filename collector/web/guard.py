@@ -54,7 +54,7 @@ class Guard:
         else:
             sentence = (
                 f"Got a request for the host {host!r}; this collector answers to {', '.join(sorted(self._allowed))} "
-                f"and to numeric addresses. Add {host!r} to the collector's allowed hosts if that name is yours."
+                "and to numeric addresses. If that name is yours, add it to allowed_hosts in the [web] section of phasewatch.toml."
             )
             await JSONResponse({"error": sentence}, status_code=400)(scope, receive, guarded)
 

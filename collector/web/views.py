@@ -3,12 +3,15 @@
 A number that is not known is null; msgspec writes NaN and infinities so.
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 
 import msgspec
 
 from collector.live import SILENT_AFTER_SECONDS, LiveRun, PhaseSpan, State
+from collector.phases.machines import MACHINES
 from collector.store.queries import RunRow, SeriesRow
 from probe_wire import Losses, Outcome, Quantity
 
@@ -16,13 +19,15 @@ from probe_wire import Losses, Outcome, Quantity
 class PhaseView(msgspec.Struct, frozen=True):
     """A phase of one machine on one subject, from a step to another (null: it lasts).
 
-    ``place`` counts the different phases that machine went through before it; the page colours by it.
+    ``hue`` is 0 for the phase a run begins in, else a number by which the page colours it: no two
+    phases of the machines that ship share one, so their rules can be told apart on one chart.
     """
 
     machine: str
     subject: dict[str, str]
     phase: str
-    place: int
+    meaning: str
+    hue: int
     since_step: int
     until_step: int | None
 
@@ -131,7 +136,7 @@ def run_view(row: RunRow, live: LiveRun | None, spans: Sequence[PhaseSpan], now:
         finished=row.finished,
         overhead_ratio=sum(rank.probe_seconds for rank in ranks) / total if total > 0 else None,
         losses=_sum([rank.losses for rank in ranks]) if ranks else None,
-        phases=[phase for phase in phase_views(spans) if phase.until_step is None],
+        phases=[phase_view(span) for span in spans if span.until_step is None],
     )
 
 
@@ -182,15 +187,27 @@ def quantity_views(quantities: Sequence[Quantity], series: Sequence[SeriesRow]) 
     ]
 
 
-def phase_views(spans: Sequence[PhaseSpan]) -> list[PhaseView]:
-    """Spans with the place of their phase; a phase entered again keeps the place it had."""
-    places: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, int]] = {}
-    views = []
-    for span in spans:
-        known = places.setdefault((span.machine, span.subject), {})
-        place = known.setdefault(span.phase, len(known))
-        views.append(PhaseView(span.machine, dict(span.subject), span.phase, place, span.since_step, span.until_step))
-    return views
+def phase_view(span: PhaseSpan) -> PhaseView:
+    """A span with what its phase means and is coloured by."""
+    meaning, hue = _PHASES.get((span.machine, span.phase)) or ("", _other_hue(span))
+    return PhaseView(span.machine, dict(span.subject), span.phase, meaning, hue, span.since_step, span.until_step)
+
+
+def _phases() -> dict[tuple[str, str], tuple[str, int]]:
+    hues = count(1)
+    return {
+        (machine.name, phase.name): (phase.meaning, 0 if phase is machine.phases[0] else next(hues))
+        for machine in MACHINES
+        for phase in machine.phases
+    }
+
+
+_PHASES = _phases()
+
+
+def _other_hue(span: PhaseSpan) -> int:
+    """Of a phase that this release does not know: the same on every page."""
+    return 0 if span.since_step == 0 else 1 + zlib.crc32(f"{span.machine} {span.phase}".encode()) % 100
 
 
 def _stored_state(row: RunRow, now: float) -> State:

@@ -99,10 +99,11 @@ def top_eigenpair(
         residuals = np.zeros_like(values) if exhausted else betas[-1] * np.abs(vectors[-1])
         gap = _gap(values, residuals) if len(basis) > 1 or exhausted else 0.0
         error = _kato_temple(float(residuals[-1]), gap) + tiny * scale
-        if not exhausted:
-            error = max(error, _ceiling(top, alphas, betas, overlap) - top)
-        met = exhausted or error <= tolerance * abs(top)
+        allowed = tolerance * abs(top)
+        met = exhausted or (error <= allowed and _excluded(top + allowed, alphas, betas, overlap))
         if met or len(basis) >= max_products:
+            if not exhausted:
+                error = max(error, _ceiling(top, alphas, betas, overlap) - top)
             return TopEigenpair(
                 value=top,
                 vector=_combination(basis, vectors[:, -1].tolist()),
@@ -124,7 +125,7 @@ def _orthogonalised(w: Tensor, basis: Sequence[Tensor]) -> tuple[Tensor, list[fl
     for _ in range(2):
         components = torch.stack([torch.dot(q, w) for q in basis])
         for component, q in zip(components, basis, strict=True):
-            w = w - component * q
+            w = torch.addcmul(w, component, q, value=-1)
         along = along + components
     return w, along.tolist()
 

@@ -53,8 +53,9 @@ class Sharpness(Probe):
     meets them. Values the model detaches are held constant, as they are for the optimizer.
 
     Every snapshot starts the solver anew: see `probe_agent.estimators.lanczos` for why a warm start
-    would cost more. The cost is some 2.3 training steps on the probe set for each of 6 to 10 products,
-    and 3 for the groups.
+    would not be cheaper. It costs 5 to 10 products, 20 at initialisation where the spectrum is
+    crowded, of 1.5 to 2.3 training steps on the probe set each; the groups cost 3 more in a network
+    that keeps the machine busy, 10 in a tiny one.
 
     Attributes:
         tolerance: the solver's error to reach, relative to the value.

@@ -173,7 +173,7 @@ def test_the_list_names_the_run_and_its_phases_and_leads_to_its_page(page: Chrom
     page.get(site.url("/"))
     until(lambda: count(page, ".runs tbody tr") == 1)
     assert text(page, ".run-link") == "digits-cnn"
-    assert {"local complexityascent", "critical periodended"} == set(
+    assert {"local complexity: ascent", "after critical period"} == set(
         page.execute_script("return [...document.querySelectorAll('.runs .chip')].map((chip) => chip.textContent)")
     )
     click(page, ".run-link")
@@ -223,25 +223,31 @@ def test_phases_are_painted_on_every_chart(page: Chrome, site: Site) -> None:
     for name in ("probe_loss", "probe_accuracy", "fisher_trace"):
         until(lambda name=name: points(page, name) > 0)
         painted = [ink for ink in rules if page.execute_script(PAINTED, f"#q-{name}", list(ink)) > 50]
-        assert len(painted) == 2, name  # one rule for each of the two machines
-    click(page, ".track-switches button[aria-pressed=true]")
-    until(
-        lambda: sum(page.execute_script(PAINTED, "#q-probe_loss", list(ink)) > 50 for ink in rules) == 1  # one hidden
-    )
+        assert len(painted) == 3, name  # a rule of its own colour for each transition
+    click(page, ".track-switches button[aria-pressed=true]")  # the critical period's two are hidden
+    until(lambda: sum(page.execute_script(PAINTED, "#q-probe_loss", list(ink)) > 50 for ink in rules) == 1)
 
 
 def test_the_timeline_tells_when_why_and_how_to_undo(page: Chrome, site: Site) -> None:
     open_run(page, site)
-    assert count(page, ".turn") == 2
+    assert count(page, ".turn") == 3
     turn = text(page, ".turn")
-    for fact in ("Critical period", "criticalended", "538", "451–614", "1,304", "99.91\u00a0%", "safe to remove"):
-        assert fact.replace("criticalended", "critical→ended") in turn
+    for fact in (
+        "Critical period",
+        "critical period→after critical period",
+        "538",
+        "451–614",
+        "1,304",
+        "99.91\u00a0%",
+        "safe to remove",
+    ):
+        assert fact.replace("critical period→after critical period", "critical→ended") in turn
     figures = text(page, ".turn .figures")
-    for fact in ("66.84 ± 0.34", "8 points, steps 451–614", "fires at 4.61", "reflected e-process"):
+    for fact in ("66.84 ± 0.34", "8 points, steps 451–614", "fires at 5.3", "reflected e-process"):
         assert fact in figures
     assert "Put the augmentation back" in text(page, ".turn-undo")
     summary = text(page, ".summary")
-    assert "Critical period" in summary
+    assert "After critical period" in summary
     assert "since step 538 (known at 1,304, confidence 99.91\u00a0%)" in summary
 
 
@@ -290,7 +296,7 @@ def test_new_points_and_a_new_transition_reach_an_open_page(page: Chrome, young:
     young.seeded.turn(transition())
     until(lambda: count(page, ".turn") == 2)
     assert "Critical period" in text(page, ".turn")
-    assert "critical period: ended since step 538" in text(page, "#announcer")
+    assert "After critical period since step 538" in text(page, "#announcer")
     until(lambda: text(page, ".figure dd") == f"{max(step for step in STEPS if step <= 1310):,}")
     assert complaints(page) == []
 

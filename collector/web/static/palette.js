@@ -31,16 +31,9 @@ export function byDepth(index, count) {
   return sequential(isDark() ? 0.25 + 0.75 * share : 0.85 * share);
 }
 
-/**
- * The colour of a phase; `order` is its place among the phases its machine went through. Where every
- * run begins is grey; from there each machine has its own way through the hues, so that the rules of
- * two machines on one chart can be told apart.
- */
-export function phaseColour(machine, order) {
-  if (order === 0) return colour("--phase-0");
-  let start = 0;
-  for (const letter of machine) start = (start * 31 + letter.codePointAt(0)) % 997;
-  return colour(`--phase-${1 + ((start + order - 1) % HUES)}`);
+/** The colour of a phase by its number; 0, grey, is where every run begins. */
+export function phaseColour(hue) {
+  return colour(hue === 0 ? "--phase-0" : `--phase-${1 + ((hue - 1) % HUES)}`);
 }
 
 /** The same colour, faint; from `#rrggbb` or `rgb(r g b)`. `share` is its opacity. */

@@ -9,13 +9,13 @@ export function tracksOf(spans, transitions) {
   const tracks = new Map();
   const track = (machine, subject) => {
     const key = trackKey(machine, subject);
-    if (!tracks.has(key)) tracks.set(key, { key, machine, subject, spans: [], transitions: [], places: new Map() });
+    if (!tracks.has(key)) tracks.set(key, { key, machine, subject, spans: [], transitions: [], hues: new Map() });
     return tracks.get(key);
   };
   for (const span of spans) {
-    const { spans: known, places } = track(span.machine, span.subject);
+    const { spans: known, hues } = track(span.machine, span.subject);
     known.push(span);
-    places.set(span.phase, span.place);
+    hues.set(span.phase, span.hue);
   }
   for (const { transition } of transitions) track(transition.machine, transition.subject).transitions.push(transition);
   for (const found of tracks.values()) found.transitions.sort((a, b) => a.ordinal - b.ordinal);
@@ -25,7 +25,7 @@ export function tracksOf(spans, transitions) {
 
 /** The colour of a phase of a track. */
 export function inkOf(track, phase) {
-  return phaseColour(track.machine, track.places.get(phase) ?? 0);
+  return phaseColour(track.hues.get(phase) ?? 0);
 }
 
 /** What a track is known by. */
@@ -38,10 +38,14 @@ export function trackName({ machine, subject }) {
   return [words(machine), labelled(subject)].filter(Boolean).join(", ");
 }
 
-/** A phase as a chip with its colour, and with its machine's name where that is not said already. */
-export function phaseChip({ machine, phase, place }, named = true) {
-  const name = named ? [el("span", { class: "chip-machine" }, words(machine)), words(phase)] : [words(phase)];
-  return el("span", { class: "chip" }, swatch("dot", phaseColour(machine, place)), ...name);
+/** "critical period: early", but only "after critical period" where the phase already says whose it is. */
+export function phaseName(machine, phase) {
+  return phase.includes(machine) ? words(phase) : `${words(machine)}: ${words(phase)}`;
+}
+
+/** A phase as a chip with its colour. */
+export function phaseChip(text, hue, meaning = "") {
+  return el("span", { class: "chip", title: meaning || null }, swatch("dot", phaseColour(hue)), text);
 }
 
 /** Where every machine of the run stands, one line each. */
@@ -54,22 +58,24 @@ export function phaseSummary(tracks) {
 
 function summaryLine(track) {
   const last = track.transitions.at(-1);
-  const phase = last ? last.to_phase : track.spans.at(-1)?.phase;
-  const head = el(
-    "div",
-    { class: "summary-head" },
-    swatch("dot", inkOf(track, phase)),
-    el("span", { class: "summary-machine" }, sentence(trackName(track))),
-    el("strong", {}, words(phase ?? "unknown")),
-  );
+  const now = track.spans.at(-1);
+  const phase = last ? last.to_phase : (now?.phase ?? "unknown");
+  const of = labelled(track.subject);
   const when = last
     ? `since step ${whole(last.happened_step)} (known at ${whole(last.known_step)}, confidence ${confidence(last.confidence)})`
     : "since the start; no transition so far";
   return el(
     "li",
     { class: "summary-line" },
-    head,
+    el(
+      "div",
+      { class: "summary-head" },
+      swatch("dot", inkOf(track, phase)),
+      el("strong", {}, sentence(phaseName(track.machine, phase))),
+      of ? el("span", { class: "quiet" }, of) : null,
+    ),
     el("div", { class: "summary-when" }, when),
-    last?.advice ? el("div", { class: "summary-advice" }, last.advice) : null,
+    now?.meaning ? el("div", { class: "summary-text" }, now.meaning) : null,
+    last?.advice ? el("div", { class: "summary-text" }, last.advice) : null,
   );
 }

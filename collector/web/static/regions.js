@@ -6,7 +6,7 @@
 
 import { words } from "./format.js";
 import { faint } from "./palette.js";
-import { inkOf } from "./phases.js";
+import { inkOf, phaseName } from "./phases.js";
 import { colour } from "./theme.js";
 
 export const RIBBON = 15;
@@ -133,7 +133,7 @@ function ribbon(brush, row, track) {
     ctx.fillRect(from, y, to - from - (span.until_step === null ? 0 : scale), RIBBON * scale);
     const room = to - from - 10 * scale;
     ctx.font = scaled(FONT, scale);
-    const text = fit(ctx, span.until_step === null || i === 0 ? [`${words(span.machine)}: ${words(span.phase)}`, words(span.phase)] : [words(span.phase)], room);
+    const text = fit(ctx, span.until_step === null || i === 0 ? [phaseName(span.machine, span.phase), words(span.phase)] : [words(span.phase)], room);
     if (text) label(brush, text, from + 5 * scale, y + (RIBBON / 2 + 0.5) * scale, colour("--text"), "left");
   }
 }

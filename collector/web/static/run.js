@@ -2,10 +2,10 @@
 
 import { Board } from "./board.js";
 import { el, say } from "./dom.js";
-import { ago, confidence, labelled, moment, whole, words } from "./format.js";
+import { ago, confidence, labelled, moment, sentence, whole } from "./format.js";
 import { counters, healthPanel } from "./health.js";
 import { ask, tolerate } from "./link.js";
-import { phaseSummary, tracksOf } from "./phases.js";
+import { phaseName, phaseSummary, tracksOf } from "./phases.js";
 import { Timeline } from "./timeline.js";
 
 const SECONDS_BETWEEN = 2;
@@ -65,7 +65,7 @@ export class RunPage {
 
   transition({ run, transition }) {
     if (run !== this.id) return;
-    this.announce(`${words(transition.machine)}: ${words(transition.to_phase)} since step ${whole(transition.happened_step)}, confidence ${confidence(transition.confidence)}. ${transition.advice}`);
+    this.announce(`${sentence(phaseName(transition.machine, transition.to_phase))} since step ${whole(transition.happened_step)}, confidence ${confidence(transition.confidence)}. ${transition.advice}`);
     this.#loadFacts(true).catch(tolerate);
     this.board.tick();
   }

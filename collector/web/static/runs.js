@@ -3,7 +3,7 @@
 import { el, say } from "./dom.js";
 import { ago, labelled, percent, whole } from "./format.js";
 import { ask, tolerate } from "./link.js";
-import { phaseChip } from "./phases.js";
+import { phaseChip, phaseName } from "./phases.js";
 
 const HEADS = ["Run", "Step", "Phases", "Reports", "Lost", "Overhead", "Last heard"];
 const MOST_CHIPS = 3;
@@ -85,7 +85,7 @@ export class RunsPage {
         el(
           "span",
           { class: "chips" },
-          ...phases.slice(0, MOST_CHIPS).map((phase) => phaseChip(phase)),
+          ...phases.slice(0, MOST_CHIPS).map((phase) => phaseChip(phaseName(phase.machine, phase.phase), phase.hue, phase.meaning)),
           phases.length > MOST_CHIPS ? el("span", { class: "quiet" }, `+${phases.length - MOST_CHIPS}`) : null,
           phases.length === 0 ? el("span", { class: "quiet" }, "—") : null,
         ),

@@ -31,7 +31,7 @@ export class Timeline {
 
   #item(transition, track, fresh) {
     const { key } = track;
-    const chip = (phase) => phaseChip({ machine: track.machine, phase, place: track.places.get(phase) ?? 0 }, false);
+    const chip = (phase) => phaseChip(words(phase), track.hues.get(phase) ?? 0);
     const show = () => this.highlight(transition, key);
     const back = () => (this.#pinned ? this.highlight(...this.#pinned.target) : this.highlight(null, null));
     const pin = el("button", { type: "button", class: "button", "aria-pressed": "false" }, "Show evidence on charts");

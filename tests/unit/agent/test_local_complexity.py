@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -139,7 +140,7 @@ def test_the_first_layer_only_gains_with_the_radius() -> None:
     x = normal(16, 8)
     snapshot = at(mlp(), x)
     counts = [crossings(snapshot, x, radius=r).by_layer["0"] for r in (0.01, 0.05, 0.2, 1, 5)]
-    assert all((a <= b).all() for a, b in zip(counts, counts[1:], strict=False))
+    assert all((a <= b).all() for a, b in pairwise(counts))
     assert counts[0].sum() < counts[-1].sum()
 
 

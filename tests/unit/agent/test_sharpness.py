@@ -118,9 +118,11 @@ def test_the_groups_hold_the_same_inputs_at_every_step() -> None:
 
 
 def test_groups_are_dealt_at_random_so_that_sorted_inputs_do_not_widen_the_error() -> None:
-    x = normal(256, 5)
+    x = normal(256, 5) * torch.tensor([3.0, 1, 1, 1, 1])
     by_size = x[x[:, 0].abs().argsort()]
-    assert measured(linear_regression(by_size)).estimate.stderr < 3 * measured(linear_regression(x)).estimate.stderr
+    shuffled, ordered = (measured(linear_regression(inputs)).estimate for inputs in (x, by_size))
+    assert ordered.value == pytest.approx(shuffled.value, rel=1e-2)
+    assert ordered.stderr < 2 * shuffled.stderr
 
 
 def test_a_loss_that_is_a_sum_keeps_its_value_and_loses_its_error() -> None:
@@ -176,11 +178,11 @@ class Clipped(torch.autograd.Function):
     """The identity, whose backward pass clips the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(_: Any, x: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(_: Any, grad: Tensor) -> Tensor:
         return grad.clamp(-0.01, 0.01)
 
 

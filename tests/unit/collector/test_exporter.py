@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from collector.exporter import CATALOGUE, CONTENT_TYPE, Exporter
 from collector.exporter.names import Layers, label_pairs, metric_name
+from collector.exporter.room import Room, Share
 from collector.health import Health
 from collector.live import Latest, Live, PhaseSpan, RankState, SeriesKey
 from probe_wire import Column, Estimate, Outcome, Quantity
@@ -370,6 +371,50 @@ def test_runs_of_one_name_never_share_a_label(live: Live) -> None:
         lr.open_run(live, name, id=run_id, now=NOW)
     infos = [dict(at) for at in find(read(exporter(live).render()), "phasewatch_run_info")]
     assert len({info["run"] for info in infos}) == len(names) == len(infos)
+
+
+def test_a_run_made_anew_in_memory_is_shown_under_its_new_label(live: Live) -> None:
+    page = exporter(live)
+    for name, order in (("first", ("a", "b")), ("second", ("b", "a"))):
+        live.runs.clear()
+        for run_id in order:
+            lr.report(
+                lr.open_run(live, "twin", id=f"{run_id * 6}", now=NOW), 1, iter([(lr.LOSS, {}, Estimate(ord(run_id)))])
+            )
+        values = {dict(at)["run"]: v for at, v in find(read(page.render()), "phasewatch_train_loss_nats").items()}
+        assert values["twin"] == ord(order[0]), name
+
+
+def test_a_phase_that_is_over_is_not_the_current_one(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    run.spans.append(PhaseSpan("critical_period", (), "passed", 10, 20))
+    samples = read(exporter(live).render())
+    assert set(find(samples, "phasewatch_phase", machine="critical_period").values()) == {0.0}
+
+
+def test_a_share_is_taken_to_its_last_series_and_no_further() -> None:
+    room = Room(10)
+    share = Share(room, 8, set())
+    assert [share.take(4, 1), share.take(3, 2), share.take(2, 3), share.take(1, 4), share.take(1, 5)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+    other = Share(room, 8, set())
+    assert [other.take(3, 6), other.take(2, 7), other.take(1, 8)] == [False, True, False]
+    assert room.refused == {"run_limit": 3, "limit": 4}
+    assert room.newly_refused == 7
+
+
+def test_nothing_is_introduced_that_is_not_there(live: Live) -> None:
+    introduced = re.findall(r"^# TYPE (phasewatch_\S+)", exporter(live).render().decode(), re.MULTILINE)
+    assert "phasewatch_run_step" not in introduced
+    lr.open_run(live, now=NOW)
+    introduced = re.findall(r"^# TYPE (phasewatch_\S+)", exporter(live).render().decode(), re.MULTILINE)
+    assert "phasewatch_run_step" in introduced
+    assert "phasewatch_estimate_outcome" not in introduced
 
 
 def test_every_family_stays_together_and_is_introduced_once(live: Live) -> None:

@@ -83,7 +83,11 @@ def test_the_advice_of_a_shipped_machine_fits_the_wire(shipped: Machine) -> None
 
 def test_a_machine_judges_the_network_or_its_layers() -> None:
     network, layers = machine("a b", turn("a", "b")), machine("a b", turn("a", "b"), subject="layer")
-    assert (network.judges({}), network.judges({"layer": "fc1"}), network.judges({"split": "test"})) == (True, False, False)
+    assert (network.judges({}), network.judges({"layer": "fc1"}), network.judges({"split": "test"})) == (
+        True,
+        False,
+        False,
+    )
     assert (layers.judges({}), layers.judges({"layer": "fc1"})) == (False, True)
 
 

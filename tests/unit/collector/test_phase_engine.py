@@ -33,7 +33,9 @@ def test_what_never_rises_and_declines_is_not_said_to_have_peaked() -> None:
     for (name, family), seed in itertools.product(curves.NULLS.items(), range(27)):
         transitions = follow(family(seed))
         runs += 1
-        if "after_critical_period" in entered(transitions) or (transitions and name in {"constant", "monotone decline"}):
+        if "after_critical_period" in entered(transitions) or (
+            transitions and name in {"constant", "monotone decline"}
+        ):
             false.append((name, seed))
     assert len(false) <= binom.ppf(0.99, runs, 0.01), f"{len(false)} false alarms in {runs} runs: {false}"
 
@@ -216,7 +218,10 @@ def test_layers_are_judged_apart() -> None:
             ],
         )
     ]
-    assert [(t.subject["layer"], t.to_phase) for t in told] == [("a", "critical_period"), ("a", "after_critical_period")]
+    assert [(t.subject["layer"], t.to_phase) for t in told] == [
+        ("a", "critical_period"),
+        ("a", "after_critical_period"),
+    ]
     assert "fisher_trace of a averaged" in told[0].evidence.sentence
     assert [s.phase for s in phases.phases if s.subject == {"layer": "b"}] == ["early"]
 
@@ -273,7 +278,10 @@ def test_one_series_can_be_followed_by_hand() -> None:
     judge = detector("critical_period")
     rows = zip(curve.steps.tolist(), curve.values.tolist(), curve.paired.tolist(), strict=True)
     found = [d for step, value, stderr in rows for d in judge(step, value, stderr=stderr)]
-    assert [(d.kind, d.state) for d in found] == [("critical_period", "detected"), ("after_critical_period", "detected")]
+    assert [(d.kind, d.state) for d in found] == [
+        ("critical_period", "detected"),
+        ("after_critical_period", "detected"),
+    ]
     assert [d.transition for d in found] == follow(curve)
     assert [d.step for d in found] == [d.transition.happened_step for d in found]
     assert detector("local_complexity")(0, 3.0) == []

@@ -19,8 +19,9 @@ from collector.web import Feed, create_app
 from collector.web.decimate import keep
 from collector.web.guard import POLICY, host_name
 from collector.web.spans import spans_of
+from collector.web.views import phase_view
 from probe_wire import Losses, Outcome
-from tests.collector_fixtures import LAYERS, STEPS, Seeded, complexity_turn, digits_run, seed, transition
+from tests.collector_fixtures import LAYERS, STEPS, Seeded, began, complexity_turn, digits_run, seed, transition
 
 ID = digits_run().id
 POINTS = f"/api/runs/{ID}/points"
@@ -76,10 +77,25 @@ def test_the_list_says_of_each_run_where_it_stands(client: Client) -> None:
     assert (run["reports"], run["lost"]) == (len(STEPS), 0)
     assert run["losses"] == {"reports_dropped": 0, "snapshots_skipped": 3, "scalars_dropped": 0}
     assert 0 < run["overhead_ratio"] < 0.05
-    assert {(p["machine"], p["phase"], p["place"]) for p in run["phases"]} == {
-        ("critical_period", "ended", 1),
-        ("local_complexity", "ascent", 1),
+    assert {(p["machine"], p["phase"]) for p in run["phases"]} == {
+        ("critical_period", "after_critical_period"),
+        ("local_complexity", "ascent"),
     }
+
+
+def test_phases_that_ship_have_a_meaning_and_a_colour_of_their_own(client: Client) -> None:
+    spans = client.get(f"/api/runs/{ID}").json()["spans"]
+    hues = {(span["machine"], span["phase"]): span["hue"] for span in spans}
+    assert (hues["critical_period", "early"], hues["local_complexity", "initial"]) == (0, 0)
+    assert len(set(hues.values())) == len(hues) - 1
+    assert "deficits in the data now leave permanent damage" in spans[1]["meaning"]
+
+
+def test_a_phase_of_another_release_has_no_meaning_but_a_colour_that_stays() -> None:
+    first = phase_view(PhaseSpan("mood", (), "calm", 0, 10))
+    second, again = (phase_view(PhaseSpan("mood", (), "storm", 10, until)) for until in (20, None))
+    assert (first.hue, first.meaning, second.meaning) == (0, "", "")
+    assert second.hue == again.hue > 0
 
 
 def test_a_run_comes_with_its_quantities_in_the_order_they_are_reported(client: Client) -> None:
@@ -219,23 +235,19 @@ def test_folding_never_gives_more_than_asked_for_and_all_where_they_fit(size: in
 
 def test_transitions_come_with_all_their_evidence(client: Client) -> None:
     body = client.get(f"/api/runs/{ID}/transitions").json()
-    assert [t["transition"]["machine"] for t in body] == ["local_complexity", "critical_period"]
-    critical = body[1]["transition"]
+    assert [t["transition"]["machine"] for t in body] == ["critical_period", "local_complexity", "critical_period"]
+    critical = body[2]["transition"]
     assert critical["happened_between"] == [451, 614]
-    assert critical["evidence"]["sentence"].startswith("The Fisher trace fell by")
+    assert critical["evidence"]["sentence"].startswith("fisher_trace fell by 13.7%")
 
 
 def test_phases_of_one_machine_follow_each_other_and_the_first_starts_at_zero() -> None:
-    turns = [
-        transition(ordinal=2, from_phase="ended", to_phase="critical", happened_step=500),  # hindsight overtook
-        transition(),
-        complexity_turn(),
-    ]
+    turns = [transition(happened_step=10), complexity_turn(), began()]  # hindsight placed the end before the beginning
     assert spans_of(turns) == [
-        PhaseSpan("critical_period", (), "critical", 0, 538),
-        PhaseSpan("critical_period", (), "ended", 538, 538),
-        PhaseSpan("critical_period", (), "critical", 538, None),
-        PhaseSpan("local_complexity", (), "first_descent", 0, 119),
+        PhaseSpan("critical_period", (), "early", 0, 12),
+        PhaseSpan("critical_period", (), "critical_period", 12, 12),
+        PhaseSpan("critical_period", (), "after_critical_period", 12, None),
+        PhaseSpan("local_complexity", (), "initial", 0, 119),
         PhaseSpan("local_complexity", (), "ascent", 119, None),
     ]
 
@@ -322,7 +334,7 @@ def test_a_foreign_name_is_refused_since_it_may_be_rebound(client: Client, host:
     assert answer.status_code == 400
     assert answer.json()["error"] == (
         f"Got a request for the host {host_name(host)!r}; this collector answers to localhost and to numeric addresses. "
-        f"Add {host_name(host)!r} to the collector's allowed hosts if that name is yours."
+        "If that name is yours, add it to allowed_hosts in the [web] section of phasewatch.toml."
     )
 
 
