@@ -11,6 +11,9 @@ from collector.phases.series import CAP, Series
 from collector.phases.transition import Transition
 from collector.phases.verdict import Verdict, verdict
 
+MAX_SPANS = 256
+"""Phases remembered of one subject; a machine with a cycle could go round for as long as a run lasts."""
+
 
 class Span(msgspec.Struct, frozen=True):
     """A stretch of steps in one phase; ``until_step`` is None while it lasts."""
@@ -58,6 +61,7 @@ class Track:
         self._ordinal += 1
         self.spans[-1] = msgspec.structs.replace(self.spans[-1], until_step=at)
         self.spans.append(Span(self.machine.name, self.subject, shown.turn.to_phase, at))
+        del self.spans[:-MAX_SPANS]
         return Transition(
             machine=self.machine.name,
             machine_version=self._version,

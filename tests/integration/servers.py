@@ -33,7 +33,7 @@ READY_SECONDS = 20.0
 
 
 def binary(name: str) -> str:
-    """The path of a server or tool; the test is skipped where it is not installed."""
+    """The path of a program; the test is skipped where it is not installed."""
     for candidate in _BINARIES[name]:
         found = shutil.which(candidate)
         if found:
@@ -159,8 +159,8 @@ def webhook() -> Iterator[Webhooks]:
         yield hooks
 
 
-def run_tool(name: str, *arguments: str | Path, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
-    """A tool's answer; it is never asked to succeed here, so that a test can read why it did not."""
+def run_program(name: str, *arguments: str | Path, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+    """A program's answer; it is never asked to succeed here, so that a test can read why it did not."""
     done = subprocess.run(
         [binary(name), *map(str, arguments)], input=stdin, capture_output=True, timeout=60, check=False
     )

@@ -31,7 +31,7 @@ from tests.integration.servers import (
     eventually,
     page,
     prometheus,
-    run_tool,
+    run_program,
     webhook,
 )
 
@@ -128,7 +128,7 @@ def test_a_hostile_run_name_reaches_prometheus_as_it_is(stage: Stage) -> None:
 def test_promtool_finds_nothing_to_say_about_the_page() -> None:
     training = Training()
     training.end_critical_period()
-    checked = run_tool("promtool", "check", "metrics", stdin=training.render())
+    checked = run_program("promtool", "check", "metrics", stdin=training.render())
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
@@ -143,7 +143,7 @@ def test_prometheus_own_parser_takes_any_name(seed: int) -> None:
         )
         run = lr.open_run(live, name, id=f"run{i}", now=time.time(), labels={"note": name})
         lr.report(run, 1, iter([(lr.LOSS, {"layer": name}, Estimate(1.0))]))
-    checked = run_tool("promtool", "check", "metrics", stdin=Exporter(live, Health(), PHASES).render())
+    checked = run_program("promtool", "check", "metrics", stdin=Exporter(live, Health(), PHASES).render())
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -235,9 +235,9 @@ def test_every_rule_is_evaluated_without_an_error_on_metrics_that_exist(stage: S
 
 
 def test_the_shipped_rules_pass_their_own_tests() -> None:
-    checked = run_tool("promtool", "check", "rules", RULES / "alerts.yml", RULES / "recording.yml")
+    checked = run_program("promtool", "check", "rules", RULES / "alerts.yml", RULES / "recording.yml")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    passed = run_tool("promtool", "test", "rules", RULES / "alerts_test.yml")
+    passed = run_program("promtool", "test", "rules", RULES / "alerts_test.yml")
     assert passed.returncode == 0, passed.stdout + passed.stderr
 
 
@@ -278,7 +278,7 @@ def test_a_rule_that_is_wrong_fails_the_shipped_tests(tmp_path: Path, file: str,
     text = (tmp_path / file).read_text(encoding="utf-8")
     assert right in text
     (tmp_path / file).write_text(text.replace(right, wrong), encoding="utf-8")
-    tested = run_tool("promtool", "test", "rules", tmp_path / "alerts_test.yml")
+    tested = run_program("promtool", "test", "rules", tmp_path / "alerts_test.yml")
     assert tested.returncode == 1
     assert "exp:" in tested.stdout + tested.stderr, "the mutant is not a rule at all"
 

@@ -95,7 +95,7 @@ function figures({ evidence, machine, machine_version: version }) {
     ["Alpha", number(evidence.alpha), "chance of a false alarm, at most, in the whole run"],
     ["Noise", percent(evidence.noise), "of one point, relative to the level"],
     ["Points", whole(evidence.points), `${whole(evidence.cleaned)} cleaned`],
-    ["Rule", `${words(machine)} ${version}`],
+    ["Rule", words(machine), `version ${version}`],
   ];
   return el(
     "table",

@@ -10,7 +10,7 @@ import yaml
 
 from collector.config import load
 from dashboards import config as c
-from tests.integration.servers import run_tool
+from tests.integration.servers import run_program
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKER = ROOT / "docker"
@@ -137,7 +137,7 @@ def test_prometheus_finds_its_rules_where_compose_puts_them(tmp_path: Path) -> N
         (tmp_path / rule).parent.mkdir(exist_ok=True)
         shutil.copy(found, tmp_path / rule)
     shutil.copy(DOCKER / "prometheus.yml", tmp_path)
-    checked = run_tool("promtool", "check", "config", tmp_path / "prometheus.yml")
+    checked = run_program("promtool", "check", "config", tmp_path / "prometheus.yml")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
@@ -160,7 +160,7 @@ def test_the_servers_limits_stand_above_the_collectors_own() -> None:
 
 def test_alertmanager_takes_its_configuration() -> None:
     assert inside("alertmanager", "/etc/alertmanager/alertmanager.yml") == DOCKER / "alertmanager.yml"
-    checked = run_tool("amtool", "check-config", DOCKER / "alertmanager.yml")
+    checked = run_program("amtool", "check-config", DOCKER / "alertmanager.yml")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     (alerting,) = read("prometheus.yml")["alerting"]["alertmanagers"]
     assert alerting["static_configs"][0]["targets"] == ["alertmanager:9093"]
@@ -171,7 +171,9 @@ def test_alertmanager_takes_its_configuration() -> None:
 )
 def test_an_alert_goes_where_the_routes_say(labels: str, receiver: str) -> None:
     config = f"--config.file={DOCKER / 'alertmanager.yml'}"
-    routed = run_tool("amtool", "config", "routes", "test", config, f"--verify.receivers={receiver}", *labels.split())
+    routed = run_program(
+        "amtool", "config", "routes", "test", config, f"--verify.receivers={receiver}", *labels.split()
+    )
     assert routed.returncode == 0, routed.stdout + routed.stderr
 
 
