@@ -17,14 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".demo"
-STEPS = 12_000
+STEPS = 20_000
 PATIENCE_SECONDS = 300.0
 
 console = Console(highlight=False)
@@ -135,47 +137,66 @@ def _follow(page: str, trainer: "subprocess.Popen[str]", known: set[str], steps:
     return run_id
 
 
-def described(stored: dict[str, Any]) -> Text:
+def described(stored: dict[str, Any]) -> RenderableType:
     """A transition as the terminal shows it."""
     t = stored["transition"]
     low, high = t["happened_between"]
     certainty = "> 99.9 %" if t["confidence"] > 0.999 else f"{100 * t['confidence']:.1f} %"
-    return Text.assemble(
-        ("◆ ", "yellow"),
-        (f"{t['machine']}: {t['from_phase']} → {t['to_phase']}".replace("_", " "), "bold"),
-        f"\n  happened at step {t['happened_step']} ({low}–{high}), known at step {t['known_step']}, confidence {certainty}",
-        f"\n  {t['evidence']['sentence']}",
-        ("\n  → " + t["advice"] if t["advice"] else "", "green"),
+    body = Text.assemble(
+        f"happened at step {t['happened_step']} ({low}–{high}), known at step {t['known_step']}, confidence {certainty}",
+        (f"\n{t['evidence']['sentence']}", "dim"),
+        (f"\n→ {t['advice']}" if t["advice"] else "", "green"),
     )
+    heading = Text.assemble(
+        ("◆ ", "yellow"), (f"{_words(t['machine'])}: {_words(t['from_phase'])} → {_words(t['to_phase'])}", "bold")
+    )
+    return Group(heading, Padding(body, (0, 0, 1, 2)))
 
 
 def finished(page: str, run_id: str) -> bool:
-    """The summary: what was found, what it cost, where it can be seen, how to go on."""
-    run = _get(f"{page}/api/runs/{run_id}")["run"]
-    transitions = _get(f"{page}/api/runs/{run_id}/transitions")
+    """The summary: what was found, what it cost, how to go on. True when it is also on /metrics."""
+    detail = _get(f"{page}/api/runs/{run_id}")
+    run = detail["run"]
+    transitions = [stored["transition"] for stored in _get(f"{page}/api/runs/{run_id}/transitions")]
     with urllib.request.urlopen(f"{page}/metrics", timeout=10) as answer:  # noqa: S310 - our own page
-        exposed = [
-            line
-            for line in answer.read().decode().splitlines()
-            if line.startswith("phasewatch_phase{") and f'run="{run["name"]}' in line and line.endswith((" 1", " 1.0"))
-        ]
-    lines = [f"{len(transitions)} phase transitions found in {run['step']:,} steps."]
-    lines += [
-        f"  {s['transition']['to_phase'].replace('_', ' ')} since step {s['transition']['happened_step']}"
-        for s in transitions
-    ]
-    lines += ["", "On /metrics, for Prometheus:"] + [f"  {line}" for line in exposed]
-    lines += [
+        metrics = answer.read().decode().splitlines()
+    exposed = [m for m in metrics if m.startswith(f'phasewatch_phase{{run="{run["name"]}') and m.endswith(" 1.0")]
+
+    summary = Table.grid(padding=(0, 2))
+    for t in transitions:
+        summary.add_row(_words(t["machine"]), Text(_words(t["to_phase"]), "bold"), f"since step {t['happened_step']:,}")
+    spent = sum(rank["probe_seconds"] for rank in detail["ranks"])
+    paragraphs: list[RenderableType] = [
+        f"{len(transitions)} phase transitions in {run['step']:,} steps; {run['reports']} reports, {run['lost']} lost.",
+        Padding(summary, (0, 2)),
+        f"Measuring took {spent:.0f} s. The first 20 s of a run are free for it, beyond that it keeps to 2 % of training.",
         "",
-        "Go on:",
-        "  KEEP=1 make demo                            keep the page up",
-        "  .venv/bin/probe-collector serve             a collector of your own",
-        "  examples/digits.py                          how a training script attaches",
-        f"  .venv/bin/probe-collector transitions --store {(FOLDER / 'phasewatch.db').relative_to(HERE.parent)}",
-        f"  .venv/bin/probe-collector replay --store {(FOLDER / 'phasewatch.db').relative_to(HERE.parent)}",
+        Text("On /metrics, for Prometheus:"),
+        *(Padding(Text(line, "dim", overflow="fold"), (0, 2)) for line in exposed),
+        "",
+        Text("Go on:"),
+        Padding(_next_steps(), (0, 2)),
     ]
-    console.print(Panel(Text("\n".join(lines)), title="What was found", title_align="left", expand=False))
+    console.print(Panel(Group(*paragraphs), title="What was found", title_align="left", padding=(1, 2)))
     return bool(transitions) and bool(exposed)
+
+
+def _next_steps() -> Table:
+    store = (FOLDER / "phasewatch.db").relative_to(HERE.parent)
+    table = Table.grid(padding=(0, 2))
+    for meaning, command in (
+        ("keep the page up", "KEEP=1 make demo"),
+        ("attach your own training", "see examples/digits.py"),
+        ("a collector of your own", ".venv/bin/probe-collector serve"),
+        ("all evidence again", f".venv/bin/probe-collector transitions --store {store}"),
+        ("find it again from the store", f".venv/bin/probe-collector replay --store {store}"),
+    ):
+        table.add_row(meaning, Text(command, "cyan", overflow="fold"))
+    return table
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _wait_until_ready(page: str) -> None:

@@ -24,7 +24,7 @@ from probe_agent.snapshot import Inputs, LossFn, ProbeSet, Snapshot, undisturbed
 logger = logging.getLogger("probe_agent")
 
 DEFAULT_COLLECTOR = "tcp://127.0.0.1:5757"
-_ADDRESS = re.compile(r"^(tcp://[^:/\s]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://\S+)$")
+_ADDRESS = re.compile(r"(tcp://[^:/\s]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://\S+)")
 
 
 def attach(
@@ -76,7 +76,7 @@ def attach(
     probe_set = _probe_set(model, probe_batch)
     _check_name(run, labels or {})
     address = collector or os.environ.get("PHASEWATCH_COLLECTOR") or DEFAULT_COLLECTOR
-    if not _ADDRESS.match(address):
+    if not _ADDRESS.fullmatch(address):
         raise AttachError(
             f"Got the collector address {address!r}; need tcp://HOST:PORT or ipc://PATH, such as {DEFAULT_COLLECTOR}."
         )

@@ -18,8 +18,9 @@ MAX_COLUMNS = 4096
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
-Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
-QuantityName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
+# \Z and not $, which lets a line break at the end pass.
+Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+\Z")]
+QuantityName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[a-z][a-z0-9_]*\Z")]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Labels = Annotated[dict[QuantityName, Name], Meta(max_length=16)]
 Settings = Annotated[dict[QuantityName, Name], Meta(max_length=32)]

@@ -39,9 +39,10 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
     ``when`` is a "rise" (the mean is not what it would be had it only fallen since the phase began)
     or a "fall". Out of a phase that began with a rise, a fall has passed a peak; out of one that
-    began with a fall, a rise has passed a valley. ``alpha`` bounds the probability that the turn is
-    ever taken while its null hypothesis holds, each time its phase is entered. ``min_effect`` is the least relative change that
-    matters, however certain; ``min_points`` the least number of probes since the phase began.
+    began with a fall, a rise has passed a valley. ``alpha`` is the probability allowed for taking the
+    turn, ever, while its null hypothesis holds, each time its phase is entered. ``min_effect`` is
+    the least relative change that matters, however certain; ``min_points`` the least number of
+    probes since the phase began.
     """
 
     from_phase: str

@@ -10,6 +10,11 @@ is a supermartingale in k, and so is its mean over a few rates. By Ville's inequ
 reaches 1/a with probability at most a; with weights 1/(b(b+1)), which sum to one, the union over
 all splits keeps that bound for ever: P(some b, k: E_{b,k} / (b(b+1)) >= 1/alpha) <= alpha.
 
+That is a theorem for independent noise of known sigma and a first probe fixed in advance. Here
+sigma is estimated, outliers are replaced and the first probe is where the last turn happened, so
+in use the bound is measured, on curves that never turn, and not proved. Noise that is strongly
+correlated from probe to probe breaks it.
+
 The probe that just came closes exactly the pairs with b + k = n, so these are all that is evaluated:
 O(n) for a new probe, every (b, k) once in the life of a series. Of a rise: the same with -y.
 

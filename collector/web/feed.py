@@ -43,7 +43,7 @@ class Feed:
         self._seconds_between = seconds_between
         self._keep_alive_seconds = keep_alive_seconds
         self._on_tick_dropped = on_tick_dropped
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close the feed while its own thread holds it
         self._boxes: set[_Mailbox] = set()
         self._closed = False
 

@@ -24,8 +24,10 @@ LOCAL_COMPLEXITY = Quantity(
     "Local complexity",
 )
 
-AUTOMATIC = 0.005
-"""The radius of Humayun et al. (2024), here in units of the inputs' spread rather than of whatever they are in."""
+AUTOMATIC = 0.02
+"""The radius in units of the inputs' spread, rather than of whatever they are in. Humayun et al. (2024) use 0.005 of
+their normalised pixels, where a small network has one or two crossed units a point and the curve is mostly counting
+noise; at this one it has some ten and keeps its shape."""
 
 
 @final
@@ -47,7 +49,7 @@ class LocalComplexity(Probe):
     Attributes:
         points: how many of the probe inputs to look around.
         directions: P, the orthonormal directions of a neighbourhood; at most the inputs' dimension.
-        radius: of the neighbourhood, in the inputs' units. None is 0.005 times the mean distance of
+        radius: of the neighbourhood, in the inputs' units. None is 0.02 times the mean distance of
             the probe inputs from their mean, at the first snapshot and for good: when the inputs
             are scaled it scales with them.
         per_layer: whether each layer's count is reported too.

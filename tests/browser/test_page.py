@@ -202,7 +202,7 @@ def test_the_page_draws_every_quantity_with_title_unit_and_help(page: Chrome, si
     assert points(page, "probe_loss") == len(STEPS)
     assert "±" in text(page, "#q-probe_loss .card-value")
     assert "±1.96 stderr" in text(page, "#q-probe_loss .legend")
-    line = tone(page, "--line")
+    line = tone(page, "--line-0")
     assert page.execute_script(PAINTED, "#q-probe_loss", line) > 100
     assert complaints(page) == []
 

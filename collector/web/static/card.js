@@ -1,7 +1,7 @@
 // Card: one quantity with its title, its meaning, its chart and what can be switched about it.
 
 import { el, say, swatch } from "./dom.js";
-import { labelled, unitName, whole } from "./format.js";
+import { distinct, labelled, unitName, whole } from "./format.js";
 import { colourKey, heatmap } from "./heatmap.js";
 import { drawPlot, moveCursor, redraw } from "./plot.js";
 import { readout } from "./readout.js";
@@ -10,7 +10,7 @@ import { SeriesSet, unseen } from "./series.js";
 import { layers, lines, STANDARD_ERRORS } from "./shapes.js";
 
 const MOST_POINTS = { whole: 4000, layers: 1000 };
-const LISTED_LAYERS = 16;
+const MOST_LISTED = 16;
 
 export class Card {
   #sets = { whole: new SeriesSet(), layers: new SeriesSet() };
@@ -48,7 +48,7 @@ export class Card {
     const answer = await this.fetchPoints(this.quantity.name, kind, grown ? 0 : known.frame, most);
     if (grown) this.#sets[kind] = new SeriesSet();
     this.#sets[kind].take(answer);
-    for (const series of this.#sets[kind].list) this.view.widen(series.columns.step);
+    for (const series of this.#sets[kind].list) this.view.widen(series.current.step);
     if (kind === (this.mode === "lines" ? "whole" : "layers")) this.draw();
   }
 
@@ -58,7 +58,7 @@ export class Card {
     const names = this.#names(list);
     const range = () => this.view.range();
     const form = { lines, layers, heatmap }[this.mode];
-    const shape = form(list, { log: this.log, ratio: this.quantity.unit === "ratio", range, names });
+    const shape = form(list, { log: this.log, ratio: this.quantity.unit === "ratio", range });
     const same = !afresh && this.#plot && this.#shape.list.length === list.length && list.length > 0;
     this.#shape = shape;
     this.root.dataset.points = String(shape.data[0].length);
@@ -86,17 +86,18 @@ export class Card {
     if (width !== this.#plot.width) this.#plot.setSize({ width, height: this.host.clientHeight });
   }
 
+  /** What is drawn now. Of the layers only one rank's: the same layer of several ranks would not be told apart. */
   get #list() {
-    return this.#sets[this.mode === "lines" ? "whole" : "layers"].list;
+    if (this.mode === "lines") return this.#sets.whole.list;
+    const { list } = this.#sets.layers;
+    const first = Math.min(...list.map((series) => series.rank));
+    return list.filter((series) => series.rank === first);
   }
 
   #names(list) {
     const ranks = new Set(list.map((series) => series.rank)).size;
     if (this.mode === "lines") return list.map((series) => series.name(ranks));
-    return list.map((series) => {
-      const { layer, ...others } = series.labels;
-      return [layer, labelled(others), ranks > 1 ? `rank ${series.rank}` : ""].filter(Boolean).join(", ");
-    });
+    return list.map(({ labels: { layer, ...others } }) => [layer, labelled(others)].filter(Boolean).join(", "));
   }
 
   #build() {
@@ -104,13 +105,18 @@ export class Card {
     const id = `q-${name}`;
     this.value = el("div", { class: "card-value" });
     this.caption = el("div", { class: "card-caption" });
+    this.readout = el("div", { class: "card-readout" }, this.value, this.caption);
     this.host = el("div", {
       class: "plot",
       tabindex: 0,
       role: "group",
       "aria-label": `Chart of ${title}. Arrow keys move along the points, Escape shows all steps.`,
       onkeydown: (event) => this.#key(event),
-      onfocusout: () => this.#plot?.setCursor({ left: -10, top: -10 }),
+      onfocusin: () => this.readout.setAttribute("aria-live", "polite"),
+      onfocusout: () => {
+        this.readout.setAttribute("aria-live", "off");
+        this.#plot?.setCursor({ left: -10, top: -10 });
+      },
     });
     this.tip = el("div", { class: "tip", hidden: true });
     this.empty = el("p", { class: "plot-empty quiet" }, "No points yet.");
@@ -141,7 +147,7 @@ export class Card {
           el("h3", { id: `${id}-title` }, title),
           el("span", { class: "card-unit" }, unitName(this.quantity.unit)),
         ),
-        el("div", { class: "card-readout" }, this.value, this.caption),
+        this.readout,
       ),
       el("p", { class: "card-help", title: help }, help),
       el("div", { class: "plot-box" }, this.host, this.tip, this.empty),
@@ -186,22 +192,22 @@ export class Card {
   }
 
   #legend(list, names) {
-    const { mode } = this;
+    const { inks, uncertain, key } = this.#shape;
+    const short = this.mode === "layers" ? distinct(names) : names;
+    const item = (s, text) => el("span", { class: "legend-item", title: names[s] }, swatch("line", inks[s]), text);
     const items = [];
-    if (mode === "heatmap") {
-      items.push(colourKey(this.#shape.key, this.quantity.unit));
-    } else if (mode === "layers" && list.length > LISTED_LAYERS) {
-      const ends = [0, 0.25, 0.5, 0.75, 1].map((share) => swatch("line", this.#shape.inks[Math.round(share * (list.length - 1))]));
-      items.push(el("span", { class: "legend-item" }, names[0], ...ends, names.at(-1)), `${list.length} layers by depth`);
-    } else if (mode === "layers" || list.length > 1) {
-      items.push(...names.map((name, s) => el("span", { class: "legend-item" }, swatch("line", this.#shape.inks[s]), name)));
-    } else if (list.length === 1) {
-      items.push(el("span", { class: "legend-item" }, swatch("line", this.#shape.inks[0]), "value"));
+    if (this.mode === "heatmap") {
+      items.push(colourKey(key, this.quantity.unit));
+    } else if (list.length > MOST_LISTED) {
+      const ramp = [0, 0.25, 0.5, 0.75, 1].map((share) => swatch("line", inks[Math.round(share * (list.length - 1))]));
+      items.push(el("span", { class: "legend-item" }, short[0], ...ramp, short.at(-1)), `${list.length} ${this.mode === "layers" ? "layers by depth" : "series"}`);
+    } else {
+      items.push(...short.map((name, s) => item(s, name)));
     }
-    if (mode === "lines" && list.length > 0) {
+    if (this.mode === "lines" && list.length > 0) {
       items.push(
-        this.#shape.uncertain
-          ? el("span", { class: "legend-item" }, swatch("band", this.#shape.inks[0]), `±${STANDARD_ERRORS} stderr`)
+        uncertain
+          ? el("span", { class: "legend-item" }, swatch("band", inks[0]), `±${STANDARD_ERRORS} stderr`)
           : el("span", { class: "legend-item quiet" }, "no uncertainty given"),
       );
     }
@@ -215,8 +221,10 @@ export class Card {
     const points = (n) => `${whole(n)} ${n === 1 ? "point" : "points"}`;
     if (counts.notOk) parts.push(`▲ ${points(counts.notOk)} not ok`);
     if (counts.below) parts.push(`${points(counts.below)} at or below zero not shown on a log axis`);
-    if (counts.folded) parts.push(`${points(counts.folded)} between those drawn left out`);
+    if (counts.folded) parts.push(`${points(counts.folded)} between those drawn left out, extremes kept`);
     if (counts.abandoned) parts.push(`${points(counts.abandoned)} from before training went back to an earlier step not drawn`);
+    const ranks = new Set(this.#sets.layers.list.map((series) => series.rank));
+    if (this.mode !== "lines" && ranks.size > 1) parts.push(`rank ${Math.min(...ranks)} of ${ranks.size} drawn`);
     say(this.note, parts.join(" · "));
     this.note.hidden = parts.length === 0;
   }

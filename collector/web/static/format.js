@@ -102,6 +102,18 @@ export function labelled(labels) {
     .join(", ");
 }
 
+/** Dotted names without what all of them share at either end: `h.0.mlp`, `h.1.mlp` are "0" and "1". */
+export function distinct(names) {
+  const parts = names.map((name) => name.split("."));
+  const shortest = Math.min(...parts.map((each) => each.length));
+  const shared = (at) => parts.every((each) => each.at(at) === parts[0].at(at));
+  let head = 0;
+  let tail = 0;
+  while (head < shortest - 1 && shared(head)) head++;
+  while (tail < shortest - 1 - head && shared(-1 - tail)) tail++;
+  return parts.map((each) => each.slice(head, each.length - tail).join("."));
+}
+
 /** First letter in upper case. */
 export function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);

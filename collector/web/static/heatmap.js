@@ -1,16 +1,17 @@
 // Heatmap: layers by steps, one cell a measurement, so that depth and time can be seen at once.
 
 import { el } from "./dom.js";
-import { tick, unit } from "./format.js";
+import { distinct, tick, unit } from "./format.js";
 import { sequential } from "./palette.js";
 import { align } from "./series.js";
 import { outcomeMarks } from "./shapes.js";
 import { colour } from "./theme.js";
 
 /** The shape of a heatmap: row 0, the first layer, is at the top. */
-export function heatmap(list, { log, range, names }) {
+export function heatmap(list, { log, range }) {
   const { steps, at } = align(list);
   const count = list.length;
+  const names = distinct(list.map((series) => series.labels.layer));
   const shape = {
     list,
     at,

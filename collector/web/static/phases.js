@@ -75,7 +75,7 @@ function summaryLine(track) {
       of ? el("span", { class: "quiet" }, of) : null,
     ),
     el("div", { class: "summary-when" }, when),
-    now?.meaning ? el("div", { class: "summary-text" }, now.meaning) : null,
     last?.advice ? el("div", { class: "summary-text" }, last.advice) : null,
+    now?.meaning ? el("div", { class: "summary-text quiet" }, now.meaning) : null,
   );
 }

@@ -116,8 +116,9 @@ function above(brush, { tracks }) {
     for (const transition of track.transitions) {
       const ink = inkOf(track, transition.to_phase);
       const crown = brush.top - (row + 1) * (RIBBON + GAP) * brush.scale;
-      rule(brush, transition.happened_step, ink, [], crown);
-      rule(brush, transition.known_step, ink, [1.5, 3], brush.top);
+      rule(brush, transition.happened_step, ink, [], crown, crown + RIBBON * brush.scale); // not across other machines' names
+      rule(brush, transition.happened_step, ink, []);
+      rule(brush, transition.known_step, ink, [1.5, 3]);
     }
   }
 }
@@ -138,7 +139,8 @@ function ribbon(brush, row, track) {
   }
 }
 
-function rule({ ctx, bottom, scale, x, first, last }, step, ink, dash, top) {
+function rule(brush, step, ink, dash, top = brush.top, bottom = brush.bottom) {
+  const { ctx, scale, x, first, last } = brush;
   if (step < first || step > last) return;
   const at = Math.round(x(step)) + (scale === 1 ? 0.5 : 0);
   ctx.strokeStyle = ink;

@@ -17,7 +17,7 @@ export function lines(list, { log, ratio, range }) {
   const { steps, at } = align(list);
   const shape = { list, at, stride: 3, data: [steps], series: [], bands: [], inks: [], uncertain: false, focus: list.length > 1 };
   for (const [s, one] of list.entries()) {
-    const ink = list.length === 1 ? colour("--line") : colour(`--line-${s % 4}`);
+    const ink = list.length <= 4 ? colour(`--line-${s}`) : byDepth(s, list.length);
     const { value, stderr } = one.current;
     const shown = (i) => (value[i] === null || (log && value[i] <= 0) ? null : value[i]);
     const bound = (sign) => (i) => {
@@ -29,7 +29,7 @@ export function lines(list, { log, ratio, range }) {
     for (const of of [shown, bound(+1), bound(-1)]) shape.data.push(at[s].map((i) => (i < 0 ? undefined : of(i))));
     const first = shape.series.length + 1;
     const bare = { stroke: null, points: { show: false } };
-    shape.series.push({ stroke: ink, width: 1.75, points: dots(ink, s) }, bare, { ...bare });
+    shape.series.push({ stroke: ink, width: 1.75, points: dots(ink) }, bare, { ...bare });
     shape.bands.push({ series: [first + 1, first + 2], fill: faint(ink, 0.17) });
     shape.inks.push(ink);
   }
@@ -57,53 +57,69 @@ export function layers(list, { log, ratio, range }) {
   return shape;
 }
 
-/** Marks along the axis at each step where a series did not come out ok: a gap is never without a reason. */
+/**
+ * A mark on the axis at each step where a series did not come out ok: a gap is never without a
+ * reason. Where there is a value all the same, a ring around it says that it is not sound.
+ */
 export function outcomeMarks(u, shape) {
-  const { ctx, bbox } = u;
-  const size = 3.5 * uPlot.pxRatio;
-  const y = bbox.top + bbox.height - size - uPlot.pxRatio;
   const { min, max } = u.scales.x;
   const marked = new Set();
+  u.ctx.save();
+  u.ctx.fillStyle = u.ctx.strokeStyle = colour("--warn");
+  u.ctx.lineWidth = 1.5 * uPlot.pxRatio;
   for (const [s, one] of shape.list.entries()) {
     const { outcome } = one.current;
-    for (const [row, i] of shape.at[s].entries()) if (i >= 0 && outcome[i] !== OK) marked.add(row);
+    for (const [row, i] of shape.at[s].entries()) {
+      const step = u.data[0][row];
+      if (i < 0 || outcome[i] === OK || step < min || step > max) continue;
+      marked.add(row);
+      const value = shape.inks ? u.data[1 + s * shape.stride][row] : null;
+      if (value !== null) ring(u, step, value);
+    }
   }
-  ctx.save();
-  ctx.fillStyle = colour("--warn");
-  for (const row of marked) {
-    const step = u.data[0][row];
-    if (step < min || step > max) continue;
-    const x = u.valToPos(step, "x", true);
-    ctx.beginPath();
-    ctx.moveTo(x, y - size);
-    ctx.lineTo(x + size, y + size);
-    ctx.lineTo(x - size, y + size);
-    ctx.fill();
-  }
-  ctx.restore();
+  for (const row of marked) mark(u, u.data[0][row]);
+  u.ctx.restore();
 }
 
-/** Dots where points are few; at any density those alone between gaps, and hollow those that did not come out ok. */
-function dots(ink, s) {
+function ring({ ctx, valToPos }, step, value) {
+  ctx.beginPath();
+  ctx.arc(valToPos(step, "x", true), valToPos(value, "y", true), 3.5 * uPlot.pxRatio, 0, 2 * Math.PI);
+  ctx.stroke();
+}
+
+function mark({ ctx, bbox, valToPos }, step) {
+  const size = 3.5 * uPlot.pxRatio;
+  const x = valToPos(step, "x", true);
+  const y = bbox.top + bbox.height - size - uPlot.pxRatio;
+  ctx.beginPath();
+  ctx.moveTo(x, y - size);
+  ctx.lineTo(x + size, y + size);
+  ctx.lineTo(x - size, y + size);
+  ctx.fill();
+}
+
+/** Dots where points are few, and at any density for those alone between gaps, which no line would show. */
+function dots(ink) {
   return {
-    size: 5,
-    fill: () => colour("--surface"),
+    size: 4,
+    fill: ink,
     stroke: ink,
-    width: 1.25,
-    filter: (u, column, show) => {
-      if (show) return null;
-      const { at, list } = u.shape;
-      const { outcome } = list[s].current;
-      const values = u.data[column];
-      const empty = (row) => (values[row] ?? null) === null;
-      const picked = [];
-      for (let row = 0; row < values.length; row++) {
-        if (empty(row)) continue;
-        if (outcome[at[s][row]] !== OK || (empty(row - 1) && empty(row + 1))) picked.push(row);
-      }
-      return picked;
-    },
+    filter: (u, column, show) => (show ? null : alone(u.data[column])),
   };
+}
+
+function alone(values) {
+  const picked = [];
+  let before = null; // the series' own neighbours: `undefined` rows belong to other series
+  let here = -1;
+  for (let row = 0; row <= values.length; row++) {
+    if (row < values.length && values[row] === undefined) continue;
+    const after = values[row] ?? null;
+    if (here >= 0 && values[here] !== null && before === null && after === null) picked.push(here);
+    before = here >= 0 ? values[here] : null;
+    here = row;
+  }
+  return picked;
 }
 
 function visible(u, columns, [low, high]) {

@@ -16,7 +16,7 @@ from probe_agent.errors import NotApplicable
 from probe_agent.estimators import local_complexity
 from probe_agent.estimators.local_complexity import FRAMES, crossings, frames
 from probe_agent.probe import Measurement, Memory
-from probe_agent.probes.local_complexity import LocalComplexity
+from probe_agent.probes.local_complexity import AUTOMATIC, LocalComplexity
 from probe_agent.snapshot import Snapshot
 from probe_wire import Column, Outcome
 from tests.curvature_problems import Encoder, Recurrent, labels, normal, randomised, same_state, snapshot_of, state_of
@@ -315,7 +315,7 @@ def test_the_automatic_radius_scales_with_the_inputs() -> None:
     assert np.array_equal(one.draws, other.draws)
     assert float(other.settings["radius"]) == pytest.approx(16 * float(one.settings["radius"]), rel=1e-5)
     spread = float((x - x.mean(dim=0)).norm(dim=1).mean())
-    assert float(one.settings["radius"]) == pytest.approx(0.005 * spread, rel=1e-5)
+    assert float(one.settings["radius"]) == pytest.approx(AUTOMATIC * spread, rel=1e-5)
 
 
 def test_the_radius_stays_what_it_was_at_first() -> None:

@@ -200,6 +200,12 @@ def test_closing_ends_a_waiting_stream_and_refuses_new_ones_nothing_but_a_greeti
     on_page(news, scene)
 
 
+def test_a_signal_handler_may_close_the_feed_in_the_midst_of_its_own_work() -> None:
+    news = feed()
+    with news._lock:
+        news.close()
+
+
 def test_a_page_that_leaves_is_forgotten() -> None:
     news = feed(pages=1)
 

@@ -100,6 +100,7 @@ def test_a_message_too_large_is_refused_before_it_is_decoded() -> None:
         (wire.Hello(RUN, -1, "e", 1), "`int` >= 0"),
         (wire.Hello(RUN, 0, "e", 0), "`int` >= 1"),
         (wire.Schema(1, (), (wire.Column("Not_lower"),)), "matching regex"),
+        (wire.Schema(1, (), (wire.Column("a_line_break\n"),)), "matching regex"),
     ],
 )
 def test_a_message_out_of_bounds_is_refused_with_the_place(message: wire.ToCollector, what: str) -> None:
