@@ -247,7 +247,7 @@ class Pipeline:
         return run
 
     def _run(self, identity: Run, now: float) -> LiveRun:
-        """The live run of this identity; one the store already knows is made anew from its frames."""
+        """The live run of this identity; one the store already knows is made anew from what is stored."""
         found = self._live.runs.get(identity.id)
         if found is not None:
             return found
@@ -255,7 +255,7 @@ class Pipeline:
             run = self._live.open(identity, now)
             run.transition_counts = Counter({(m.name, turn.to_phase): 0 for m in self._machines for turn in m.turns})
         self._engines = {run_id: engine for run_id, engine in self._engines.items() if run_id in self._live.runs}
-        self._engines[identity.id] = PhaseEngine(self._machines)
+        engine = self._engines[identity.id] = PhaseEngine(self._machines)
         schemas = self._reader.schemas(identity.id)
         for frame in self._reader.frames(identity.id):
             if isinstance(frame.message, Goodbye):
@@ -266,9 +266,11 @@ class Pipeline:
                 run.quantities.update({q.name: q for q in schema.quantities})
                 _show(run, frame.rank, frame.message, measured, frame.received_at)
             if frame.rank == 0:
-                for transition in self._update(run, frame.message.step, measured):
-                    _enter(run, transition, frame.received_at)
-        run.spans = _spans(self._engines[identity.id])
+                engine.recall(frame.message.step, measured)
+        for stored in self._reader.transitions(identity.id):
+            engine.enter(stored.transition)
+            _enter(run, stored.transition, stored.known_at)
+        run.spans = _spans(engine)
         return run
 
     def _count_loss(self, run: LiveRun, stream: Stream, lost: int) -> None:

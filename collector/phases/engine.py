@@ -1,6 +1,6 @@
 """PhaseEngine: the measurements of one run in, its transitions out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from collector.phases.machine import Machine, MachineError
@@ -33,8 +33,8 @@ class Unused:
 class PhaseEngine:
     """Follows every machine on every subject of one run.
 
-    A pure fold: it reads no clock and draws no random number, so feeding a stored run again
-    restores it exactly, and that is how it is restarted.
+    A pure fold: it reads no clock and draws no random number, so feeding a stored run again finds
+    the same. A restart is cheaper: `recall` what was reported, then `enter` what was found.
 
     A step at or before a subject's last is ignored and counted as ``behind``: after a resume from
     a checkpoint the run lives through its past again, other ranks repeat a step, and a report may
@@ -57,6 +57,27 @@ class PhaseEngine:
     def update(self, step: int, measurements: Sequence[tuple[Column, Estimate]]) -> list[Transition]:
         """The transitions that these measurements of one step made known, in the measurements' order."""
         known = []
+        for track, estimate in self._tracked(measurements):
+            if transition := track.update(step, estimate.value, estimate.paired):
+                known.append(transition)
+        return known
+
+    def recall(self, step: int, measurements: Sequence[tuple[Column, Estimate]]) -> None:
+        """Take in measurements of one step that were judged before: `update` without its verdicts and their cost.
+
+        To restore a run: recall its stored reports in their order, then `enter` its stored transitions.
+        """
+        for track, estimate in self._tracked(measurements):
+            track.recall(step, estimate.value, estimate.paired)
+
+    def enter(self, transition: Transition) -> None:
+        """Be in the phase a stored transition leads to; one of a machine this engine lacks is passed over."""
+        track = self._tracks.get((transition.machine, tuple(sorted(transition.subject.items()))))
+        if track is not None:
+            track.enter(transition)
+
+    def _tracked(self, measurements: Sequence[tuple[Column, Estimate]]) -> Iterator[tuple[Track, Estimate]]:
+        """Each measurement that some machine judges, with the track it belongs to."""
         for column, estimate in measurements:
             for machine in self._machines.get(column.quantity, ()):
                 if not machine.judges(column.labels):
@@ -65,9 +86,8 @@ class PhaseEngine:
                     self._not_ok += 1
                     continue
                 track = self._track(machine, column.labels)
-                if track and (transition := track.update(step, estimate.value, estimate.paired)):
-                    known.append(transition)
-        return known
+                if track:
+                    yield track, estimate
 
     @property
     def phases(self) -> list[Span]:

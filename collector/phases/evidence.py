@@ -12,6 +12,9 @@ from collector.phases.verdict import Verdict
 
 STATISTIC = "reflected_gauss_e_process"
 
+TELLING = 12
+"""Powers of ten up to which an e-value is quoted: no noise is Gaussian further out, so more digits would mislead."""
+
 
 def evidence(shown: Verdict, probes: Cleaned, machine: Machine, labels: dict[str, str]) -> Evidence:
     """The figures behind a verdict on the probes since the phase began.
@@ -45,7 +48,7 @@ def sentence(quantity: str, labels: dict[str, str], before: Window, after: Windo
     way = "lower" if shown.change < 0 else "higher"
     return (
         f"{subject} averaged {_told(before)} and {_told(after)}: "
-        f"{100 * abs(shown.change):.1f} % {way}, e = {_power(shown.log_e)} against alpha {100 * shown.turn.alpha:g} %"
+        f"{100 * abs(shown.change):.1f} % {way}, {_power(shown.log_e)} against alpha {100 * shown.turn.alpha:g} %"
     )
 
 
@@ -78,7 +81,9 @@ def _told(window: Window) -> str:
 
 
 def _power(log_e: float) -> str:
-    """e^log_e in scientific notation, also where it would overflow."""
+    """Such as ``e = 2.1e3``, or ``e > 1e12`` where only the order can be believed."""
+    if log_e > TELLING * math.log(10.0):
+        return f"e > 1e{TELLING}"
     exponent, mantissa = divmod(log_e / math.log(10.0), 1.0)
     digits = f"{10.0**mantissa:.1f}"
-    return f"1.0e{exponent + 1:.0f}" if digits == "10.0" else f"{digits}e{exponent:.0f}"
+    return f"e = 1.0e{exponent + 1:.0f}" if digits == "10.0" else f"e = {digits}e{exponent:.0f}"

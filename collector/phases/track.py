@@ -43,10 +43,8 @@ class Track:
 
     def update(self, step: int, value: float, paired: float = math.nan) -> Transition | None:
         """The transition this measurement made known, if any."""
-        if not self.series.append(step, value, paired):
+        if not self.recall(step, value, paired):
             return None
-        if not self.spans:
-            self.spans.append(Span(self.machine.name, self.subject, self.machine.phases[0].name, step))
         turns = self.machine.turns_from(self.spans[-1].phase)
         if not turns or len(self.series) < min(turn.min_points for turn in turns):
             return None
@@ -56,17 +54,29 @@ class Track:
         shown = [v for v in verdicts if v is not None]
         return self._transition(max(shown, key=lambda v: v.log_e), probes) if shown else None
 
+    def recall(self, step: int, value: float, paired: float = math.nan) -> bool:
+        """Take in a measurement that was judged in an earlier life; whether it belongs to the series."""
+        if not self.series.append(step, value, paired):
+            return False
+        if not self.spans:
+            self.spans.append(Span(self.machine.name, self.subject, self.machine.phases[0].name, step))
+        return True
+
+    def enter(self, transition: Transition) -> None:
+        """Be in the phase a transition leads to."""
+        self._ordinal = transition.ordinal
+        at = transition.happened_step
+        self.spans[-1] = msgspec.structs.replace(self.spans[-1], until_step=at)
+        self.spans.append(Span(self.machine.name, self.subject, transition.to_phase, at))
+        del self.spans[:-MAX_SPANS]
+
     def _transition(self, shown: Verdict, probes: Cleaned) -> Transition:
         at, first, last = (int(probes.steps[i]) for i in (shown.at.at, shown.at.first, shown.at.last))
-        self._ordinal += 1
-        self.spans[-1] = msgspec.structs.replace(self.spans[-1], until_step=at)
-        self.spans.append(Span(self.machine.name, self.subject, shown.turn.to_phase, at))
-        del self.spans[:-MAX_SPANS]
-        return Transition(
+        transition = Transition(
             machine=self.machine.name,
             machine_version=self._version,
             subject=self.subject,
-            ordinal=self._ordinal,
+            ordinal=self._ordinal + 1,
             from_phase=shown.turn.from_phase,
             to_phase=shown.turn.to_phase,
             happened_step=at,
@@ -78,3 +88,5 @@ class Track:
             undo=shown.turn.undo,
             evidence=evidence(shown, probes, self.machine, self.subject),
         )
+        self.enter(transition)
+        return transition

@@ -100,7 +100,7 @@ class Reader:
         query = f"""
             SELECT r.id, r.name, r.host, r.pid, r.started_at, r.labels, r.git_revision, r.agent_version, r.world_size,
                    r.first_heard, r.last_heard, r.step,
-                   (SELECT COUNT(*) FROM frames f JOIN streams s ON s.id = f.stream_id WHERE s.run_id = r.id),
+                   (SELECT COALESCE(SUM(high - lost), 0) FROM streams s WHERE s.run_id = r.id),
                    (SELECT COALESCE(SUM(lost), 0) FROM streams s WHERE s.run_id = r.id),
                    (SELECT CASE WHEN COUNT(*) = COUNT(finished) THEN MAX(finished) END FROM streams s WHERE s.run_id = r.id)
             FROM runs r {where} ORDER BY r.last_heard DESC, r.id

@@ -354,6 +354,35 @@ def test_nothing_is_wider_than_the_window(page: Chrome, site: Site, width: int) 
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_numbers_read_as_a_person_would_write_them(page: Chrome, site: Site) -> None:
+    page.get(site.url("/"))
+    said = page.execute_async_script("""
+        import('/static/format.js').then((f) => arguments[0]([
+            [0, 1e-9, 0.00123456, 12.3456, 999.96, -5000, null].map((x) => f.number(x)),
+            [[3.14159, 0.0213], [1e-7, 2e-8], [123456, 1200], [-0.5, 0.033], [5, null], [null, 1]].map((x) => f.withError(...x)),
+            [0, 1e-5, 3e-4, 0.25, 1e5, 12345].map((x) => f.tick(x)),
+            [0.5, 0.9991, 0.999999].map((x) => f.confidence(x).replace('\u00a0', ' ').replace('\u00a0', ' ')),
+            f.distinct(['transformer.h.0.mlp', 'transformer.h.11.mlp']), f.distinct(['conv.1']), f.distinct([]),
+        ]))
+    """)
+    assert said == [
+        ["0", "1 × 10⁻⁹", "0.001235", "12.35", "1,000", "−5,000", "—"],
+        ["3.142 ± 0.021", "(1.00 ± 0.20) × 10⁻⁷", "123,456 ± 1,200", "−0.500 ± 0.033", "5", "—"],
+        ["0", "10⁻⁵", "3·10⁻⁴", "0.25", "10⁵", "12,345"],
+        ["50 %", "99.91 %", "> 99.99 %"],
+        ["0", "11"],
+        ["conv.1"],
+        [],
+    ]
+
+
+def test_a_run_resumed_from_a_checkpoint_draws_the_new_past_and_says_so(page: Chrome, young: Site) -> None:
+    open_run(page, young)
+    young.seeded.train((100, 105, 410))
+    until(lambda: "from before training went back to an earlier step" in text(page, "#q-probe_loss .card-note"))
+    assert points(page, "probe_loss") == sum(step < 100 for step in EARLY) + 3
+
+
 def test_the_theme_button_goes_from_the_systems_to_light_to_dark(page: Chrome, site: Site) -> None:
     page.get(site.url("/"))
     seen = []

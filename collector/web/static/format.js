@@ -14,7 +14,7 @@ export function number(x, digits = 4) {
   if (x === 0) return "0";
   const size = Math.abs(x);
   if (size >= 1e6 || size < 1e-4) return scientific(x, digits);
-  if (size >= 10 ** (digits - 1)) return grouped.format(x).replace("-", "−");
+  if (size >= 10 ** (digits - 1) - 0.5) return grouped.format(x).replace("-", "−");
   return String(Number(x.toPrecision(digits))).replace("-", "−");
 }
 
@@ -57,7 +57,7 @@ export function percent(share, digits = 2) {
 /** How sure a transition is. Never 100 %: certainty is not on offer. */
 export function confidence(p) {
   if (p >= 0.9999) return ">\u00a099.99\u00a0%";
-  return `${(Math.floor(p * 10000) / 100).toFixed(p >= 0.99 ? 2 : 1).replace(/0$/, "")}\u00a0%`;
+  return `${Number((Math.floor(p * 10_000) / 100).toFixed(p >= 0.99 ? 2 : 1))}\u00a0%`;
 }
 
 /** Seconds as a person would say them. */
@@ -104,6 +104,7 @@ export function labelled(labels) {
 
 /** Dotted names without what all of them share at either end: `h.0.mlp`, `h.1.mlp` are "0" and "1". */
 export function distinct(names) {
+  if (names.length < 2) return names;
   const parts = names.map((name) => name.split("."));
   const shortest = Math.min(...parts.map((each) => each.length));
   const shared = (at) => parts.every((each) => each.at(at) === parts[0].at(at));

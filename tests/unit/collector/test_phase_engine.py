@@ -140,6 +140,26 @@ def test_a_restart_from_what_was_stored_gives_the_same_bytes() -> None:
             assert msgspec.json.encode(told + follow(tail, column, restarted)) == whole
 
 
+def test_a_restart_that_recalls_instead_of_judging_again_goes_on_with_the_same_bytes() -> None:
+    for family, column in ((curves.rise_peak_decay, FISHER), (curves.double_descent, COMPLEXITY)):
+        curve = family(11)
+        whole = PhaseEngine()
+        known = follow(curve, column, whole)
+        for cut in range(5, curve.steps.size, 23):
+            restarted = PhaseEngine()
+            for step, value, paired in zip(
+                curve.steps[:cut].tolist(), curve.values[:cut].tolist(), curve.paired[:cut].tolist(), strict=True
+            ):
+                restarted.recall(step, [(column, Estimate(value, paired, paired, 100))])
+            before = [t for t in known if t.known_step <= curve.steps[cut - 1]]
+            for transition in before:
+                restarted.enter(transition)
+            rest = Curve(curve.steps[cut:], curve.values[cut:], curve.paired[cut:])
+            after = follow(rest, column, restarted)
+            assert msgspec.json.encode(before + after) == msgspec.json.encode(known)
+            assert restarted.phases == whole.phases
+
+
 def test_local_complexity_descends_ascends_and_descends_again() -> None:
     orders = [entered(follow(curves.double_descent(seed), COMPLEXITY)) for seed in range(20)]
     assert orders.count(["descent", "ascent", "final_descent"]) >= 19
