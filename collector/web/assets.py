@@ -15,6 +15,7 @@ FILES = (
     "format.js",
     "health.js",
     "heatmap.js",
+    "legend.js",
     "link.js",
     "palette.js",
     "phases.js",

@@ -1,7 +1,7 @@
 // Board: all charts of a run over one step axis, with one cursor, one zoom and the same phases.
 
 import { Card } from "./card.js";
-import { el } from "./dom.js";
+import { el, renew } from "./dom.js";
 import { tolerate } from "./link.js";
 import { trackName } from "./phases.js";
 import { segments } from "./segments.js";
@@ -47,7 +47,14 @@ export class Board {
     this.root = el(
       "section",
       { class: "board", "aria-label": "Charts" },
-      el("div", { class: "tools" }, el("h2", {}, "Measurements"), this.reset, this.tracks, el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Steps"), this.steps)),
+      el(
+        "div",
+        { class: "tools" },
+        el("h2", {}, "Measurements"),
+        this.reset,
+        this.tracks,
+        el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Steps"), this.steps),
+      ),
       this.grid,
     );
     this.resizes = new ResizeObserver(() => this.#cards.forEach((card) => card.resize()));
@@ -60,10 +67,16 @@ export class Board {
   setQuantities(quantities, outcomes) {
     for (const outcome of outcomes) this.view.outcomes.set(outcome.code, outcome);
     for (const quantity of quantities) {
-      if (this.#cards.some((card) => card.quantity.name === quantity.name)) continue;
+      const known = this.#cards.findIndex((card) => card.quantity.name === quantity.name);
+      if (known >= 0 && sameViews(this.#cards[known].quantity, quantity)) continue;
       const card = new Card(quantity, this.view, this.fetchPoints);
-      this.#cards.push(card);
-      this.grid.append(card.root);
+      if (known < 0) {
+        this.#cards.push(card);
+        this.grid.append(card.root);
+      } else {
+        this.#cards[known].root.replaceWith(card.root);
+        this.#cards[known] = card;
+      }
       this.sight.observe(card.root);
     }
   }
@@ -122,7 +135,7 @@ export class Board {
   }
 
   #offer(keys) {
-    const buttons = this.#tracks.map((track) =>
+    const button = (track) =>
       el(
         "button",
         {
@@ -134,16 +147,14 @@ export class Board {
             this.#shown = new Set(keys);
             if (!this.#shown.delete(track.key)) this.#shown.add(track.key);
             this.setTracks(this.#tracks);
-            [...this.tracks.children].find((button) => button.dataset.key === track.key)?.focus();
+            [...this.tracks.children].find((each) => each.dataset.key === track.key)?.focus();
           },
         },
         trackName(track),
-      ),
-    );
-    const same = buttons.map((b) => b.dataset.key + b.getAttribute("aria-pressed")).join();
-    if (this.tracks.dataset.same === same) return;
-    this.tracks.dataset.same = same;
-    this.tracks.replaceChildren(...(buttons.length ? [el("span", { class: "tools-label" }, "Phases of"), ...buttons] : []));
+      );
+    const offered = this.#tracks.map((track) => [track.key, keys.has(track.key)]);
+    const label = offered.length > 0 ? [el("span", { class: "tools-label" }, "Phases of")] : [];
+    renew(this.tracks, offered, () => [...label, ...this.#tracks.map(button)]);
   }
 
   #all() {
@@ -182,4 +193,9 @@ export class Board {
     }
     this.refresh();
   }
+}
+
+/** Whether a card of the one can show the other: it offers what there is, the network or its layers. */
+function sameViews(one, other) {
+  return Boolean(one.whole) === Boolean(other.whole) && Boolean(one.layers) === Boolean(other.layers);
 }

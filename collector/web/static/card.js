@@ -1,16 +1,16 @@
 // Card: one quantity with its title, its meaning, its chart and what can be switched about it.
 
-import { el, say, swatch } from "./dom.js";
-import { distinct, labelled, unitName, whole } from "./format.js";
-import { colourKey, heatmap } from "./heatmap.js";
+import { el, say } from "./dom.js";
+import { labelled, unitName, whole } from "./format.js";
+import { heatmap } from "./heatmap.js";
+import { tellLegend } from "./legend.js";
 import { drawPlot, moveCursor, redraw } from "./plot.js";
 import { readout } from "./readout.js";
 import { segments } from "./segments.js";
 import { SeriesSet, unseen } from "./series.js";
-import { layers, lines, STANDARD_ERRORS } from "./shapes.js";
+import { layers, lines } from "./shapes.js";
 
 const MOST_POINTS = { whole: 4000, layers: 1000 };
-const MOST_LISTED = 16;
 
 export class Card {
   #sets = { whole: new SeriesSet(), layers: new SeriesSet() };
@@ -67,23 +67,25 @@ export class Card {
       redraw(this.#plot, shape);
     } else {
       this.#plot?.destroy();
-      this.#plot = list.length > 0 && this.host.clientWidth > 0 ? drawPlot(this.host, this.view, this.quantity.name, shape, (u) => this.#read(u)) : null;
-      this.#legend(list, names);
+      const drawable = list.length > 0 && this.host.clientWidth > 0;
+      this.#plot = drawable ? drawPlot(this.host, this.view, this.quantity.name, shape, (u) => this.#read(u)) : null;
     }
+    tellLegend(this.keys, shape, names, this.quantity.unit);
     this.#notes(list);
     this.#read(this.#plot);
   }
 
   /** Phases or the zoom changed, the points did not. */
   repaint() {
-    if (this.#plot) redraw(this.#plot, this.#shape);
-    if (this.mode === "heatmap" && this.#plot) this.draw();
+    if (!this.#plot) return;
+    if (this.mode === "heatmap") this.draw(); // its colours span what is in view
+    else redraw(this.#plot, this.#shape);
   }
 
   resize() {
     const width = this.host.clientWidth;
-    if (!this.#plot || width === 0) return this.#sets.whole.list.length + this.#sets.layers.list.length > 0 && this.draw();
-    if (width !== this.#plot.width) this.#plot.setSize({ width, height: this.host.clientHeight });
+    if (this.#plot && width > 0 && width !== this.#plot.width) this.#plot.setSize({ width, height: this.host.clientHeight });
+    if (!this.#plot && this.#shape) this.draw();
   }
 
   /** What is drawn now. Of the layers only one rank's: the same layer of several ranks would not be told apart. */
@@ -152,12 +154,7 @@ export class Card {
       el("p", { class: "card-help", title: help }, help),
       el("div", { class: "plot-box" }, this.host, this.tip, this.empty),
       this.note,
-      el(
-        "footer",
-        { class: "card-foot" },
-        this.keys,
-        el("div", { class: "card-switches" }, ...switches),
-      ),
+      el("footer", { class: "card-foot" }, this.keys, el("div", { class: "card-switches" }, ...switches)),
     );
   }
 
@@ -189,29 +186,6 @@ export class Card {
     say(this.tip, tip ?? "");
     this.value.classList.toggle("is-odd", Boolean(odd));
     this.tip.hidden = !tip;
-  }
-
-  #legend(list, names) {
-    const { inks, uncertain, key } = this.#shape;
-    const short = this.mode === "layers" ? distinct(names) : names;
-    const item = (s, text) => el("span", { class: "legend-item", title: names[s] }, swatch("line", inks[s]), text);
-    const items = [];
-    if (this.mode === "heatmap") {
-      items.push(colourKey(key, this.quantity.unit));
-    } else if (list.length > MOST_LISTED) {
-      const ramp = [0, 0.25, 0.5, 0.75, 1].map((share) => swatch("line", inks[Math.round(share * (list.length - 1))]));
-      items.push(el("span", { class: "legend-item" }, short[0], ...ramp, short.at(-1)), `${list.length} ${this.mode === "layers" ? "layers by depth" : "series"}`);
-    } else {
-      items.push(...short.map((name, s) => item(s, name)));
-    }
-    if (this.mode === "lines" && list.length > 0) {
-      items.push(
-        uncertain
-          ? el("span", { class: "legend-item" }, swatch("band", inks[0]), `±${STANDARD_ERRORS} stderr`)
-          : el("span", { class: "legend-item quiet" }, "no uncertainty given"),
-      );
-    }
-    this.keys.replaceChildren(...items);
   }
 
   /** What the chart does not show, said in words. */

@@ -1,6 +1,7 @@
 // Making elements. Text only ever becomes a text node: names come from other people's programs.
 
 const SVG = "http://www.w3.org/2000/svg";
+const told = new WeakMap();
 
 /** An element with attributes (`on…` are listeners, `false` and `null` are left out) and children. */
 export function el(tag, attributes = {}, ...children) {
@@ -12,10 +13,18 @@ export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** Replace what is inside a node, only if it would change: an unchanged page must not flicker or lose focus. */
+/** Set the text of a node, only if it would change: an unchanged page must not flicker, nor lose a selection. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
   return node;
+}
+
+/** The same for whole children: `make()` is called only when the facts they are made of have changed. */
+export function renew(node, facts, make) {
+  const said = JSON.stringify(facts);
+  if (told.get(node) === said) return;
+  told.set(node, said);
+  node.replaceChildren(...[make()].flat());
 }
 
 /** A small colour sample, set through the CSSOM because the page's policy forbids style attributes. */

@@ -13,6 +13,7 @@ export function heatmap(list, { log, range }) {
   const count = list.length;
   const names = distinct(list.map((series) => series.labels.layer));
   const shape = {
+    kind: "heatmap",
     list,
     at,
     data: [steps, steps.map(() => null)],

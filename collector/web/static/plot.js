@@ -7,6 +7,7 @@ import { colour } from "./theme.js";
 
 const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 const Y_AXIS_WIDTH = 54;
+const RIGHT_MARGIN = 12;
 
 /**
  * Draw a chart into `host`.
@@ -20,7 +21,7 @@ export function drawPlot(host, view, quantity, shape, onCursor) {
   const options = {
     width: Math.max(host.clientWidth, 120),
     height: host.clientHeight,
-    padding: [() => ribbonHeight(view.phases.tracks.length), 10, 0, 0],
+    padding: [() => ribbonHeight(view.phases.tracks.length), RIGHT_MARGIN, 0, 0],
     legend: { show: false },
     series: [{}, ...shape.series],
     bands: shape.bands ?? [],
@@ -103,13 +104,14 @@ function stepAxis(view) {
   };
 }
 
-/** Labels that would touch their neighbour are left out; the tick stays. */
+/** Labels that would touch their neighbour or leave the chart are left out; the grid line stays. */
 function spaced(u, splits) {
+  const end = u.bbox.width / uPlot.pxRatio + RIGHT_MARGIN;
   let free = -Infinity;
   return splits.map((x) => {
     const at = u.valToPos(x, "x");
     const half = (tick(x).length * 6.4) / 2;
-    if (at - half < free + 6) return null;
+    if (at - half < free + 6 || at + half > end) return null;
     free = at + half;
     return x;
   });

@@ -1,7 +1,7 @@
 // Run: everything about one run on one page.
 
 import { Board } from "./board.js";
-import { el, say } from "./dom.js";
+import { el, renew, say } from "./dom.js";
 import { ago, confidence, labelled, moment, sentence, whole } from "./format.js";
 import { counters, healthPanel } from "./health.js";
 import { ask, tolerate } from "./link.js";
@@ -9,11 +9,11 @@ import { phaseName, phaseSummary, tracksOf } from "./phases.js";
 import { Timeline } from "./timeline.js";
 
 const SECONDS_BETWEEN = 2;
+const QUIET_SECONDS = 15;
 
 export class RunPage {
   #path;
   #detail = null;
-  #transitions = [];
   #last = 0;
   #skew = 0;
   #waiting = 0;
@@ -45,7 +45,7 @@ export class RunPage {
       this.board.root,
       el("section", { class: "panel health", "aria-labelledby": "health-title" }, el("h2", { id: "health-title" }, "Cost and health"), this.health),
     );
-    setInterval(() => this.#tellTime(), 1000);
+    setInterval(() => this.#pass(), 1000);
   }
 
   /** Load what is known of the run, then the points of the charts on screen. */
@@ -65,7 +65,9 @@ export class RunPage {
 
   transition({ run, transition }) {
     if (run !== this.id) return;
-    this.announce(`${sentence(phaseName(transition.machine, transition.to_phase))} since step ${whole(transition.happened_step)}, confidence ${confidence(transition.confidence)}. ${transition.advice}`);
+    const phase = sentence(phaseName(transition.machine, transition.to_phase));
+    const sure = `confidence ${confidence(transition.confidence)}`;
+    this.announce(`${phase} since step ${whole(transition.happened_step)}, ${sure}. ${transition.advice}`);
     this.#loadFacts(true).catch(tolerate);
     this.board.tick();
   }
@@ -75,12 +77,11 @@ export class RunPage {
     const [detail, transitions] = await Promise.all([ask(this.#path), ask(`${this.#path}/transitions`)]);
     this.#skew = detail.now - Date.now() / 1000;
     this.#detail = detail;
-    this.#transitions = transitions;
     const tracks = tracksOf(detail.spans, transitions);
     this.#tellHead(detail.run);
-    this.strip.replaceChildren(counters(detail.run));
-    this.summary.replaceChildren(phaseSummary(tracks));
-    this.health.replaceChildren(healthPanel(detail));
+    renew(this.strip, detail.run, () => counters(detail.run));
+    renew(this.summary, tracks, () => phaseSummary(tracks));
+    renew(this.health, [detail.ranks, detail.probes, Math.floor(detail.now / QUIET_SECONDS)], () => healthPanel(detail));
     this.timeline.set(transitions, tracks, fresh);
     this.board.setQuantities(detail.quantities, detail.outcomes);
     this.board.setTracks(tracks);
@@ -98,10 +99,7 @@ export class RunPage {
       ["started", moment(run.started_at)],
     ].filter(([, value]) => value);
     const labels = Object.entries(run.labels).map(([name, value]) => el("span", { class: "chip" }, labelled({ [name]: value })));
-    const said = JSON.stringify([run.name, run.state, run.finished, facts, run.labels]);
-    if (this.head.dataset.said === said) return;
-    this.head.dataset.said = said;
-    this.head.replaceChildren(
+    renew(this.head, [run.name, run.state, run.finished, facts, run.labels], () => [
       el(
         "div",
         { class: "run-title" },
@@ -111,14 +109,21 @@ export class RunPage {
           { class: "run-state" },
           el("span", { class: `state state-${run.state}`, "aria-hidden": "true" }),
           run.state,
-          run.finished ? ` (${run.finished})` : "",
+          run.finished && run.finished !== run.state ? ` (${run.finished})` : "",
           el("span", { class: "quiet" }, " · "),
           this.heard,
         ),
         ...labels,
       ),
       el("dl", { class: "run-facts" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
-    );
+    ]);
+  }
+
+  /** A second has passed. A run that fell silent sends no tick, so its state is asked for. */
+  #pass() {
+    this.#tellTime();
+    const quiet = Date.now() - this.#last > QUIET_SECONDS * 1000;
+    if (quiet && this.#detail && !document.hidden) this.#loadFacts(true).catch(tolerate);
   }
 
   #tellTime() {

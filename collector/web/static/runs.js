@@ -1,6 +1,6 @@
-// Runs: the list of everything the collector has heard of, the latest first.
+// Runs: the list of everything the collector has heard of, those that run first, the newest at the top.
 
-import { el, say } from "./dom.js";
+import { el, renew, say } from "./dom.js";
 import { ago, labelled, percent, whole } from "./format.js";
 import { ask, tolerate } from "./link.js";
 import { phaseChip, phaseName } from "./phases.js";
@@ -8,12 +8,13 @@ import { phaseChip, phaseName } from "./phases.js";
 const HEADS = ["Run", "Step", "Phases", "Reports", "Lost", "Overhead", "Last heard"];
 const MOST_CHIPS = 3;
 const SECONDS_BETWEEN = 3;
+const QUIET_SECONDS = 15;
+const STATES = ["running", "silent", "finished"];
 
 export class RunsPage {
   #rows = new Map();
   #last = 0;
   #skew = 0;
-  #timers = [];
 
   constructor() {
     this.count = el("span", { class: "quiet" });
@@ -21,13 +22,13 @@ export class RunsPage {
     this.table = el(
       "table",
       { class: "table runs", hidden: true },
-      el("caption", { class: "unseen" }, "Runs, the latest heard first"),
+      el("caption", { class: "unseen" }, "Runs"),
       el("thead", {}, el("tr", {}, ...HEADS.map((head) => el("th", { scope: "col" }, head)))),
       this.body,
     );
     this.welcome = el("section", { class: "welcome", hidden: true });
     this.root = el("div", { class: "page" }, el("div", { class: "page-head" }, el("h1", {}, "Runs"), this.count), this.table, this.welcome);
-    this.#timers.push(setInterval(() => this.#tellTimes(), 1000));
+    setInterval(() => this.#pass(), 1000);
     document.title = "Phasewatch";
   }
 
@@ -40,16 +41,20 @@ export class RunsPage {
     this.welcome.hidden = total > 0;
     say(this.count, total > runs.length ? `the ${whole(runs.length)} heard last of ${whole(total)}` : total ? whole(total) : "");
     if (total === 0) return this.#invite(address);
-    const kept = new Map(runs.map((run) => [run.id, this.#row(run)]));
-    this.#rows = kept;
-    this.body.replaceChildren(...[...kept.values()].map((row) => row.element));
+    // Not the latest heard first: runs that report at once would change places all the time.
+    runs.sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || b.started_at - a.started_at);
+    this.#rows = new Map(runs.map((run) => [run.id, this.#tell(this.#rows.get(run.id) ?? newRow(run.id), run)]));
+    const order = [...this.#rows.values()].map((row) => row.element);
+    if (order.some((row, i) => this.body.children[i] !== row) || this.body.children.length !== order.length) {
+      this.body.replaceChildren(...order);
+    }
   }
 
   /** Steps move at once; the rest of the row follows within seconds. */
   tick(ticks) {
     for (const { run, step } of ticks) {
       const row = this.#rows.get(run);
-      if (row) say(row.step, whole(step));
+      if (row) say(row.cells.step, whole(step));
       if (row) row.heard = Date.now() / 1000 + this.#skew;
     }
     if (Date.now() - this.#last > SECONDS_BETWEEN * 1000) this.load().catch(tolerate);
@@ -59,59 +64,40 @@ export class RunsPage {
     this.load().catch(tolerate);
   }
 
-  #row(run) {
-    const cell = (name, ...children) => el("td", { "data-name": name }, ...children);
-    const step = cell("step", whole(run.step));
-    const heard = cell("last heard");
-    const details = [labelled(run.labels), run.host, run.git_revision.slice(0, 8)].filter(Boolean).join(" · ");
-    const phases = run.phases.filter((phase) => Object.keys(phase.subject).length === 0 || run.phases.length <= MOST_CHIPS);
-    const row = el(
-      "tr",
-      {},
-      el(
-        "th",
-        { scope: "row" },
-        el(
-          "a",
-          { class: "run-link", href: `/runs/${encodeURIComponent(run.id)}` },
-          el("span", { class: `state state-${run.state}`, title: run.state, role: "img", "aria-label": run.state }),
-          run.name,
-        ),
-        el("span", { class: "run-details" }, `${run.state} · ${details}`),
-      ),
-      step,
-      cell(
-        "phases",
-        el(
-          "span",
-          { class: "chips" },
-          ...phases.slice(0, MOST_CHIPS).map((phase) => phaseChip(phaseName(phase.machine, phase.phase), phase.hue, phase.meaning)),
-          phases.length > MOST_CHIPS ? el("span", { class: "quiet" }, `+${phases.length - MOST_CHIPS}`) : null,
-          phases.length === 0 ? el("span", { class: "quiet" }, "—") : null,
-        ),
-      ),
-      cell("reports", whole(run.reports)),
-      el("td", { "data-name": "lost", class: run.lost ? "is-bad" : "" }, whole(run.lost)),
-      cell("overhead", percent(run.overhead_ratio)),
-      heard,
-    );
-    const kept = { element: row, step, heardCell: heard, heard: run.last_heard };
-    this.#tellTime(kept);
-    return kept;
+  #tell(row, run) {
+    const { link, cells } = row;
+    const details = [run.state, labelled(run.labels), run.host, run.git_revision.slice(0, 8)];
+    renew(link, [run.name, run.state], () => [
+      el("span", { class: `state state-${run.state}`, role: "img", "aria-label": run.state }),
+      run.name,
+    ]);
+    say(row.details, details.filter(Boolean).join(" · "));
+    say(cells.step, whole(run.step));
+    say(cells.reports, whole(run.reports));
+    say(cells.lost, whole(run.lost));
+    cells.lost.classList.toggle("is-bad", run.lost > 0);
+    say(cells.overhead, percent(run.overhead_ratio));
+    renew(cells.phases, run.phases, () => chips(run.phases));
+    row.heard = run.last_heard;
+    this.#tellTime(row);
+    return row;
   }
 
-  #tellTimes() {
+  /** A second has passed. A run that fell silent sends no tick, so the list is asked for. */
+  #pass() {
     for (const row of this.#rows.values()) this.#tellTime(row);
+    if (Date.now() - this.#last > QUIET_SECONDS * 1000 && !document.hidden) this.load().catch(tolerate);
   }
 
   #tellTime(row) {
-    say(row.heardCell, ago(Math.max(Date.now() / 1000 + this.#skew - row.heard, 0)));
+    say(row.cells.heard, ago(Math.max(Date.now() / 1000 + this.#skew - row.heard, 0)));
   }
 
   /** The empty state: how to make it otherwise. */
   #invite(bound) {
     const address = bound.replace(/\/\/(0\.0\.0\.0|\*|\[::\])(?=:)/, `//${location.hostname}`); // bound everywhere: this name works
-    const code = `from probe_agent import attach\nmonitor = attach(model, optimizer, loss_fn=loss_fn, probe_batch=(x, y), run="my first run", collector="${address}")`;
+    const given = `loss_fn=loss_fn, probe_batch=(x, y), run="my first run", collector="${address}"`;
+    const code = `from probe_agent import attach\nmonitor = attach(model, optimizer, ${given})`;
     const copy = el("button", { type: "button", class: "button" }, "Copy");
     copy.addEventListener("click", async () => {
       await navigator.clipboard?.writeText(code).then(() => say(copy, "Copied"), () => {});
@@ -123,4 +109,26 @@ export class RunsPage {
       el("p", { class: "quiet" }, "This collector listens for agents at ", el("code", {}, address), ". The run appears here by itself."),
     );
   }
+}
+
+function newRow(id) {
+  const names = { step: "step", phases: "phases", reports: "reports", lost: "lost", overhead: "overhead", heard: "last heard" };
+  const cells = Object.fromEntries(Object.entries(names).map(([key, name]) => [key, el("td", { "data-name": name })]));
+  const link = el("a", { class: "run-link", href: `/runs/${encodeURIComponent(id)}` });
+  const details = el("span", { class: "run-details" });
+  const element = el("tr", {}, el("th", { scope: "row" }, link, details), ...Object.values(cells));
+  return { element, link, details, cells, heard: 0 };
+}
+
+/** The phases of the whole network; of layers only where they are few. */
+function chips(phases) {
+  const shown = phases.filter((phase) => Object.keys(phase.subject).length === 0 || phases.length <= MOST_CHIPS);
+  const more = phases.length - Math.min(shown.length, MOST_CHIPS);
+  return el(
+    "span",
+    { class: "chips" },
+    ...shown.slice(0, MOST_CHIPS).map((phase) => phaseChip(phaseName(phase.machine, phase.phase), phase.hue, phase.meaning)),
+    more > 0 ? el("span", { class: "quiet" }, `+${more}`) : null,
+    phases.length === 0 ? el("span", { class: "quiet" }, "—") : null,
+  );
 }

@@ -15,7 +15,7 @@ const OK = 0;
 /** Lines with uncertainty bands: the whole network, perhaps split by rank or another label. */
 export function lines(list, { log, ratio, range }) {
   const { steps, at } = align(list);
-  const shape = { list, at, stride: 3, data: [steps], series: [], bands: [], inks: [], uncertain: false, focus: list.length > 1 };
+  const shape = { kind: "lines", list, at, stride: 3, data: [steps], series: [], bands: [], inks: [], uncertain: false, focus: list.length > 1 };
   for (const [s, one] of list.entries()) {
     const ink = list.length <= 4 ? colour(`--line-${s}`) : byDepth(s, list.length);
     const { value, stderr } = one.current;
@@ -43,7 +43,7 @@ export function lines(list, { log, ratio, range }) {
 /** One line for every layer, coloured by depth. Bands would hide each other and are left to the readout. */
 export function layers(list, { log, ratio, range }) {
   const { steps, at } = align(list);
-  const shape = { list, at, stride: 1, data: [steps], series: [], inks: [], focus: true };
+  const shape = { kind: "layers", list, at, stride: 1, data: [steps], series: [], inks: [], focus: true };
   for (const [s, one] of list.entries()) {
     const { value } = one.current;
     const ink = byDepth(s, list.length);

@@ -96,7 +96,7 @@ def test_the_agents_own_variables_are_not_the_collectors_business() -> None:
 
 def test_a_trusted_network_allows_to_listen_beyond_this_machine() -> None:
     environment = {
-        "PHASEWATCH_WEB_HOST": "0.0.0.0",
+        "PHASEWATCH_WEB_HOST": "0.0.0.0",  # noqa: S104
         "PHASEWATCH_SECURITY_TRUSTED_NETWORK": "true",
         "PHASEWATCH_WEB_ALLOWED_HOSTS": "a, b",
     }
