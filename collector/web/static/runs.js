@@ -96,7 +96,7 @@ export class RunsPage {
   /** The empty state: how to make it otherwise. */
   #invite(bound) {
     const address = bound.replace(/\/\/(0\.0\.0\.0|\*|\[::\])(?=:)/, `//${location.hostname}`); // bound everywhere: this name works
-    const given = `loss_fn=loss_fn, probe_batch=(x, y), run="my first run", collector="${address}"`;
+    const given = `loss_fn=loss_fn, probe_batch=(x, y), run="my run", collector="${address}"`;
     const code = `from probe_agent import attach\nmonitor = attach(model, optimizer, ${given})`;
     const copy = el("button", { type: "button", class: "button" }, "Copy");
     copy.addEventListener("click", async () => {

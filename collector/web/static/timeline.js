@@ -13,7 +13,8 @@ export class Timeline {
     this.highlight = highlight;
     this.list = el("ol", { class: "timeline", reversed: true });
     this.none = el("p", { class: "quiet" }, "None yet. A transition appears here with its evidence as soon as it is certain enough.");
-    this.root = el("section", { class: "panel", "aria-labelledby": "timeline-title" }, el("h2", { id: "timeline-title" }, "Transitions"), this.none, this.list);
+    const head = el("h2", { id: "timeline-title" }, "Transitions");
+    this.root = el("section", { class: "panel", "aria-labelledby": "timeline-title" }, head, this.none, this.list);
   }
 
   /** All transitions of the run, in the order they became known; those on the page already stay as they are. */
@@ -44,7 +45,13 @@ export class Timeline {
     });
     return el(
       "li",
-      { class: `turn turn-${transition.severity}${fresh ? " is-fresh" : ""}`, onmouseenter: show, onmouseleave: back, onfocusin: show, onfocusout: back },
+      {
+        class: `turn turn-${transition.severity}${fresh ? " is-fresh" : ""}`,
+        onmouseenter: show,
+        onmouseleave: back,
+        onfocusin: show,
+        onfocusout: back,
+      },
       el(
         "div",
         { class: "turn-head" },
@@ -74,13 +81,14 @@ export class Timeline {
 }
 
 function facts(transition, ink) {
-  const [low, high] = transition.happened_between;
+  const between = ` ${transition.happened_between.map(whole).join("–")}`;
+  const fact = (name, mark, ...value) => el("div", {}, el("dt", {}, mark && swatch(mark, ink), name), el("dd", {}, ...value));
   return el(
     "dl",
     { class: "turn-facts" },
-    el("div", {}, el("dt", {}, swatch("solid", ink), "happened"), el("dd", {}, whole(transition.happened_step), el("small", {}, ` ${whole(low)}–${whole(high)}`))),
-    el("div", {}, el("dt", {}, swatch("dotted", ink), "known"), el("dd", {}, whole(transition.known_step))),
-    el("div", {}, el("dt", {}, "confidence"), el("dd", {}, confidence(transition.confidence))),
+    fact("happened", "solid", whole(transition.happened_step), el("small", {}, between)),
+    fact("known", "dotted", whole(transition.known_step)),
+    fact("confidence", null, confidence(transition.confidence)),
   );
 }
 
@@ -97,11 +105,9 @@ function figures({ evidence, machine, machine_version: version }) {
     ["Points", whole(evidence.points), `${whole(evidence.cleaned)} cleaned`],
     ["Rule", words(machine), `version ${version}`],
   ];
-  return el(
-    "table",
-    { class: "figures" },
-    el("tbody", {}, ...rows.map(([name, value, note]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value, note ? el("small", {}, note) : null)))),
-  );
+  const row = ([name, value, note]) =>
+    el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value, note ? el("small", {}, note) : null));
+  return el("table", { class: "figures" }, el("tbody", {}, ...rows.map(row)));
 }
 
 function windowText(window) {
