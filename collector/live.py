@@ -5,7 +5,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from collector.phases.transition import Transition
+from collector.phases import Span, Transition
 from probe_wire import Column, Estimate, Losses, Outcome, ProbeCost, Quantity, Run
 
 State = Literal["running", "silent", "finished"]
@@ -65,17 +65,6 @@ class ProbeState:
     last_problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseSpan:
-    """A run was in a phase of a machine from one step to another (None: it still is)."""
-
-    machine: str
-    subject: tuple[tuple[str, str], ...]
-    phase: str
-    since_step: int
-    until_step: int | None
-
-
 @dataclass(slots=True)
 class LiveRun:
     """One run as it stands now. ``label`` is its name, made unique among the runs kept in memory."""
@@ -87,7 +76,7 @@ class LiveRun:
     quantities: dict[str, Quantity] = field(default_factory=dict)
     latest: dict[SeriesKey, Latest] = field(default_factory=dict)
     probes: dict[str, ProbeState] = field(default_factory=dict)
-    spans: list[PhaseSpan] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     transitions: deque[Transition] = field(default_factory=lambda: deque(maxlen=RECENT_TRANSITIONS))
     transition_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each ``(machine, to_phase)`` was entered; every possible pair is present, at 0 to begin with."""

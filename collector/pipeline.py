@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from collector.health import Health
-from collector.live import Latest, Live, LiveRun, PhaseSpan, RankState, SeriesKey
+from collector.live import Latest, Live, LiveRun, RankState, SeriesKey
 from collector.log import event, logger
 from collector.phases import MACHINES, Machine, PhaseEngine, Transition
 from collector.sinks import Sink
@@ -25,8 +25,8 @@ from collector.store.queries import Reader
 from collector.store.sqlite import Store, Stream
 from probe_wire import Column, Estimate, Goodbye, Hello, Report, Run, Schema, unpack
 
-RECOVERED_RUNS = 50
-"""Unfinished runs taken up again when the collector starts, the latest heard first."""
+RECOVERED_RUNS = 20
+"""Runs taken into memory when the collector starts; any other is when its agent is heard again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,7 @@ class Pipeline:
         now = self._clock()
         frame_id = self._store.put_goodbye(stream, goodbye, body, now)
         with self._live.lock:
-            rank = run.ranks[stream.rank]
-            rank.finished, rank.last_heard, rank.losses = True, now, goodbye.losses
-            rank.step = max(rank.step, goodbye.step)
+            _part(run, stream.rank, goodbye, now)
         self._ticks[stream.run_id] = (goodbye.step, frame_id)
         event("stream.finished", run=stream.run_id, rank=stream.rank, step=goodbye.step, reason=goodbye.reason)
 
@@ -189,7 +187,7 @@ class Pipeline:
         with self._live.lock:
             for transition in transitions:
                 _enter(run, transition, now)
-            run.spans = _spans(self._engines[run.run.id])
+            run.spans = self._engines[run.run.id].phases
         for transition in transitions:
             self._store.put_transition(run.run.id, transition, frame_id, now)
             self._news.append(News(run.run, transition))
@@ -218,9 +216,9 @@ class Pipeline:
     # -- runs in memory ---------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Take up the runs that had not finished when the collector last stopped."""
-        unfinished = [row for row in self._reader.runs() if row.finished is None]
-        for row in unfinished[:RECOVERED_RUNS]:
+        """Take up the runs as they stood when the collector last stopped, unfinished ones first."""
+        rows = sorted(self._reader.runs(), key=lambda row: row.finished is not None)  # stable: the latest heard first
+        for row in rows[:RECOVERED_RUNS]:
             identity = Run(
                 row.id,
                 row.name,
@@ -233,12 +231,8 @@ class Pipeline:
                 row.world_size,
             )
             self._run(identity, row.first_heard)
-        if unfinished:
-            event(
-                "runs.recovered",
-                runs=min(len(unfinished), RECOVERED_RUNS),
-                left_out=max(0, len(unfinished) - RECOVERED_RUNS),
-            )
+        if rows:
+            event("runs.recovered", runs=min(len(rows), RECOVERED_RUNS), left_out=max(0, len(rows) - RECOVERED_RUNS))
 
     def _live_run(self, stream: Stream) -> LiveRun:
         run = self._live.runs.get(stream.run_id)
@@ -258,19 +252,24 @@ class Pipeline:
         engine = self._engines[identity.id] = PhaseEngine(self._machines)
         schemas = self._reader.schemas(identity.id)
         for frame in self._reader.frames(identity.id):
-            if isinstance(frame.message, Goodbye):
-                continue
-            schema = schemas[frame.stream_id, frame.message.schema]
-            measured = list(zip(schema.columns, unpack(frame.message, schema), strict=True))
+            message = frame.message
             with self._live.lock:
+                if isinstance(message, Goodbye):
+                    _part(run, frame.rank, message, frame.received_at)
+                    continue
+                schema = schemas[frame.stream_id, message.schema]
+                measured = list(zip(schema.columns, unpack(message, schema), strict=True))
                 run.quantities.update({q.name: q for q in schema.quantities})
-                _show(run, frame.rank, frame.message, measured, frame.received_at)
+                _show(run, frame.rank, message, measured, frame.received_at)
             if frame.rank == 0:
-                engine.recall(frame.message.step, measured)
-        for stored in self._reader.transitions(identity.id):
-            engine.enter(stored.transition)
-            _enter(run, stored.transition, stored.known_at)
-        run.spans = _spans(engine)
+                engine.recall(message.step, measured)
+        with self._live.lock:
+            for stored in self._reader.transitions(identity.id):
+                engine.enter(stored.transition)
+                _enter(run, stored.transition, stored.known_at)
+            for rank, lost in self._reader.lost(identity.id).items():
+                run.ranks.setdefault(rank, RankState()).lost = lost
+            run.spans = engine.phases
         return run
 
     def _count_loss(self, run: LiveRun, stream: Stream, lost: int) -> None:
@@ -285,6 +284,7 @@ def _show(run: LiveRun, rank: int, report: Report, measured: list[tuple[Column, 
     state.step = max(state.step, report.step)
     state.last_heard = max(state.last_heard, now)
     state.reports += 1
+    state.finished = False
     state.training_seconds, state.probe_seconds, state.losses = (
         report.training_seconds,
         report.probe_seconds,
@@ -295,11 +295,10 @@ def _show(run: LiveRun, rank: int, report: Report, measured: list[tuple[Column, 
     Live.charge(run, report.costs)
 
 
-def _spans(engine: PhaseEngine) -> list[PhaseSpan]:
-    return [
-        PhaseSpan(s.machine, tuple(sorted(s.subject.items())), s.phase, s.since_step, s.until_step)
-        for s in engine.phases
-    ]
+def _part(run: LiveRun, rank: int, goodbye: Goodbye, now: float) -> None:
+    state = run.ranks.setdefault(rank, RankState())
+    state.finished, state.last_heard, state.losses = True, now, goodbye.losses
+    state.step = max(state.step, goodbye.step)
 
 
 def _enter(run: LiveRun, transition: Transition, now: float) -> None:

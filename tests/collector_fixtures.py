@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from collector.live import Live, PhaseSpan, ProbeState, RankState
+from collector.live import Live, ProbeState, RankState
+from collector.phases import Span
 from collector.phases.transition import Evidence, Transition, Window
 from collector.store.queries import Reader
 from collector.store.sqlite import Store, Stream
@@ -241,15 +242,15 @@ class Seeded:
         with self.live.lock:
             live = self.live.open(self.run, self.clock)
             live.transitions.append(change)
-            subject = tuple(sorted(change.subject.items()))
+            subject = change.subject
             kept = [
                 s for s in live.spans if (s.machine, s.subject) != (change.machine, subject) or s.until_step is not None
             ]
             since = max((s.until_step or 0 for s in kept if s.machine == change.machine), default=0)
             live.spans = [
                 *kept,
-                PhaseSpan(change.machine, subject, change.from_phase, since, change.happened_step),
-                PhaseSpan(change.machine, subject, change.to_phase, change.happened_step, None),
+                Span(change.machine, subject, change.from_phase, since, change.happened_step),
+                Span(change.machine, subject, change.to_phase, change.happened_step, None),
             ]
         if told:
             self.feed.handle(self.run, change)

@@ -4,7 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from collector.live import Latest, Live, LiveRun, PhaseSpan, ProbeState, RankState, SeriesKey
+from collector.live import Latest, Live, LiveRun, ProbeState, RankState, SeriesKey
+from collector.phases import Span
 from collector.phases.transition import Evidence, Transition, Window
 from probe_wire import Column, Estimate, Losses, Outcome, Quantity, Run
 
@@ -90,20 +91,19 @@ def transition(machine: str, from_phase: str, to_phase: str, **changed: object) 
 def machines_of(run: LiveRun, machines: Mapping[str, tuple[str, ...]]) -> None:
     """The run is in the first phase of every machine, and nothing was entered yet."""
     for machine, phases in machines.items():
-        run.spans.append(PhaseSpan(machine, (), phases[0], 0, None))
+        run.spans.append(Span(machine, {}, phases[0], 0, None))
         run.transition_counts.update({(machine, phase): 0 for phase in phases[1:]})
 
 
 def enter(run: LiveRun, made: Transition, now: float) -> None:
     """The run changes phase, as the pipeline would record it."""
-    subject = tuple(sorted(made.subject.items()))
     run.spans = [
-        PhaseSpan(s.machine, s.subject, s.phase, s.since_step, made.happened_step)
-        if (s.machine, s.subject, s.until_step) == (made.machine, subject, None)
+        Span(s.machine, s.subject, s.phase, s.since_step, made.happened_step)
+        if (s.machine, s.subject, s.until_step) == (made.machine, made.subject, None)
         else s
         for s in run.spans
     ]
-    run.spans.append(PhaseSpan(made.machine, subject, made.to_phase, made.happened_step, None))
+    run.spans.append(Span(made.machine, made.subject, made.to_phase, made.happened_step, None))
     run.transitions.append(made)
     run.transition_counts[made.machine, made.to_phase] += 1
     run.last_transition_time[made.machine] = now

@@ -63,8 +63,8 @@ class Still:
         return counts
 
 
-def _subject(labels: Mapping[str, str] | Subject) -> Subject:
-    return tuple(sorted(dict(labels).items()))
+def _subject(labels: Mapping[str, str]) -> Subject:
+    return tuple(sorted(labels.items()))
 
 
 @dataclass(frozen=True, slots=True)

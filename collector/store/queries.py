@@ -132,6 +132,7 @@ class Reader:
         """The points of each series that came in frames numbered beyond ``after``."""
         found: dict[int, Points] = {}
         with closing(self._connect()) as db:
+            db.execute("BEGIN")  # one view of the store for all series: none may be behind the frame another shows
             for series_id in series_ids:
                 rows = db.execute(
                     "SELECT frame_id, step, value, stderr, paired, n, outcome FROM points "
@@ -153,6 +154,13 @@ class Reader:
                 (run_id,),
             ).fetchall()
         return [StoredTransition(known_at, msgspec.json.decode(body, type=Transition)) for known_at, body in rows]
+
+    def lost(self, run_id: str) -> dict[int, int]:
+        """How many reports of each rank were lost."""
+        with closing(self._connect()) as db:
+            return dict(
+                db.execute("SELECT rank, SUM(lost) FROM streams WHERE run_id = ? GROUP BY rank", (run_id,)).fetchall()
+            )
 
     def schemas(self, run_id: str) -> dict[tuple[int, int], Schema]:
         """Every schema of a run by ``(stream_id, schema id)``."""

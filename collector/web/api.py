@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 from starlette.exceptions import HTTPException
 
-from collector.live import Live, PhaseSpan
+from collector.live import Live
+from collector.phases import Span
 from collector.store.queries import Points, Reader, RunRow
 from collector.web.decimate import keep
 from collector.web.spans import spans_of
@@ -133,7 +134,7 @@ class Api:
         with self._live.lock:
             return run_view(row, self._live.runs.get(row.id), spans, now)
 
-    def _spans(self, run_id: str) -> list[PhaseSpan]:
+    def _spans(self, run_id: str) -> list[Span]:
         with self._live.lock:
             live = self._live.runs.get(run_id)
             if live is not None:

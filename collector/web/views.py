@@ -10,8 +10,8 @@ from itertools import count
 
 import msgspec
 
-from collector.live import SILENT_AFTER_SECONDS, LiveRun, PhaseSpan, State
-from collector.phases.machines import MACHINES
+from collector.live import SILENT_AFTER_SECONDS, LiveRun, State
+from collector.phases import MACHINES, Span
 from collector.store.queries import RunRow, SeriesRow
 from probe_wire import Losses, Outcome, Quantity
 
@@ -114,7 +114,7 @@ class RunDetail(msgspec.Struct, frozen=True):
 OUTCOMES = [OutcomeView(int(outcome), outcome.label, outcome.sentence) for outcome in Outcome]
 
 
-def run_view(row: RunRow, live: LiveRun | None, spans: Sequence[PhaseSpan], now: float) -> RunView:
+def run_view(row: RunRow, live: LiveRun | None, spans: Sequence[Span], now: float) -> RunView:
     """A run as stored, with what only memory knows where it is there."""
     ranks = list(live.ranks.values()) if live else []
     total = sum(rank.training_seconds + rank.probe_seconds for rank in ranks)
@@ -187,10 +187,10 @@ def quantity_views(quantities: Sequence[Quantity], series: Sequence[SeriesRow]) 
     ]
 
 
-def phase_view(span: PhaseSpan) -> PhaseView:
+def phase_view(span: Span) -> PhaseView:
     """A span with what its phase means and is coloured by."""
     meaning, hue = _PHASES.get((span.machine, span.phase)) or ("", _other_hue(span))
-    return PhaseView(span.machine, dict(span.subject), span.phase, meaning, hue, span.since_step, span.until_step)
+    return PhaseView(span.machine, span.subject, span.phase, meaning, hue, span.since_step, span.until_step)
 
 
 def _phases() -> dict[tuple[str, str], tuple[str, int]]:
@@ -205,7 +205,7 @@ def _phases() -> dict[tuple[str, str], tuple[str, int]]:
 _PHASES = _phases()
 
 
-def _other_hue(span: PhaseSpan) -> int:
+def _other_hue(span: Span) -> int:
     """Of a phase that this release does not know: the same on every page."""
     return 0 if span.since_step == 0 else 1 + zlib.crc32(f"{span.machine} {span.phase}".encode()) % 100
 

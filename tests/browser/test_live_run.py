@@ -14,7 +14,14 @@ def test_a_transition_of_a_run_in_training_reaches_an_open_page(page: Chrome, tm
     with CollectorProcess(tmp_path / "s.db") as collector:
         page.get(collector.page)
         until(lambda: "attach" in text(page, "body"))  # nothing runs yet: the page says how to begin
-        command = [sys.executable, str(ROOT / "examples" / "digits.py"), "--steps", "6000", "--collector", collector.inlet]
+        command = [
+            sys.executable,
+            str(ROOT / "examples" / "digits.py"),
+            "--steps",
+            "6000",
+            "--collector",
+            collector.inlet,
+        ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as trainer:
             try:
                 until(lambda: "digits" in text(page, "main"), 60)  # the list heard of it by itself

@@ -248,7 +248,7 @@ def test_the_timeline_tells_when_why_and_how_to_undo(page: Chrome, site: Site) -
     assert "Put the augmentation back" in text(page, ".turn-undo")
     summary = text(page, ".summary")
     assert "After critical period" in summary
-    assert "since step 538 (known at 1,304, confidence 99.91\u00a0%)" in summary
+    assert "since step 538 (known at 1,304, confidence >\u00a099.9\u00a0%)" in summary
 
 
 def test_evidence_is_shown_on_the_charts_on_demand(page: Chrome, site: Site) -> None:
@@ -369,7 +369,7 @@ def test_numbers_read_as_a_person_would_write_them(page: Chrome, site: Site) -> 
         ["0", "1 × 10⁻⁹", "0.001235", "12.35", "1,000", "−5,000", "—"],
         ["3.142 ± 0.021", "(1.00 ± 0.20) × 10⁻⁷", "123,456 ± 1,200", "−0.500 ± 0.033", "5", "—"],
         ["0", "10⁻⁵", "3·10⁻⁴", "0.25", "10⁵", "12,345"],
-        ["50 %", "99.91 %", "> 99.99 %"],
+        ["50.0 %", "> 99.9 %", "> 99.9 %"],
         ["0", "11"],
         ["conv.1"],
         [],

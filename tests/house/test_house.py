@@ -86,7 +86,9 @@ def test_the_agent_brings_no_server_into_the_training_process() -> None:
         "import sys, probe_agent; "
         "print([m for m in ('starlette', 'uvicorn', 'prometheus_client', 'sqlite3', 'typer', 'collector') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "[]"
 
 

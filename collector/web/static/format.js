@@ -56,8 +56,8 @@ export function percent(share, digits = 2) {
 
 /** How sure a transition is. Never 100 %: certainty is not on offer. */
 export function confidence(p) {
-  if (p >= 0.9999) return ">\u00a099.99\u00a0%";
-  return `${Number((Math.floor(p * 10_000) / 100).toFixed(p >= 0.99 ? 2 : 1))}\u00a0%`;
+  if (p > 0.999) return ">\u00a099.9\u00a0%"; // as on the command line: further out no noise is Gaussian
+  return `${(Math.floor(p * 1000) / 10).toFixed(1)}\u00a0%`;
 }
 
 /** Seconds as a person would say them. */

@@ -12,7 +12,8 @@ from collector.exporter import CATALOGUE, CONTENT_TYPE, Exporter
 from collector.exporter.names import Layers, label_pairs, metric_name
 from collector.exporter.room import Room, Share
 from collector.health import Health
-from collector.live import Latest, Live, PhaseSpan, RankState, SeriesKey
+from collector.live import Latest, Live, RankState, SeriesKey
+from collector.phases import Span
 from probe_wire import Column, Estimate, Outcome, Quantity
 from tests import live_runs as lr
 
@@ -255,7 +256,7 @@ def test_a_machine_that_cannot_judge_yet_has_phases_but_no_code(live: Live) -> N
 def test_a_layer_has_phases_of_its_own(live: Live) -> None:
     run = lr.open_run(live, now=NOW)
     lr.report(run, 1, lr.typical(1))
-    run.spans.append(PhaseSpan("regions", (("layer", "features.3"),), "ascent", 10, None))
+    run.spans.append(Span("regions", {"layer": "features.3"}, "ascent", 10, None))
     run.transitions.append(lr.transition("regions", "first_descent", "ascent", subject={"layer": "features.3"}))
     samples = read(exporter(live).render())
     assert one(samples, "phasewatch_phase", machine="regions", layer="01.features.3", phase="ascent") == 1
@@ -265,7 +266,7 @@ def test_a_layer_has_phases_of_its_own(live: Live) -> None:
 
 def test_a_machine_of_another_release_is_shown_without_a_code(live: Live) -> None:
     run = lr.open_run(live, now=NOW)
-    run.spans.append(PhaseSpan("older", (), "somewhere", 10, None))
+    run.spans.append(Span("older", {}, "somewhere", 10, None))
     samples = read(exporter(live).render())
     assert one(samples, "phasewatch_phase", machine="older", phase="somewhere") == 1
     assert not find(samples, "phasewatch_phase_code", machine="older")
@@ -387,7 +388,7 @@ def test_a_run_made_anew_in_memory_is_shown_under_its_new_label(live: Live) -> N
 
 def test_a_phase_that_is_over_is_not_the_current_one(live: Live) -> None:
     run = lr.open_run(live, now=NOW)
-    run.spans.append(PhaseSpan("critical_period", (), "passed", 10, 20))
+    run.spans.append(Span("critical_period", {}, "passed", 10, 20))
     samples = read(exporter(live).render())
     assert set(find(samples, "phasewatch_phase", machine="critical_period").values()) == {0.0}
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 
-from collector.live import Live, PhaseSpan
+from collector.live import Live
+from collector.phases import Span
 from collector.store.queries import Reader
 from collector.web import Feed, create_app
 from collector.web.decimate import keep
@@ -93,8 +94,8 @@ def test_phases_that_ship_have_a_meaning_and_a_colour_of_their_own(client: Clien
 
 
 def test_a_phase_of_another_release_has_no_meaning_but_a_colour_that_stays() -> None:
-    first = phase_view(PhaseSpan("mood", (), "calm", 0, 10))
-    second, again = (phase_view(PhaseSpan("mood", (), "storm", 10, until)) for until in (20, None))
+    first = phase_view(Span("mood", {}, "calm", 0, 10))
+    second, again = (phase_view(Span("mood", {}, "storm", 10, until)) for until in (20, None))
     assert (first.hue, first.meaning, second.meaning) == (0, "", "")
     assert second.hue == again.hue > 0
 
@@ -245,11 +246,11 @@ def test_transitions_come_with_all_their_evidence(client: Client) -> None:
 def test_phases_of_one_machine_follow_each_other_and_the_first_starts_at_zero() -> None:
     turns = [transition(happened_step=10), complexity_turn(), began()]  # hindsight placed the end before the beginning
     assert spans_of(turns) == [
-        PhaseSpan("critical_period", (), "early", 0, 12),
-        PhaseSpan("critical_period", (), "critical_period", 12, 12),
-        PhaseSpan("critical_period", (), "after_critical_period", 12, None),
-        PhaseSpan("local_complexity", (), "initial", 0, 119),
-        PhaseSpan("local_complexity", (), "ascent", 119, None),
+        Span("critical_period", {}, "early", 0, 12),
+        Span("critical_period", {}, "critical_period", 12, 12),
+        Span("critical_period", {}, "after_critical_period", 12, None),
+        Span("local_complexity", {}, "initial", 0, 119),
+        Span("local_complexity", {}, "ascent", 119, None),
     ]
 
 
