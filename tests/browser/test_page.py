@@ -238,7 +238,7 @@ def test_the_timeline_tells_when_why_and_how_to_undo(page: Chrome, site: Site) -
         "538",
         "451–614",
         "1,304",
-        "99.91\u00a0%",
+        ">\u00a099.9\u00a0%",
         "safe to remove",
     ):
         assert fact in turn
