@@ -17,6 +17,7 @@ from probe_agent.likelihood import Likelihood, named, recognise
 from probe_agent.monitor import Monitor, Subject
 from probe_agent.outbox import ListOutbox, Outbox, ZmqOutbox
 from probe_agent.presets import standard
+from probe_agent.probe import Probe
 from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import Inputs, LossFn, ProbeSet, Snapshot, undisturbed
@@ -75,6 +76,8 @@ def attach(
     _check_parameters(model, optimizer)
     probe_set = _probe_set(model, probe_batch)
     _check_name(run, labels or {})
+    watches = standard() if watches is None else watches
+    _check_probes(watches)
     address = collector or os.environ.get("PHASEWATCH_COLLECTOR") or DEFAULT_COLLECTOR
     if not _ADDRESS.fullmatch(address):
         raise AttachError(
@@ -102,7 +105,7 @@ def attach(
         Subject(model, probe_set, loss_fn, known, seed),
         optimizer,
         identity,
-        standard() if watches is None else watches,
+        watches,
         budget or Budget(),
         open_outbox,
         step=step,
@@ -240,6 +243,17 @@ def _try_out(
         except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run
             logger.debug("phasewatch: the likelihood could not be recognised: %r", error)
             return None
+
+
+def _check_probes(watches: Sequence[Watch]) -> None:
+    named_so: dict[str, Probe] = {}
+    for watch in watches:
+        for probe in watch.probes:
+            if named_so.setdefault(probe.name, probe) != probe:
+                raise AttachError(
+                    f"Got two different probes named {probe.name!r}; their series could not be told apart. "
+                    "Keep one of them, or attach a second monitor under another run name."
+                )
 
 
 def _check_name(run: str, labels: Mapping[str, str]) -> None:

@@ -103,7 +103,8 @@ class Monitor:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         )
-        weakref.finalize(self, self._outbox.abandon)
+        # Not at interpreter exit: then the outbox itself still waits for what is queued.
+        weakref.finalize(self, self._outbox.abandon).atexit = False
         self._guarded_measure()
 
     # -- what a training script may use -----------------------------------------------------------

@@ -106,10 +106,11 @@ class ZmqOutbox:
 
         In a forked child this does nothing: the thread and the socket belong to the parent.
         """
-        if self._closing is not None or self not in _open:
+        if self not in _open:
             return
-        self._deadline = time.monotonic() + CLOSE_SECONDS
-        self._closing = reason
+        if self._closing is None:
+            self._deadline = time.monotonic() + CLOSE_SECONDS
+            self._closing = reason
         self._thread.join(CLOSE_SECONDS + 0.3)  # the loop looks at the clock at least ten times a second
         _open.discard(self)
         if self.undelivered:

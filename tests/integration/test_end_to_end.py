@@ -174,6 +174,26 @@ def test_a_collector_restarted_knows_the_runs_phases_and_goes_on(tmp_path: Path)
         monitor.close()
 
 
+FORGETFUL = """
+import sys, torch, torch.nn.functional as F, probe_agent
+model = torch.nn.Linear(4, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+x, y = torch.randn(32, 4), torch.randint(0, 3, (32,))
+probe_agent.attach(model, optimizer, loss_fn=F.cross_entropy, probe_batch=(x, y), run="forgetful", collector=sys.argv[1])
+for _ in range(10):
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+"""
+
+
+def test_a_script_that_never_closes_its_monitor_loses_nothing_at_exit(tmp_path: Path) -> None:
+    with CollectorProcess(tmp_path / "s.db") as collector:
+        subprocess.run([sys.executable, "-c", FORGETFUL, collector.inlet], check=True, timeout=60, cwd=ROOT)
+        assert stored_steps(collector.store) == Counter({(0, step): 1 for step in range(11)})
+        (run,) = collector.get("/api/runs")["runs"]
+        assert run["finished"] == "interpreter exit"
+
+
 def test_two_runs_of_one_name_are_two_runs(tmp_path: Path) -> None:
     with CollectorProcess(tmp_path / "s.db") as collector:
         monitors = [small_run(collector.inlet, run="twin", steps=5) for _ in range(2)]

@@ -8,8 +8,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import probe_agent
-from probe_agent import AttachError, ListOutbox, Monitor
+from probe_agent import AttachError, Every, ListOutbox, Monitor, Watch
 from probe_agent.attach import unwrapped
+from probe_agent.probes import LocalComplexity
 
 
 def attach(model: object = None, optimizer: object = None, **changes: object) -> Monitor:
@@ -109,6 +110,10 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "a label out of bounds": (
         lambda: attach(labels={"Data Set": "x"}),
         "Got the label 'Data Set': 'x'; need a lower_case name",
+    ),
+    "two probes of one name": (
+        lambda: attach(watches=[Watch(Every(1), (LocalComplexity(),)), Watch(Every(5), (LocalComplexity(points=9),))]),
+        "Got two different probes named 'local_complexity'; their series could not be told apart",
     ),
     "an address that is none": (
         lambda: attach(outbox=None, collector="localhost:5757"),
