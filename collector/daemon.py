@@ -35,7 +35,7 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._health = Health()
         self._live = Live()
-        self._feed = Feed(on_tick_dropped=self._health.ticks_dropped.inc)
+        self._feed = Feed(on_tick_dropped=self._health.ticks_dropped.inc, on_overflow=self._health.page_overflows.inc)
         self._store = Store(Path(config.store.path))
         self._pipeline = Pipeline(self._store, self._live, self._health, (self._feed,), tick=self._feed.tick)
         self._inlet = Inlet(config.inlet.address, self._pipeline, self._health)

@@ -42,6 +42,9 @@ class Health:
         self.ticks_dropped = self._counter(
             "page_ticks_dropped", "Live updates skipped because a page read too slowly; it catches up."
         )
+        self.page_overflows = self._counter(
+            "page_overflows", "Times a page read so slowly that it was told to reload instead of each transition."
+        )
         self.refused_series = self._counter(
             "refused_series", "Series left out of /metrics because the series limit was reached."
         )

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from collector.phases import Span, Transition
+from collector.phases import Span, Transition, Unused
 from probe_wire import Column, Estimate, Losses, Outcome, ProbeCost, Quantity, Run
 
 State = Literal["running", "silent", "finished"]
@@ -77,6 +77,8 @@ class LiveRun:
     latest: dict[SeriesKey, Latest] = field(default_factory=dict)
     probes: dict[str, ProbeState] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
+    unjudged: Unused = field(default_factory=Unused)
+    """Measurements of judged quantities that no verdict saw."""
     transitions: deque[Transition] = field(default_factory=lambda: deque(maxlen=RECENT_TRANSITIONS))
     transition_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each ``(machine, to_phase)`` was entered; every possible pair is present, at 0 to begin with."""

@@ -188,6 +188,7 @@ class Pipeline:
             for transition in transitions:
                 _enter(run, transition, now)
             run.spans = self._engines[run.run.id].phases
+            run.unjudged = self._engines[run.run.id].unused
         for transition in transitions:
             self._store.put_transition(run.run.id, transition, frame_id, now)
             self._news.append(News(run.run, transition))
@@ -269,7 +270,7 @@ class Pipeline:
                 _enter(run, stored.transition, stored.known_at)
             for rank, lost in self._reader.lost(identity.id).items():
                 run.ranks.setdefault(rank, RankState()).lost = lost
-            run.spans = engine.phases
+            run.spans, run.unjudged = engine.phases, engine.unused
         return run
 
     def _count_loss(self, run: LiveRun, stream: Stream, lost: int) -> None:

@@ -41,6 +41,14 @@ RUN_LOST_REPORTS = Family(
     ("run", "rank"),
 )
 
+RUN_UNJUDGED = Family(
+    "phasewatch_run_unjudged_measurements_total",
+    "counter",
+    "Measurements of a judged quantity that no phase machine could use: not ok, not on the axis (skipped), at a step not "
+    "beyond the last (behind), given up to the cap after they were judged (thinned), of a subject too many (refused).",
+    ("run", "reason"),
+)
+
 PHASE = Family(
     "phasewatch_phase",
     "gauge",

@@ -35,6 +35,8 @@ def write_run(page: Page, still: Still, machines: Machines, share: Share) -> Non
     page.add(c.RUN_STEP, [run], still.step)
     page.add(c.RUN_STARTED, [run], still.run.started_at)
     page.add(c.RUN_LAST_REPORT, [run], still.last_heard)
+    for reason, count in still.unjudged.items():
+        page.add(c.RUN_UNJUDGED, [run, ("reason", reason)], count)
     for machine, phases in machines.items():
         _write_phase(page, [run, ("machine", machine)], phases, still.current.get((machine, ())))
     for machine, seconds in still.last_transition_time.items():

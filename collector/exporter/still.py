@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+import msgspec
+
 from collector.live import Live, LiveRun, ProbeState, RankState, SeriesKey, State
 from collector.phases.transition import Transition
 from probe_wire import Estimate, Outcome, Quantity, Run
@@ -24,6 +26,7 @@ class Still:
     first_heard: float
     last_heard: float
     ranks: dict[int, RankState]
+    unjudged: dict[str, int]
     quantities: dict[str, Quantity]
     estimates: list[tuple[SeriesKey, int, Estimate]]
     """Each series with its position and newest estimate."""
@@ -46,6 +49,7 @@ class Still:
             first_heard=run.first_heard,
             last_heard=run.last_heard,
             ranks={rank: copy.copy(said) for rank, said in run.ranks.items()},
+            unjudged=msgspec.structs.asdict(run.unjudged),
             quantities=dict(run.quantities),
             estimates=[(key, latest.position, latest.estimate) for key, latest in run.latest.items()],
             probes={name: ProbeState(probe.seconds, probe.outcomes.copy()) for name, probe in run.probes.items()},

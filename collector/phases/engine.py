@@ -1,7 +1,8 @@
 """PhaseEngine: the measurements of one run in, its transitions out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from collector.phases.machine import Machine, MachineError
 from collector.phases.machines import MACHINES
@@ -13,8 +14,7 @@ MAX_TRACKS = 512
 """Subjects followed in one run, over all machines: labels come from outside and each holds a series."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unused:
+class Unused(msgspec.Struct, frozen=True):
     """Measurements of a judged quantity that no verdict saw, counted by reason.
 
     ``not_ok``: the outcome was not OK. A value that has not converged is a bound or a rough guess,
@@ -23,11 +23,11 @@ class Unused:
     cap after it was judged. ``refused``: of a subject beyond ``MAX_TRACKS``.
     """
 
-    not_ok: int
-    skipped: int
-    behind: int
-    thinned: int
-    refused: int
+    not_ok: int = 0
+    skipped: int = 0
+    behind: int = 0
+    thinned: int = 0
+    refused: int = 0
 
 
 class PhaseEngine:

@@ -92,6 +92,7 @@ class Api:
                 spans=[phase_view(span) for span in spans],
                 ranks=rank_views(live),
                 probes=probe_views(live),
+                unjudged=msgspec.structs.asdict(live.unjudged) if live else {},
                 outcomes=OUTCOMES,
             )
         return msgspec.json.encode(detail)

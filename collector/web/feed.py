@@ -36,13 +36,14 @@ class Feed:
         seconds_between: float = 0.5,
         keep_alive_seconds: float = 15.0,
         on_tick_dropped: Callable[[], None] = lambda: None,
+        on_overflow: Callable[[], None] = lambda: None,
     ) -> None:
         self.pages = pages
-        self.overflows = 0
         self._waiting = waiting
         self._seconds_between = seconds_between
         self._keep_alive_seconds = keep_alive_seconds
         self._on_tick_dropped = on_tick_dropped
+        self._on_overflow = on_overflow
         self._lock = threading.RLock()  # a signal handler may close the feed while its own thread holds it
         self._boxes: set[_Mailbox] = set()
         self._closed = False
@@ -59,7 +60,7 @@ class Feed:
         with self._lock:
             for box in self._boxes:
                 if not box.put_transition(message):
-                    self.overflows += 1
+                    self._on_overflow()
 
     def tick(self, run_id: str, step: int, frame: int) -> None:
         """Tell every page that a run has come this far."""

@@ -108,6 +108,7 @@ class RunDetail(msgspec.Struct, frozen=True):
     spans: list[PhaseView]
     ranks: list[RankView]
     probes: list[ProbeView]
+    unjudged: dict[str, int]
     outcomes: list[OutcomeView]
 
 

@@ -26,14 +26,14 @@ export function counters(run) {
     ),
     count("reports", run.reports, "Reports committed to the store."),
     count("lost", run.lost, "Reports the agent numbered that the collector never had.", true),
-    count("dropped", losses.reports_dropped, "Reports the agent gave up because its spool was full.", true),
+    count("dropped", losses.reports_dropped, "Reports the agent gave up: its memory was full, or they could not be sent.", true),
     count("skipped", losses.snapshots_skipped, "Snapshots not taken, to stay within the agent's share of time.", true),
     count("scalars dropped", losses.scalars_dropped, "Logged scalars the agent could not keep.", true),
   );
 }
 
 /** Tables of the ranks and the probes. */
-export function healthPanel({ ranks, probes, run, now }) {
+export function healthPanel({ ranks, probes, run, now, unjudged }) {
   if (ranks.length === 0 && probes.length === 0) {
     return el("p", { class: "quiet" }, "The collector no longer has this run in memory; its points and transitions are in the store.");
   }
@@ -65,7 +65,24 @@ export function healthPanel({ ranks, probes, run, now }) {
         rank.finished ? "finished" : ago(now - rank.last_heard),
       ]),
     ),
+    unused(unjudged),
   );
+}
+
+const WHY_UNJUDGED = {
+  not_ok: "came out not ok",
+  skipped: "were not finite, or not positive on a logarithmic axis",
+  behind: "came at a step the run had passed already",
+  thinned: "were given up to a cap after they had been judged",
+  refused: "were of a subject beyond the most that are followed",
+};
+
+/** Measurements no phase machine saw, in a sentence; nothing where there are none. */
+function unused(unjudged) {
+  const found = Object.entries(unjudged).filter(([, n]) => n > 0);
+  if (found.length === 0) return "";
+  const parts = found.map(([why, n]) => `${whole(n)} ${WHY_UNJUDGED[why] ?? why}`);
+  return el("p", { class: "quiet" }, `Not used to judge phases: ${parts.join("; ")}.`);
 }
 
 function troubles(outcomes) {

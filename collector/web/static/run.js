@@ -81,7 +81,7 @@ export class RunPage {
     this.#tellHead(detail.run);
     renew(this.strip, detail.run, () => counters(detail.run));
     renew(this.summary, tracks, () => phaseSummary(tracks));
-    renew(this.health, [detail.ranks, detail.probes, Math.floor(detail.now / QUIET_SECONDS)], () => healthPanel(detail));
+    renew(this.health, [detail.ranks, detail.probes, detail.unjudged, Math.floor(detail.now / QUIET_SECONDS)], () => healthPanel(detail));
     this.timeline.set(transitions, tracks, fresh);
     this.board.setQuantities(detail.quantities, detail.outcomes);
     this.board.setTracks(tracks);

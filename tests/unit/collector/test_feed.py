@@ -138,13 +138,14 @@ def test_transitions_keep_their_order_and_come_before_the_tick() -> None:
 
 
 def test_too_many_waiting_transitions_become_one_word_to_load_again_and_are_counted() -> None:
-    news = feed(waiting=3)
+    overflows: list[int] = []
+    news = feed(waiting=3, on_overflow=lambda: overflows.append(1))
 
     async def scene(stream: AsyncIterator[bytes]) -> None:
         for ordinal in range(5):
             news.handle(RUN, transition(ordinal=ordinal))
         assert read(await anext(stream)) == [("reload", {})]
-        assert news.overflows == 2
+        assert len(overflows) == 2
         news.handle(RUN, transition())
         assert [event for event, _ in read(await anext(stream))] == ["transition"]
 
