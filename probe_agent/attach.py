@@ -87,6 +87,12 @@ def attach(
         watches, outbox, known = (), ListOutbox(), None
     else:
         known = _try_out(model, probe_set, loss_fn, likelihood, seed, step)
+        if known is None:
+            logger.warning(
+                "phasewatch: the loss is not one of the likelihoods known here (cross-entropy, mean squared error), so the true "
+                "Fisher trace and the accuracy are not measured and no critical period can be found. If the model's outputs "
+                "are logits or means all the same, pass likelihood='categorical' or likelihood='gaussian' to attach()."
+            )
 
     identity = identify(run, labels or {})
 

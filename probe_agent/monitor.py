@@ -233,7 +233,7 @@ class Monitor:
         try:
             measured = [_column(m, record) for m in probe.measure(snapshot, record.memory)]
             record.columns = [(quantity, column) for quantity, column, _ in measured]
-            outcome = max((estimate.outcome for _, _, estimate in measured), default=Outcome.OK)
+            outcome = _of_all([estimate.outcome for _, _, estimate in measured])
             detail = "" if outcome is Outcome.OK else outcome.sentence
         except NotApplicable as error:
             measured = self._absent(probe, Outcome.NOT_APPLICABLE)
@@ -254,6 +254,12 @@ class Monitor:
         if cause not in self._complained:
             self._complained.add(cause)
             logger.warning("phasewatch: %s. Training goes on; further failures of this kind are only counted.", text)
+
+
+def _of_all(outcomes: Sequence[Outcome]) -> Outcome:
+    """How a probe came out as a whole: the worst of its estimates, among those that apply here at all."""
+    applicable = [outcome for outcome in outcomes if outcome is not Outcome.NOT_APPLICABLE]
+    return max(applicable or outcomes, default=Outcome.OK)
 
 
 def _column(measurement: Measurement, record: ProbeRecord) -> tuple[Quantity, Column, Estimate]:

@@ -127,6 +127,17 @@ def copy_of(model: nn.Module) -> nn.Module:
     Everything a module holds is copied, so a forward pass that appends to a list or counts its calls
     does so in the copy. Gradients, autograd graphs and hooks stay behind.
     """
+    frozen = copy.deepcopy(model, _stand_ins(model))
+    # Not .eval(): user classes override train() with side effects of their own.
+    for module in frozen.modules():
+        module.training = False
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False  # the same gradient in a layout that every estimator can take
+    return frozen
+
+
+def _stand_ins(model: nn.Module) -> dict[int, Any]:
+    """What the copy holds in place of the model's tensors, hook tables and graphs: a memo for `copy.deepcopy`."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for p in module._parameters.values():  # noqa: SLF001 - the tables themselves: no recursion, no deduplication
@@ -141,11 +152,7 @@ def copy_of(model: nn.Module) -> nn.Module:
                 memo[id(table)] = _load_bearing(table)
         for value in module.__dict__.values():
             _detach_graph(value, memo)
-    frozen = copy.deepcopy(model, memo)
-    # Not .eval(): user classes override train() with side effects of their own.
-    for module in frozen.modules():
-        module.training = False
-    return frozen
+    return memo
 
 
 def _load_bearing(table: Mapping[int, Any]) -> "OrderedDict[int, Any]":

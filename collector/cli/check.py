@@ -16,10 +16,11 @@ def check(
     """Print every setting as `serve` would use it, and where its value came from."""
     _, settings = configured(config, store, inlet_address, web_host, web_port)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("setting", "value", "from", "meaning"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("setting", "value", "from"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("meaning")
     for setting in settings:
-        table.add_row(setting.name, _text(setting.value), setting.source, setting.help)
+        table.add_row(setting.name, _text(setting.value), setting.source, setting.help.replace("``", ""))
     Console().print(table)
 
 

@@ -20,8 +20,9 @@ def probes(
         print(msgspec.json.encode({probe.name: probe.quantities for probe in PROBES}).decode())
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("probe", "quantity", "unit", "meaning"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("probe", "quantity", "unit"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("meaning")
     for probe in PROBES:
         for i, quantity in enumerate(probe.quantities):
             table.add_row("" if i else probe.name, quantity.name, quantity.unit, quantity.help)

@@ -134,7 +134,12 @@ def _hits(snapshot: Snapshot, outputs: Any) -> Draws | None:
     if not isinstance(known, Categorical) or not isinstance(outputs, Tensor) or not known.fits(outputs, targets):
         return None
     counts = numbers(known.predictions(outputs, targets))
-    return ratio_draws(numbers(known.correct(outputs, targets)), counts) if counts.any() else None
+    if not counts.any():
+        return None
+    correct = numbers(known.correct(outputs, targets))
+    # The largest of logits that are not numbers would still be at some class, and sometimes the right one.
+    correct[~numbers(outputs.flatten(1).isfinite().all(dim=1)).astype(bool)] = np.nan
+    return ratio_draws(correct, counts)
 
 
 def proportion(hits: Draws) -> Estimate:

@@ -179,6 +179,14 @@ def test_a_compiled_model_is_looked_through() -> None:
     assert unwrapped(nn.DataParallel(model)) is model
 
 
+def test_a_loss_that_is_no_known_likelihood_is_watched_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    attach(loss_fn=lambda o, t: F.cross_entropy(o, t, label_smoothing=0.1), watches=[]).close()
+    assert "pass likelihood='categorical'" in caplog.text
+    caplog.clear()
+    attach(loss_fn=lambda o, t: F.cross_entropy(o, t), watches=[]).close()  # noqa: PLW0108 - told by its values, not its name
+    assert caplog.text == ""
+
+
 def test_the_environment_can_switch_the_agent_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHASEWATCH_DISABLE", "1")
     outbox = ListOutbox()

@@ -222,6 +222,26 @@ def test_measuring_leaves_no_trace_in_training() -> None:
     assert all(module.training for module in made.model.modules())
 
 
+def test_logits_that_are_not_numbers_have_no_accuracy() -> None:
+    import probe_agent
+    from probe_agent import ListOutbox, Watch
+
+    model = nn.Linear(3, 2)
+    nn.init.constant_(model.weight, math.nan)
+    outbox = ListOutbox()
+    probe_agent.attach(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        loss_fn=F.cross_entropy,
+        probe_batch=(torch.randn(6, 3), torch.zeros(6, dtype=torch.long)),
+        run="nan",
+        likelihood="categorical",
+        watches=[Watch(probe_agent.Every(1), (Loss(),))],
+        outbox=outbox,
+    )
+    assert {estimate.outcome for _, _, estimate in outbox.drafts[0].columns} == {Outcome.NON_FINITE}
+
+
 def test_an_accuracy_of_one_still_has_a_standard_error() -> None:
     from probe_agent.probes.loss import proportion
 

@@ -18,6 +18,7 @@ from torch import nn
 
 import probe_agent
 from probe_agent import Budget, Every, ListOutbox, Measurement, Memory, Monitor, NotApplicable, Probe, Snapshot, Watch
+from probe_agent.probes.loss import Loss
 from probe_wire import Estimate, Outcome, Quantity
 
 WEIGHT = Quantity("weight", "1", "Sum of the parameters.", "Weight")
@@ -134,6 +135,22 @@ def test_ctrl_c_inside_a_probe_reaches_the_person() -> None:
         step(optimizer, model)
     del stream
     monitor.close()
+
+
+def test_a_quantity_that_does_not_apply_is_no_trouble_of_its_probe() -> None:
+    model = nn.Linear(3, 2)
+    outbox = ListOutbox()
+    probe_agent.attach(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        loss_fn=F.mse_loss,
+        probe_batch=(torch.randn(6, 3), torch.randn(6, 2)),
+        run="regression",
+        watches=[Watch(Every(1), (Loss(),))],
+        outbox=outbox,
+    )
+    assert outbox.drafts[0].costs[0].outcome == Outcome.OK
+    assert [e.outcome for _, _, e in outbox.drafts[0].columns] == [Outcome.OK, Outcome.NOT_APPLICABLE]
 
 
 def test_a_value_that_is_not_finite_says_so() -> None:

@@ -126,6 +126,14 @@ def test_bystander_hooks_do_not_run_but_weight_norm_still_computes() -> None:
     assert torch.allclose(doubled, model(x))
 
 
+def test_a_sparse_embedding_has_a_dense_gradient_in_the_copy() -> None:
+    model = nn.Embedding(7, 4, sparse=True)
+    snapshot = take(model, torch.arange(5))
+    snapshot.outputs().sum().backward()
+    assert not next(iter(snapshot.params.values())).grad.is_sparse  # type: ignore[union-attr]
+    assert model.sparse
+
+
 def test_gradients_are_not_copied() -> None:
     model = nn.Linear(3, 2)
     model(torch.randn(4, 3)).sum().backward()
