@@ -23,7 +23,7 @@ from collector.phases import MACHINES, Machine, PhaseEngine, Transition
 from collector.sinks import Sink
 from collector.store.queries import Reader
 from collector.store.sqlite import Store, Stream
-from probe_wire import Column, Estimate, Goodbye, Hello, Report, Run, Schema, unpack
+from probe_wire import BadMessage, Column, Estimate, Goodbye, Hello, Report, Run, Schema, unpack
 
 RECOVERED_RUNS = 20
 """Runs taken into memory when the collector starts; any other is when its agent is heard again."""
@@ -107,8 +107,15 @@ class Pipeline:
         return stream
 
     def schema(self, stream: Stream, schema: Schema, body: bytes) -> None:
-        """Learn a stream's columns."""
+        """Learn a stream's columns.
+
+        Raises:
+            BadMessage: two columns are the same series, which has one point a step.
+            UnknownStream: the agent must greet again.
+        """
         run = self._live_run(stream)
+        if len({SeriesKey.of(stream.rank, column) for column in schema.columns}) < len(schema.columns):
+            raise BadMessage("Got a schema that names one series twice; need each quantity and its labels once.")
         self._store.put_schema(stream, schema, body)
         with self._live.lock:
             run.quantities.update({q.name: q for q in schema.quantities})

@@ -216,7 +216,7 @@ class Monitor:
             Draft(
                 step=self.step,
                 time=time.time(),
-                columns=columns,
+                columns=self._distinct(columns),
                 costs=tuple(costs),
                 training_seconds=self.training_seconds,
                 probe_seconds=self.probe_seconds,
@@ -249,6 +249,17 @@ class Monitor:
         """The probe's columns without values, so that a failure is a visible gap in each of its series."""
         columns = self._records[probe.name].columns or [(q, Column(q.name)) for q in probe.quantities]
         return [(quantity, column, Estimate.without_value(outcome)) for quantity, column in columns]
+
+    def _distinct(self, columns: list[tuple[Quantity, Column, Estimate]]) -> list[tuple[Quantity, Column, Estimate]]:
+        """The columns without any that names a series a second time: one step has one point of a series."""
+        by_series: dict[SeriesKey, tuple[Quantity, Column, Estimate]] = {}
+        for entry in columns:
+            key = (entry[1].quantity, tuple(sorted(entry[1].labels.items())))
+            if by_series.setdefault(key, entry) is not entry:
+                self._complain(
+                    f"series {key}", f"{key[0]} {dict(key[1])} was measured twice in one step; the first is kept"
+                )
+        return list(by_series.values())
 
     def _complain(self, cause: str, text: str) -> None:
         if cause not in self._complained:

@@ -15,6 +15,11 @@ MOST_VALUES = 1024
 """Values of one name kept between two reports: the latest ones."""
 
 
+def quantity_name(name: str) -> str:
+    """The quantity under which an observed name travels: ``observed_learning_rate`` for ``learning-rate``."""
+    return f"observed_{re.sub(r'[^a-z0-9_]', '_', name.lower())}"[:100]
+
+
 class Scalars:
     """Collects ``observe(loss=…)`` calls. A device tensor is not read until a report is due: no synchronisation."""
 
@@ -27,7 +32,8 @@ class Scalars:
         """Keep one value of a name."""
         values = self._values.get(name)
         if values is None:
-            if len(self._values) >= MOST_NAMES:
+            # A name that differs only in what a quantity's name cannot hold would mix two series.
+            if len(self._values) >= MOST_NAMES or quantity_name(name) in map(quantity_name, self._values):
                 self.dropped += 1
                 return
             values = self._values[name] = deque(maxlen=MOST_VALUES)
@@ -50,7 +56,7 @@ class Scalars:
             n = numbers.size
             stderr = float(numbers.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
             quantity = Quantity(
-                name=f"observed_{re.sub(r'[^a-z0-9_]', '_', name.lower())}"[:100],
+                name=quantity_name(name),
                 unit="1",
                 help=f"'{name}' as the training loop observed it: the mean of the steps since the last report, "
                 "with the spread between those steps as its standard error.",

@@ -251,6 +251,35 @@ def test_observed_names_have_a_cap_and_what_is_beyond_is_counted() -> None:
     assert outbox.drafts[-1].losses.scalars_dropped == 10
 
 
+def test_two_names_that_would_be_one_series_do_not_mix() -> None:
+    monitor, outbox, optimizer, model = setup()
+    monitor.observe(**{"a-b": 1.0, "a_b": 5.0})
+    step(optimizer, model)
+    monitor.close()
+    last = outbox.drafts[-1]
+    assert [(c.quantity, e.value) for _, c, e in last.columns if c.quantity.startswith("observed")] == [
+        ("observed_a_b", 1.0)
+    ]
+    assert last.losses.scalars_dropped == 1
+
+
+def test_a_series_measured_twice_in_one_step_has_one_point(caplog: pytest.LogCaptureFixture) -> None:
+    @final
+    @dataclass(frozen=True)
+    class Double(Probe):
+        name: ClassVar = "double"
+        quantities: ClassVar = (WEIGHT,)
+
+        def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+            yield Measurement(quantity=WEIGHT, estimate=Estimate(1.0, 0.1))
+            yield Measurement(quantity=WEIGHT, estimate=Estimate(2.0, 0.1))
+
+    monitor, outbox, _, _ = setup(Double())
+    monitor.close()
+    assert [e.value for _, _, e in outbox.drafts[0].columns] == [1.0]
+    assert "was measured twice in one step" in caplog.text
+
+
 def test_closing_takes_the_hooks_away_and_may_be_repeated() -> None:
     monitor, outbox, optimizer, model = setup()
     monitor.close()

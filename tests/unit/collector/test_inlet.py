@@ -165,6 +165,7 @@ def test_numbers_given_up_are_counted_as_lost_and_shown(setup: Setup) -> None:
         ((report(1),), "unknown_stream"),
         ((Hello(RUN, 0, "a", 1), report(1)), "unknown_schema"),
         ((Hello(RUN, 0, "a", 1), SCHEMA, report(1, columns=3)), "bad_message"),
+        ((Hello(RUN, 0, "a", 1), Schema(1, SCHEMA.quantities, SCHEMA.columns * 2)), "bad_message"),
     ],
 )
 def test_a_report_out_of_place_is_refused_with_the_reason(
