@@ -7,6 +7,7 @@ with it; ``--keep`` leaves the page up until Ctrl-C.
 
 import argparse
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # also when started in the background, where a shell ignores Ctrl-C
+        signal.signal(signum, signal.default_int_handler)
     try:
         with collector() as (page, inlet):
             console.print(

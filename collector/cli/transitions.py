@@ -5,7 +5,8 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from collector.cli.options import AsJson, ConfigFile, StorePath, configured
@@ -51,19 +52,19 @@ def find_run(reader: Reader, run: str | None) -> RunRow:
     return rows[0]
 
 
-def described(t: Transition) -> Text:
+def described(t: Transition) -> RenderableType:
     """A transition in words, for a terminal."""
     subject = "".join(f" [{key} {value}]" for key, value in t.subject.items())
     low, high = t.happened_between
-    return Text.assemble(
-        "\n",
-        (f"{t.machine}{subject}: {t.from_phase} → {t.to_phase}", "bold"),
-        f"\n  happened at step {t.happened_step:,} ({low:,} to {high:,}), known at step {t.known_step:,}, "
+    body = Text.assemble(
+        f"happened at step {t.happened_step:,} ({low:,} to {high:,}), known at step {t.known_step:,}, "
         f"confidence {confidence(t.confidence)}",
-        f"\n  {t.evidence.sentence}",
-        ("\n  → " + t.advice, "green") if t.advice else "",
-        f"\n  undo: {t.undo}" if t.undo else "",
+        f"\n{t.evidence.sentence}",
+        (f"\n→ {t.advice}" if t.advice else "", "green"),
+        f"\nundo: {t.undo}" if t.undo else "",
     )
+    heading = Text(f"{t.machine}{subject}: {t.from_phase} → {t.to_phase}", "bold")
+    return Group("", heading, Padding(body, (0, 0, 0, 2)))
 
 
 def confidence(c: float) -> str:

@@ -16,7 +16,10 @@ from probe_wire import Goodbye, Quantity, Report, Schema, decode_for_collector
 
 
 class RunRow(msgspec.Struct, frozen=True):
-    """A run as stored. ``finished`` is the goodbye's reason once every stream of the run has said one."""
+    """A run as stored. ``finished`` is the goodbye's reason once every stream of the run has said one.
+
+    ``reports`` is how many are in the store; a goodbye, though numbered like them, is none.
+    """
 
     id: str
     name: str
@@ -100,7 +103,7 @@ class Reader:
         query = f"""
             SELECT r.id, r.name, r.host, r.pid, r.started_at, r.labels, r.git_revision, r.agent_version, r.world_size,
                    r.first_heard, r.last_heard, r.step,
-                   (SELECT COALESCE(SUM(high - lost), 0) FROM streams s WHERE s.run_id = r.id),
+                   (SELECT COALESCE(SUM(high - lost - (finished IS NOT NULL)), 0) FROM streams s WHERE s.run_id = r.id),
                    (SELECT COALESCE(SUM(lost), 0) FROM streams s WHERE s.run_id = r.id),
                    (SELECT CASE WHEN COUNT(*) = COUNT(finished) THEN MAX(finished) END FROM streams s WHERE s.run_id = r.id)
             FROM runs r {where} ORDER BY r.last_heard DESC, r.id

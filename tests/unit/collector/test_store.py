@@ -49,7 +49,7 @@ def test_what_was_committed_is_read_back_with_its_nans_and_outcomes(tmp_path: Pa
     reader = Reader(tmp_path / "s.db")
     (run,) = reader.runs()
     assert (run.id, run.name, run.labels) == ("run-1", "digits", {"dataset": "digits"})
-    assert (run.step, run.reports, run.lost, run.finished) == (20, 2, 0, "finished")
+    assert (run.step, run.reports, run.lost, run.finished) == (20, 1, 0, "finished")
     assert [q.name for q in reader.quantities("run-1")] == ["probe_loss", "fisher_trace"]
     series = reader.series("run-1")
     assert [(s.quantity, s.labels, s.settings) for s in series] == [
