@@ -2,11 +2,12 @@
 
 import threading
 from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from collector.phases import Span, Transition, Unused
-from probe_wire import Column, Estimate, Losses, Outcome, ProbeCost, Quantity, Run
+from probe_wire import Column, Estimate, Goodbye, Losses, Outcome, ProbeCost, Quantity, Report, Run
 
 State = Literal["running", "silent", "finished"]
 SILENT_AFTER_SECONDS = 60.0
@@ -101,6 +102,42 @@ class LiveRun:
             return "finished"
         return "silent" if now - self.last_heard > SILENT_AFTER_SECONDS else "running"
 
+    def show(self, rank: int, report: Report, measured: Sequence[tuple[Column, Estimate]], now: float) -> None:
+        """Take in a report and what it measured."""
+        said = self.ranks.setdefault(rank, RankState())
+        said.step = max(said.step, report.step)
+        said.last_heard = max(said.last_heard, now)
+        said.reports += 1
+        said.finished = False
+        said.training_seconds = report.training_seconds
+        said.probe_seconds = report.probe_seconds
+        said.losses = report.losses
+        for position, (column, estimate) in enumerate(measured):
+            self.latest[SeriesKey.of(rank, column)] = Latest(report.step, estimate, position)
+        self.charge(report.costs)
+
+    def charge(self, costs: Iterable[ProbeCost]) -> None:
+        """Add what the probes of one report cost."""
+        for cost in costs:
+            probe = self.probes.setdefault(cost.probe, ProbeState())
+            probe.seconds += cost.seconds
+            outcome = Outcome(cost.outcome)
+            probe.outcomes[outcome] += 1
+            if outcome is not Outcome.OK:
+                probe.last_problem = cost.detail or outcome.sentence
+
+    def part(self, rank: int, goodbye: Goodbye, now: float) -> None:
+        """A rank has said goodbye."""
+        said = self.ranks.setdefault(rank, RankState())
+        said.finished, said.last_heard, said.losses = True, now, goodbye.losses
+        said.step = max(said.step, goodbye.step)
+
+    def enter(self, transition: Transition, now: float) -> None:
+        """A machine has entered a phase."""
+        self.transitions.append(transition)
+        self.transition_counts[transition.machine, transition.to_phase] += 1
+        self.last_transition_time[transition.machine] = now
+
 
 class Live:
     """The runs in memory, at most ``capacity``; the longest unheard finished run makes room for a new one.
@@ -135,14 +172,3 @@ class Live:
         oldest = min(self.runs.values(), key=lambda run: (rank[run.state(now)], run.last_heard))
         del self.runs[oldest.run.id]
         self.evicted += 1
-
-    @staticmethod
-    def charge(run: LiveRun, costs: tuple[ProbeCost, ...]) -> None:
-        """Add what the probes of one report cost."""
-        for cost in costs:
-            probe = run.probes.setdefault(cost.probe, ProbeState())
-            probe.seconds += cost.seconds
-            outcome = Outcome(cost.outcome)
-            probe.outcomes[outcome] += 1
-            if outcome is not Outcome.OK:
-                probe.last_problem = cost.detail or outcome.sentence

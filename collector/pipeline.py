@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from collector.health import Health
-from collector.live import Latest, Live, LiveRun, RankState, SeriesKey
+from collector.live import Live, LiveRun, RankState, SeriesKey
 from collector.log import event, logger
 from collector.phases import MACHINES, Machine, PhaseEngine, Transition
 from collector.sinks import Sink
@@ -137,7 +137,7 @@ class Pipeline:
         frame_id = self._store.put_report(stream, report, estimates, body, now)
         measured = list(zip(bound.schema.columns, estimates, strict=True))
         with self._live.lock:
-            _show(run, stream.rank, report, measured, now)
+            run.show(stream.rank, report, measured, now)
         if stream.rank == 0:  # phases are the run's, judged on one rank's measurements
             self._judge(run, report.step, measured, frame_id, now)
         self._reports += 1
@@ -149,7 +149,7 @@ class Pipeline:
         now = self._clock()
         frame_id = self._store.put_goodbye(stream, goodbye, body, now)
         with self._live.lock:
-            _part(run, stream.rank, goodbye, now)
+            run.part(stream.rank, goodbye, now)
         self._ticks[stream.run_id] = (goodbye.step, frame_id)
         event("stream.finished", run=stream.run_id, rank=stream.rank, step=goodbye.step, reason=goodbye.reason)
 
@@ -193,7 +193,7 @@ class Pipeline:
         transitions = self._update(run, step, measured)
         with self._live.lock:
             for transition in transitions:
-                _enter(run, transition, now)
+                run.enter(transition, now)
             run.spans = self._engines[run.run.id].phases
             run.unjudged = self._engines[run.run.id].unused
         for transition in transitions:
@@ -263,18 +263,18 @@ class Pipeline:
             message = frame.message
             with self._live.lock:
                 if isinstance(message, Goodbye):
-                    _part(run, frame.rank, message, frame.received_at)
+                    run.part(frame.rank, message, frame.received_at)
                     continue
                 schema = schemas[frame.stream_id, message.schema]
                 measured = list(zip(schema.columns, unpack(message, schema), strict=True))
                 run.quantities.update({q.name: q for q in schema.quantities})
-                _show(run, frame.rank, message, measured, frame.received_at)
+                run.show(frame.rank, message, measured, frame.received_at)
             if frame.rank == 0:
                 engine.recall(message.step, measured)
         with self._live.lock:
             for stored in self._reader.transitions(identity.id):
                 engine.enter(stored.transition)
-                _enter(run, stored.transition, stored.known_at)
+                run.enter(stored.transition, stored.known_at)
             for rank, lost in self._reader.lost(identity.id).items():
                 run.ranks.setdefault(rank, RankState()).lost = lost
             run.spans, run.unjudged = engine.phases, engine.unused
@@ -285,31 +285,3 @@ class Pipeline:
         with self._live.lock:
             run.ranks[stream.rank].lost += lost
         event("reports.lost", logging.WARNING, run=stream.run_id, rank=stream.rank, lost=lost)
-
-
-def _show(run: LiveRun, rank: int, report: Report, measured: list[tuple[Column, Estimate]], now: float) -> None:
-    state = run.ranks.setdefault(rank, RankState())
-    state.step = max(state.step, report.step)
-    state.last_heard = max(state.last_heard, now)
-    state.reports += 1
-    state.finished = False
-    state.training_seconds, state.probe_seconds, state.losses = (
-        report.training_seconds,
-        report.probe_seconds,
-        report.losses,
-    )
-    for position, (column, estimate) in enumerate(measured):
-        run.latest[SeriesKey.of(rank, column)] = Latest(report.step, estimate, position)
-    Live.charge(run, report.costs)
-
-
-def _part(run: LiveRun, rank: int, goodbye: Goodbye, now: float) -> None:
-    state = run.ranks.setdefault(rank, RankState())
-    state.finished, state.last_heard, state.losses = True, now, goodbye.losses
-    state.step = max(state.step, goodbye.step)
-
-
-def _enter(run: LiveRun, transition: Transition, now: float) -> None:
-    run.transitions.append(transition)
-    run.transition_counts[transition.machine, transition.to_phase] += 1
-    run.last_transition_time[transition.machine] = now

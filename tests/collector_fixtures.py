@@ -220,8 +220,7 @@ class Seeded:
             ):
                 odd = name == "sharpness" and estimates[SHARPNESS].outcome
                 outcome = odd or Outcome.OK
-                Live.charge(
-                    live,
+                live.charge(
                     (ProbeCost(name, seconds, int(outcome), "32 iterations left a residual of 0.08" if odd else ""),),
                 )
         return frame
