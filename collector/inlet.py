@@ -151,7 +151,9 @@ class Inlet:
                 continue
             try:
                 self._take(parts[0], parts[1])
-            except (sqlite3.OperationalError, OSError):
+            except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError) as error:
+                raise _Poison(parts[0]) from error
+            except (sqlite3.Error, OSError):
                 raise
             except Exception as error:
                 raise _Poison(parts[0]) from error
@@ -223,7 +225,7 @@ class Inlet:
         """Take back everything since the last commit; agents greet again and send it again."""
         self._health.store_errors.inc()
         self._pipeline.rollback()
-        for identity in self._sessions:
+        for identity in {*self._sessions, *([culprit] if culprit else [])}:
             reason: Literal["bad_message", "store"] = "bad_message" if identity == culprit else "store"
             self._send(identity, Nack(reason, 0, detail[:2000]))
         self._sessions.clear()

@@ -102,7 +102,7 @@ class Pipeline:
         with self._live.lock:
             rank = run.ranks.setdefault(hello.rank, RankState())
             rank.last_heard = now
-            rank.finished = stream.finished
+            rank.finished = stream.finished and rank.finished  # an old life that ended does not end the new one
             rank.step = max(rank.step, hello.step)
         return stream
 

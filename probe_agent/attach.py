@@ -21,6 +21,7 @@ from probe_agent.probe import Probe
 from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import Inputs, LossFn, ProbeSet, Snapshot, undisturbed
+from probe_wire import Hello, Run, WireError, decode_for_collector, encode
 
 logger = logging.getLogger("probe_agent")
 
@@ -95,6 +96,7 @@ def attach(
             )
 
     identity = identify(run, labels or {})
+    _check_identity(identity, rank(), step)
 
     def open_outbox(monitor: Monitor) -> Outbox:
         if outbox is not None:
@@ -180,13 +182,14 @@ def _probe_set(model: nn.Module, probe_batch: object) -> ProbeSet:
         )
     # Clones: a loader may reuse the memory of the batch it handed out.
     own: Inputs
-    if isinstance(inputs, Tensor):
-        own = inputs.detach().clone()
-    elif isinstance(inputs, dict):
-        own = {name: t.detach().clone() for name, t in inputs.items()}
-    else:
-        own = tuple(t.detach().clone() for t in inputs)
-    return ProbeSet(own, targets.detach().clone())
+    with torch.inference_mode(mode=False):
+        if isinstance(inputs, Tensor):
+            own = inputs.detach().clone()
+        elif isinstance(inputs, dict):
+            own = {name: t.detach().clone() for name, t in inputs.items()}
+        else:
+            own = tuple(t.detach().clone() for t in inputs)
+        return ProbeSet(own, targets.detach().clone())
 
 
 def _tensors(inputs: object) -> list[Tensor]:
@@ -208,6 +211,8 @@ def _try_out(
     """Evaluate the loss once on a copy, so that what cannot work fails here and not in the night."""
     if not callable(loss_fn):
         raise AttachError(f"Got a loss_fn of type {type(loss_fn).__name__}; need a function of (outputs, targets).")
+    live = [*model.parameters(), *model.buffers()]
+    before = [t._version for t in live]  # noqa: SLF001 - autograd's own count of in-place writes
     with undisturbed(probe_set.device, seed):
         try:
             snapshot = Snapshot.take(model, step, probe_set, loss_fn, None, seed)
@@ -225,7 +230,7 @@ def _try_out(
                 "Pass inputs as the training loop passes them to the model."
             ) from error
         try:
-            loss = loss_fn(outputs, probe_set.targets)
+            loss = snapshot.loss_fn(outputs, probe_set.targets)
         except Exception as error:
             raise AttachError(
                 f"Got a loss_fn that raises {type(error).__name__} on the probe batch: {error}. "
@@ -240,15 +245,42 @@ def _try_out(
             raise AttachError(
                 "Got a loss that does not depend on any trainable parameter; was it computed under no_grad or detached?"
             )
+        written = [t._version for t in live] != before  # noqa: SLF001
+        if written or _depends_on(loss, model):
+            raise AttachError(
+                "Got a model or a loss_fn that reaches around the copy to the live model "
+                f"({'it writes to the parameters or buffers' if written else 'its parameters are part of the loss'}): a wrapped "
+                "forward, a module kept in a closure, or a penalty on model.parameters(). Leave that part out of loss_fn, or "
+                "have the model compute it from its own attributes."
+            )
         try:
             return (
-                named(likelihood) if likelihood is not None else recognise(loss_fn, outputs.detach(), probe_set.targets)
+                named(likelihood)
+                if likelihood is not None
+                else recognise(snapshot.loss_fn, outputs.detach(), probe_set.targets)
             )
         except ValueError as error:
             raise AttachError(str(error)) from error
         except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run
             logger.debug("phasewatch: the likelihood could not be recognised: %r", error)
             return None
+
+
+def _depends_on(loss: Tensor, model: nn.Module) -> bool:
+    """Whether the copy's loss has a gradient by the live parameters, which it must not."""
+    live = [p for p in model.parameters() if p.requires_grad]
+    return any(g is not None for g in torch.autograd.grad(loss, live, allow_unused=True, retain_graph=True))
+
+
+def _check_identity(identity: Run, number: int, step: int) -> None:
+    """What a collector would refuse is refused here, where somebody reads it."""
+    try:
+        decode_for_collector(encode(Hello(identity, number, "trial", 1, step)))
+    except (WireError, TypeError) as error:
+        raise AttachError(
+            f"Got a run the collector would refuse: {error} Check step ({step!r}), PHASEWATCH_RUN_ID ({identity.id!r}; letters, "
+            f"digits, '_', '.', ':' and '-', 64 at the most), RANK ({number}) and WORLD_SIZE ({identity.world_size})."
+        ) from error
 
 
 def _check_probes(watches: Sequence[Watch]) -> None:

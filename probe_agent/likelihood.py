@@ -236,7 +236,9 @@ def _stands_for(
 ) -> bool:
     """Whether loss / mean negative log-likelihood is one constant over three sets of outputs."""
     generator = torch.Generator().manual_seed(0)
-    made_up = [spread * torch.randn(outputs.shape, generator=generator).to(outputs) for spread in (1.0, 3.0)]
+    made_up = [
+        spread * torch.randn(outputs.shape, generator=generator, device="cpu").to(outputs) for spread in (1.0, 3.0)
+    ]
     if isinstance(likelihood, Categorical) and likelihood.normalised(outputs):
         # The model ends in log_softmax: a loss such as nll_loss is a likelihood on log-probabilities only.
         made_up = [torch.log_softmax(values, likelihood.class_axis) for values in made_up]

@@ -10,10 +10,13 @@ When nothing is due the hook compares two integers and returns.
 """
 
 import logging
+import threading
 import time
 import weakref
+import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -38,6 +41,9 @@ from probe_wire import Advice, Column, Estimate, Losses, Outcome, ProbeCost, Qua
 logger = logging.getLogger("probe_agent")
 
 SeriesKey = tuple[str, tuple[tuple[str, str], ...]]
+
+_measuring = threading.Lock()
+"""Held while any monitor measures: random streams and attention kernels are switches of the whole process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class Monitor:
         self._due = [step for _ in self._watches]  # the state training starts from is the first to be measured
         self._next_due = step
         self._in_step = False
+        self._began = self._started
         self._outbox = open_outbox(self)
         # The optimizer holds the monitor from here on, so that one line attaches it; the outbox's thread
         # does not, so that a monitor whose optimizer is gone ends with it.
@@ -164,14 +171,25 @@ class Monitor:
     # -- at a step that is due --------------------------------------------------------------------
 
     def _guarded_measure(self) -> None:
-        began = time.perf_counter()
+        if not _measuring.acquire(blocking=False):
+            self.snapshots_skipped += 1  # another thread measures; it has changed switches of the whole process
+            self._next_due = self.step + 1
+            return
+        self._began = time.perf_counter()
         try:
             self._measure_what_is_due()
         except Exception as error:  # noqa: BLE001 - nothing of ours raises into training
             self._complain("monitor", f"measuring at step {self.step} failed: {error!r}")
-            self._next_due = self.step + 1
+            self.snapshots_skipped += 1
+            self._next_due = min(self._due, default=self.step + 1)
         finally:
-            self.probe_seconds += time.perf_counter() - began
+            self.probe_seconds += time.perf_counter() - self._began
+            _measuring.release()
+
+    @property
+    def _spent(self) -> float:
+        """Probe seconds, those of the measurement in progress included."""
+        return self.probe_seconds + time.perf_counter() - self._began
 
     def _measure_what_is_due(self) -> None:
         due = [i for i, at in enumerate(self._due) if at <= self.step]
@@ -207,8 +225,10 @@ class Monitor:
                     columns += self._absent(probe, Outcome.FAILED)
                     costs.append(ProbeCost(probe.name, 0.0, Outcome.FAILED, f"no snapshot: {error!r}"[:2000]))
             else:
-                for probe in probes:
-                    measured, cost = self._run_probe(probe, snapshot)
+                for i, probe in enumerate(probes):
+                    measured, cost = (
+                        self._run_probe(probe, snapshot) if i == 0 or self._affords(probe) else self._left_out(probe)
+                    )
                     columns += measured
                     costs.append(cost)
         columns += self._scalars.drain()
@@ -218,8 +238,8 @@ class Monitor:
                 time=time.time(),
                 columns=self._distinct(columns),
                 costs=tuple(costs),
-                training_seconds=self.training_seconds,
-                probe_seconds=self.probe_seconds,
+                training_seconds=time.perf_counter() - self._started - self._spent,
+                probe_seconds=self._spent,
                 losses=Losses(0, self.snapshots_skipped, self._scalars.dropped),
             )
         )
@@ -245,6 +265,20 @@ class Monitor:
         record.seconds = time.perf_counter() - began
         return measured, ProbeCost(probe.name, record.seconds, outcome, detail[:2000])
 
+    def _affords(self, probe: Probe) -> bool:
+        """Whether the budget still holds for this probe, after what the ones before it took."""
+        return not self._budget.steps_to_wait(
+            spent=self._spent,
+            expected=self._records[probe.name].seconds,
+            training=time.perf_counter() - self._started - self._spent,
+            steps=self.step - self._first_step,
+        )
+
+    def _left_out(self, probe: Probe) -> tuple[list[tuple[Quantity, Column, Estimate]], ProbeCost]:
+        return self._absent(probe, Outcome.OVER_BUDGET), ProbeCost(
+            probe.name, 0.0, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence
+        )
+
     def _absent(self, probe: Probe, outcome: Outcome) -> list[tuple[Quantity, Column, Estimate]]:
         """The probe's columns without values, so that a failure is a visible gap in each of its series."""
         columns = self._records[probe.name].columns or [(q, Column(q.name)) for q in probe.quantities]
@@ -264,7 +298,10 @@ class Monitor:
     def _complain(self, cause: str, text: str) -> None:
         if cause not in self._complained:
             self._complained.add(cause)
-            logger.warning("phasewatch: %s. Training goes on; further failures of this kind are only counted.", text)
+            with suppress(Exception):  # a user's log handler may raise; it must not raise out of optimizer.step()
+                logger.warning(
+                    "phasewatch: %s. Training goes on; further failures of this kind are only counted.", text
+                )
 
 
 def _of_all(outcomes: Sequence[Outcome]) -> Outcome:
@@ -273,9 +310,17 @@ def _of_all(outcomes: Sequence[Outcome]) -> Outcome:
     return max(applicable or outcomes, default=Outcome.OK)
 
 
+def _short(label: str) -> str:
+    """The label within the wire's 200 characters; a longer one keeps its beginning and a digest of the whole."""
+    return label if len(label) <= 200 else f"{label[:180]}…{zlib.crc32(label.encode()):08x}"
+
+
 def _column(measurement: Measurement, record: ProbeRecord) -> tuple[Quantity, Column, Estimate]:
     """The measurement as a column, its paired standard error computed from the previous snapshot's draws."""
-    column = Column(measurement.quantity.name, dict(measurement.labels), dict(measurement.settings))
+    labels = {name: _short(value) for name, value in measurement.labels.items()}
+    column = Column(
+        measurement.quantity.name, labels, {name: value[:200] for name, value in measurement.settings.items()}
+    )
     estimate = measurement.estimate
     if measurement.draws is not None:
         key = (measurement.quantity.name, tuple(sorted(measurement.labels.items())))

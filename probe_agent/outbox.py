@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import zmq
@@ -108,11 +109,13 @@ class ZmqOutbox:
         """
         if self not in _open:
             return
-        if self._closing is None:
-            self._deadline = time.monotonic() + CLOSE_SECONDS
-            self._closing = reason
+        self.request_close(reason)
         self._thread.join(CLOSE_SECONDS + 0.3)  # the loop looks at the clock at least ten times a second
         _open.discard(self)
+        with suppress(Exception):  # a user's log handler may raise
+            self._tell_loss()
+
+    def _tell_loss(self) -> None:
         if self.undelivered:
             logger.warning(
                 "phasewatch: %d messages were not acknowledged by the collector at %s within %g s and are lost.",
@@ -123,9 +126,13 @@ class ZmqOutbox:
 
     def abandon(self) -> None:
         """Ask the thread to say goodbye and end, without waiting for it."""
+        self.request_close("abandoned")
+
+    def request_close(self, reason: str) -> None:
+        """Set the reason and the deadline; the first call counts."""
         if self._closing is None:
             self._deadline = time.monotonic() + CLOSE_SECONDS
-            self._closing = "abandoned"
+            self._closing = str(reason) or "finished"
 
     def _deliver(self) -> None:
         try:
@@ -166,6 +173,8 @@ def _forget_in_child() -> None:
 
 
 def _close_at_exit() -> None:
+    for outbox in list(_open):  # all deadlines run at once: many monitors wait no longer than one
+        outbox.request_close("interpreter exit")
     for outbox in list(_open):
         outbox.close("interpreter exit")
 

@@ -20,15 +20,30 @@ def identify(name: str, labels: Mapping[str, str]) -> Run:
         pid=os.getpid(),
         started_at=time.time(),
         labels=dict(labels),
-        git_revision=git_revision(Path.cwd()),
+        git_revision=_own_revision(),
         agent_version=_own_version(),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        world_size=_number("WORLD_SIZE", 1),
     )
 
 
 def rank() -> int:
     """The rank of this process in its job: what ``torchrun`` put into ``RANK``, else 0."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
+
+
+def _number(variable: str, default: int) -> int:
+    """A launcher's variable as a number; the default where it is not one."""
+    try:
+        return int(os.environ.get(variable, ""))
+    except ValueError:
+        return default
+
+
+def _own_revision() -> str:
+    try:
+        return git_revision(Path.cwd())
+    except (OSError, ValueError):  # the folder is gone, or git's files are not text
+        return ""
 
 
 def git_revision(start: Path) -> str:

@@ -38,6 +38,8 @@ class Scalars:
                 return
             values = self._values[name] = deque(maxlen=MOST_VALUES)
         if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"{name} has {value.numel()} elements; need a scalar")
             value = value.detach()  # the graph behind it must not be kept alive
             values.append(float(value) if value.device.type == "cpu" else value)
         else:
@@ -49,10 +51,15 @@ class Scalars:
         for name, values in self._values.items():
             if not values:
                 continue
-            numbers = np.array([float(value) for value in values])
-            self.dropped += self._counts[name] - len(values)
+            taken, count = list(values), self._counts[name]
             values.clear()
             self._counts[name] = 0
+            try:
+                numbers = np.array([float(value) for value in taken])
+            except (RuntimeError, ValueError, TypeError, NotImplementedError):  # a tensor that has no number to read
+                self.dropped += count
+                continue
+            self.dropped += count - len(taken)
             n = numbers.size
             stderr = float(numbers.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
             quantity = Quantity(

@@ -82,7 +82,7 @@ class Snapshot:
             model=frozen,
             params={name: p for name, p in frozen.named_parameters() if p.requires_grad},
             probe_set=probe_set,
-            loss_fn=loss_fn,
+            loss_fn=copy_of(loss_fn) if isinstance(loss_fn, nn.Module) else loss_fn,  # it may keep state of its own
             likelihood=likelihood,
             seed=seed,
         )

@@ -59,11 +59,13 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
             self._prepare()
+            made = path.stat()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"Got the store {path}, which cannot be opened: {error}. Choose a file in a writable folder with --store."
             ) from error
         self._open = False
+        self._file = (made.st_dev, made.st_ino)
 
     def _prepare(self) -> None:
         db = self._db
@@ -99,8 +101,20 @@ class Store:
     def commit(self) -> None:
         """Make everything since the last commit durable."""
         if self._open:
+            self._check_still_there()
             self._db.execute("COMMIT")
             self._open = False
+
+    def _check_still_there(self) -> None:
+        """SQLite goes on writing to a file that was deleted: what is acknowledged then would be gone."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise sqlite3.OperationalError(
+                f"the store {self.path} is gone: {error.strerror}; restart the collector"
+            ) from error
+        if (found.st_dev, found.st_ino) != self._file:
+            raise sqlite3.OperationalError(f"the store {self.path} was replaced by another file; restart the collector")
 
     def rollback(self) -> None:
         """Forget everything since the last commit."""

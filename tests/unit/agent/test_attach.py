@@ -38,6 +38,18 @@ class Uncopyable(nn.Linear):
         self.stream = (i for i in range(3))
 
 
+def penalised() -> Monitor:
+    model = nn.Linear(3, 2)
+    return attach(model, loss_fn=lambda o, t: F.cross_entropy(o, t) + sum(p.square().sum() for p in model.parameters()))
+
+
+def wrapped() -> Monitor:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    original = model.forward
+    model.forward = lambda x: original(x)  # noqa: PLW0108 - what frameworks do
+    return attach(model)
+
+
 GOOD_Y = torch.zeros(6, dtype=torch.long)
 REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "a model without parameters": (
@@ -111,6 +123,15 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: attach(labels={"Data Set": "x"}),
         "Got the label 'Data Set': 'x'; need a lower_case name",
     ),
+    "a penalty on the live parameters": (
+        penalised,
+        "reaches around the copy to the live model .its parameters are part of the loss",
+    ),
+    "a forward that closes over the live model": (
+        wrapped,
+        "reaches around the copy to the live model .it writes to",
+    ),
+    "a step below zero": (lambda: attach(step=-5), r"a run the collector would refuse: .*Check step \(-5\)"),
     "two probes of one name": (
         lambda: attach(watches=[Watch(Every(1), (LocalComplexity(),)), Watch(Every(5), (LocalComplexity(points=9),))]),
         "Got two different probes named 'local_complexity'; their series could not be told apart",
@@ -185,6 +206,33 @@ def test_a_loss_that_is_no_known_likelihood_is_watched_with_a_warning(caplog: py
     caplog.clear()
     attach(loss_fn=lambda o, t: F.cross_entropy(o, t), watches=[]).close()  # noqa: PLW0108 - told by its values, not its name
     assert caplog.text == ""
+
+
+def test_a_run_id_the_collector_would_refuse_is_refused_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHASEWATCH_RUN_ID", "my job/3")
+    with pytest.raises(AttachError, match=r"PHASEWATCH_RUN_ID .'my job/3'; letters"):
+        attach()
+
+
+def test_a_launcher_that_leaves_its_variables_empty_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "")
+    monkeypatch.setenv("RANK", "")
+    attach().close()
+
+
+def test_a_criterion_with_a_state_of_its_own_keeps_it() -> None:
+    class Centering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("centre", torch.zeros(2))
+
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            self.centre.mul_(0.9).add_(0.1 * outputs.detach().mean(0))
+            return F.cross_entropy(outputs - self.centre, targets)
+
+    criterion = Centering()
+    attach(loss_fn=criterion).close()
+    assert torch.equal(criterion.centre, torch.zeros(2))
 
 
 def test_the_environment_can_switch_the_agent_off(monkeypatch: pytest.MonkeyPatch) -> None:

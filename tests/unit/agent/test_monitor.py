@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 import pickle
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,6 +242,55 @@ def test_observing_nonsense_does_not_raise_into_training(caplog: pytest.LogCaptu
     monitor.observe(loss=torch.randn(3))
     monitor.close()
     assert "observe() could not take its values" in caplog.text
+
+
+def test_a_value_that_cannot_be_read_costs_itself_only() -> None:
+    monitor, outbox, optimizer, model = setup(every=2)
+    monitor.observe(loss=torch.ones((), device="meta"), good=1.0)
+    monitor.observe(bad=torch.ones(3))
+    step(optimizer, model, 4)
+    monitor.close()
+    assert [d.step for d in outbox.drafts] == [0, 2, 4]
+    assert outbox.drafts[-1].losses.scalars_dropped >= 1
+    assert "observed_good" in {c.quantity for _, c, _ in outbox.drafts[1].columns}
+
+
+def test_a_log_handler_that_raises_does_not_raise_out_of_the_step() -> None:
+    class Raises(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError
+
+    handler = Raises()
+    logging.getLogger("probe_agent").addHandler(handler)
+    try:
+        monitor, outbox, optimizer, model = setup(Weight(raising=((1, ValueError("x")),)))
+        step(optimizer, model, 2)
+        monitor.close()
+    finally:
+        logging.getLogger("probe_agent").removeHandler(handler)
+    assert len(outbox.drafts) == 3
+
+
+def test_a_report_counts_the_measurement_it_carries_as_the_agents_time() -> None:
+    monitor, outbox, _, _ = setup()
+    monitor.close()
+    assert outbox.drafts[0].probe_seconds >= sum(c.seconds for c in outbox.drafts[0].costs) > 0
+
+
+def test_probes_beyond_the_budget_are_left_out_and_say_so() -> None:
+    @final
+    @dataclass(frozen=True)
+    class Slow(Probe):
+        name: ClassVar = "slow"
+        quantities: ClassVar = (Quantity("slow", "1", "Slow.", "Slow"),)
+
+        def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+            time.sleep(0.2)
+            yield Measurement(quantity=self.quantities[0], estimate=Estimate(1.0, 0.1))
+
+    monitor, outbox, _, _ = setup(Slow(), Weight(), budget=Budget(share=0.01, allowance=0.1))
+    monitor.close()
+    assert [e.outcome for _, _, e in outbox.drafts[0].columns] == [Outcome.OK, Outcome.OVER_BUDGET]
 
 
 def test_observed_names_have_a_cap_and_what_is_beyond_is_counted() -> None:

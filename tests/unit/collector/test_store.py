@@ -182,3 +182,15 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_reading_a_store_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Start `probe-collector serve` once"):
         Reader(tmp_path / "absent.db")
+
+
+def test_a_store_whose_file_was_deleted_takes_nothing_more(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db")
+    stream = open_stream(store)
+    put(store, stream, 1)
+    store.commit()
+    (tmp_path / "s.db").unlink()
+    put(store, stream, 2)
+    with pytest.raises(sqlite3.OperationalError, match="is gone: No such file or directory; restart the collector"):
+        store.commit()
+    store.close()
