@@ -168,7 +168,7 @@ def _detach_graph(value: object, memo: dict[int, Any]) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             _detach_graph(item, memo)
-    elif isinstance(value, dict) and not isinstance(value, OrderedDict):
+    elif isinstance(value, dict):
         for item in value.values():
             _detach_graph(item, memo)
 

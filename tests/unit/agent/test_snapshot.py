@@ -1,6 +1,7 @@
 """A snapshot is a copy nobody in training can notice, and nobody in training can move."""
 
 import random
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -60,10 +61,12 @@ def test_what_a_forward_pass_keeps_or_counts_stays_in_the_copy() -> None:
             self.linear = nn.Linear(3, 3)
             self.seen: list[Tensor] = []
             self.last: Tensor | None = None
+            self.cache: OrderedDict[str, Tensor] = OrderedDict()
 
         def forward(self, x: Tensor) -> Tensor:
             self.last = self.linear(x)
             self.seen.append(self.last)
+            self.cache["last"] = self.last
             return self.last
 
     model = Keeps()
