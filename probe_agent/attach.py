@@ -211,8 +211,7 @@ def _try_out(
     """Evaluate the loss once on a copy, so that what cannot work fails here and not in the night."""
     if not callable(loss_fn):
         raise AttachError(f"Got a loss_fn of type {type(loss_fn).__name__}; need a function of (outputs, targets).")
-    live = [*model.parameters(), *model.buffers()]
-    before = [t._version for t in live]  # noqa: SLF001 - autograd's own count of in-place writes
+    before = _versions(model)
     with undisturbed(probe_set.device, seed):
         try:
             snapshot = Snapshot.take(model, step, probe_set, loss_fn, None, seed)
@@ -245,7 +244,7 @@ def _try_out(
             raise AttachError(
                 "Got a loss that does not depend on any trainable parameter; was it computed under no_grad or detached?"
             )
-        written = [t._version for t in live] != before  # noqa: SLF001
+        written = _versions(model) != before
         if written or _depends_on(loss, model):
             raise AttachError(
                 "Got a model or a loss_fn that reaches around the copy to the live model "
@@ -264,6 +263,11 @@ def _try_out(
         except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run
             logger.debug("phasewatch: the likelihood could not be recognised: %r", error)
             return None
+
+
+def _versions(model: nn.Module) -> list[int]:
+    """Autograd's own counts of in-place writes; tensors made in inference mode have none."""
+    return [t._version for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]  # noqa: SLF001
 
 
 def _depends_on(loss: Tensor, model: nn.Module) -> bool:

@@ -102,7 +102,7 @@ class Monitor:
         self._due = [step for _ in self._watches]  # the state training starts from is the first to be measured
         self._next_due = step
         self._in_step = False
-        self._began = self._started
+        self._began: float | None = None
         self._outbox = open_outbox(self)
         # The optimizer holds the monitor from here on, so that one line attaches it; the outbox's thread
         # does not, so that a monitor whose optimizer is gone ends with it.
@@ -133,7 +133,7 @@ class Monitor:
     @property
     def training_seconds(self) -> float:
         """Seconds since attaching that were not spent in probes."""
-        return time.perf_counter() - self._started - self.probe_seconds
+        return time.perf_counter() - self._started - self._spent
 
     def close(self, reason: str = "finished") -> None:
         """Stop watching and deliver what is queued, within two seconds; harmless when repeated."""
@@ -183,13 +183,14 @@ class Monitor:
             self.snapshots_skipped += 1
             self._next_due = min(self._due, default=self.step + 1)
         finally:
-            self.probe_seconds += time.perf_counter() - self._began
+            self.probe_seconds, self._began = self._spent, None
             _measuring.release()
 
     @property
     def _spent(self) -> float:
         """Probe seconds, those of the measurement in progress included."""
-        return self.probe_seconds + time.perf_counter() - self._began
+        running = 0.0 if self._began is None else time.perf_counter() - self._began
+        return self.probe_seconds + running
 
     def _measure_what_is_due(self) -> None:
         due = [i for i, at in enumerate(self._due) if at <= self.step]
@@ -238,7 +239,7 @@ class Monitor:
                 time=time.time(),
                 columns=self._distinct(columns),
                 costs=tuple(costs),
-                training_seconds=time.perf_counter() - self._started - self._spent,
+                training_seconds=self.training_seconds,
                 probe_seconds=self._spent,
                 losses=Losses(0, self.snapshots_skipped, self._scalars.dropped),
             )
@@ -270,7 +271,7 @@ class Monitor:
         return not self._budget.steps_to_wait(
             spent=self._spent,
             expected=self._records[probe.name].seconds,
-            training=time.perf_counter() - self._started - self._spent,
+            training=self.training_seconds,
             steps=self.step - self._first_step,
         )
 

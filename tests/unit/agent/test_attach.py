@@ -214,6 +214,13 @@ def test_a_run_id_the_collector_would_refuse_is_refused_at_the_door(monkeypatch:
         attach()
 
 
+def test_a_buffer_made_in_inference_mode_is_no_obstacle() -> None:
+    model = nn.Linear(3, 2)
+    with torch.inference_mode():
+        model.register_buffer("mask", torch.ones(2))
+    attach(model).close()
+
+
 def test_a_launcher_that_leaves_its_variables_empty_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "")
     monkeypatch.setenv("RANK", "")
