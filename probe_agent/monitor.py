@@ -195,13 +195,7 @@ class Monitor:
     def _measure_what_is_due(self) -> None:
         due = [i for i, at in enumerate(self._due) if at <= self.step]
         expected = sum(self._records[probe.name].seconds for i in due for probe in self._watches[i].probes)
-        wait = self._budget.steps_to_wait(
-            spent=self.probe_seconds,
-            expected=expected,
-            training=self.training_seconds,
-            steps=self.step - self._first_step,
-        )
-        if wait:
+        if wait := self._wait(expected):
             self.snapshots_skipped += 1
             for i in due:
                 self._due[i] = self.step + wait
@@ -228,7 +222,9 @@ class Monitor:
             else:
                 for i, probe in enumerate(probes):
                     measured, cost = (
-                        self._run_probe(probe, snapshot) if i == 0 or self._affords(probe) else self._left_out(probe)
+                        self._left_out(probe)
+                        if i and self._wait(self._records[probe.name].seconds)
+                        else self._run_probe(probe, snapshot)
                     )
                     columns += measured
                     costs.append(cost)
@@ -266,11 +262,11 @@ class Monitor:
         record.seconds = time.perf_counter() - began
         return measured, ProbeCost(probe.name, record.seconds, outcome, detail[:2000])
 
-    def _affords(self, probe: Probe) -> bool:
-        """Whether the budget still holds for this probe, after what the ones before it took."""
-        return not self._budget.steps_to_wait(
+    def _wait(self, expected: float) -> int:
+        """How many steps must pass before the budget holds so many more seconds; 0 when it does now."""
+        return self._budget.steps_to_wait(
             spent=self._spent,
-            expected=self._records[probe.name].seconds,
+            expected=expected,
             training=self.training_seconds,
             steps=self.step - self._first_step,
         )
