@@ -9,8 +9,9 @@ from probe_agent.errors import AgentError, AttachError, NotApplicable
 from probe_agent.monitor import Monitor
 from probe_agent.outbox import ListOutbox, ZmqOutbox
 from probe_agent.probe import Measurement, Memory, Probe
+from probe_agent.probe_set import ProbeSet
 from probe_agent.schedule import Every, LogSpaced, Watch
-from probe_agent.snapshot import ProbeSet, Snapshot
+from probe_agent.snapshot import Snapshot
 
 __all__ = [
     "AgentError",

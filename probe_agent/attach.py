@@ -18,9 +18,10 @@ from probe_agent.monitor import Monitor, Subject
 from probe_agent.outbox import ListOutbox, Outbox, ZmqOutbox
 from probe_agent.presets import standard
 from probe_agent.probe import Probe
+from probe_agent.probe_set import Inputs, ProbeSet
 from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch
-from probe_agent.snapshot import Inputs, LossFn, ProbeSet, Snapshot, undisturbed
+from probe_agent.snapshot import LossFn, Snapshot, undisturbed
 from probe_wire import Hello, Run, WireError, decode_for_collector, encode
 
 logger = logging.getLogger("probe_agent")

@@ -33,9 +33,10 @@ from probe_agent.likelihood import Likelihood
 from probe_agent.outbox import Outbox
 from probe_agent.pairing import paired_stderr
 from probe_agent.probe import Measurement, Memory, Probe
+from probe_agent.probe_set import ProbeSet
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch
-from probe_agent.snapshot import LossFn, ProbeSet, Snapshot, undisturbed
+from probe_agent.snapshot import LossFn, Snapshot, undisturbed
 from probe_wire import Advice, Column, Estimate, Losses, Outcome, ProbeCost, Quantity, Run
 
 logger = logging.getLogger("probe_agent")

@@ -6,17 +6,19 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from probe_agent.likelihood import Likelihood
+from probe_agent.probe_set import Inputs, ProbeSet
+from probe_agent.update_rule import UpdateRule
 
-Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 LossFn = Callable[[Any, Tensor], Tensor]
+T = TypeVar("T")
 
 # Forward hooks that are part of the function a module computes; every other hook is a bystander
 # (loggers, profilers, feature extractors) and must not run when a probe evaluates the copy.
@@ -34,33 +36,15 @@ _HOOK_TABLES = (
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeSet:
-    """The fixed inputs and targets every snapshot is measured on, so that a moving curve means a moving network.
-
-    Every tensor has the ``n`` samples along its first axis.
-    """
-
-    inputs: Inputs
-    targets: Tensor
-
-    @property
-    def n(self) -> int:
-        """The number of samples."""
-        return self.targets.shape[0]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the probe set lives."""
-        return self.targets.device
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The model at one step: a frozen copy in evaluation mode that belongs to the probes.
 
     ``params`` are the trainable parameters by name (clones that require grad), the arguments most
     estimators differentiate by. ``model`` holds the same tensors; probes may hook it, and must
     remove what they hook.
+
+    ``further_sets`` are other inputs the user gave to compare with, such as "test" and "ood". ``rule``
+    is the optimizer's, where one is known.
     """
 
     step: int
@@ -70,10 +54,22 @@ class Snapshot:
     loss_fn: LossFn
     likelihood: Likelihood | None
     seed: int
+    further_sets: Mapping[str, ProbeSet] = field(default_factory=dict)
+    rule: UpdateRule | None = None
+    _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def take(
-        cls, model: nn.Module, step: int, probe_set: ProbeSet, loss_fn: LossFn, likelihood: Likelihood | None, seed: int
+        cls,
+        model: nn.Module,
+        step: int,
+        probe_set: ProbeSet,
+        loss_fn: LossFn,
+        likelihood: Likelihood | None,
+        seed: int,
+        *,
+        further_sets: Mapping[str, ProbeSet] | None = None,
+        rule: UpdateRule | None = None,
     ) -> "Snapshot":
         """Copy the model as it is now. The live model is only read."""
         frozen = copy_of(model)
@@ -85,6 +81,8 @@ class Snapshot:
             loss_fn=copy_of(loss_fn) if isinstance(loss_fn, nn.Module) else loss_fn,  # it may keep state of its own
             likelihood=likelihood,
             seed=seed,
+            further_sets=further_sets or {},
+            rule=rule,
         )
 
     def outputs(self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None) -> Any:
@@ -108,6 +106,17 @@ class Snapshot:
         """The training loss, a scalar, of ``inputs`` and ``targets`` (default: the probe set)."""
         targets = self.probe_set.targets if targets is None else targets
         return self.loss_fn(self.outputs(params, inputs), targets)
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """What ``make`` gives, computed by the first probe that asks and kept while the snapshot lives.
+
+        For what several probes need and one has paid for, such as the Fisher draws. The key names the
+        computation with all of its settings.
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        found: T = self._shared[key]
+        return found
 
     def generator(self, purpose: str) -> torch.Generator:
         """A random generator of our own on the probe set's device.

@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from probe_agent.snapshot import Inputs, LossFn, ProbeSet, Snapshot
+from probe_agent.probe_set import Inputs, ProbeSet
+from probe_agent.snapshot import LossFn, Snapshot
 
 CLASSES = 3
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from probe_agent.likelihood import recognise
-from probe_agent.snapshot import LossFn, ProbeSet, Snapshot
+from probe_agent.probe_set import ProbeSet
+from probe_agent.snapshot import LossFn, Snapshot
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import torch.nn.functional as F  # noqa: N812 - as torch's own documentation nam
 from torch import Tensor, nn
 
 from probe_agent.estimators.certificate import Uncertified, widened
-from probe_agent.snapshot import Inputs, Snapshot
+from probe_agent.probe_set import Inputs
+from probe_agent.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

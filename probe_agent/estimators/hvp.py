@@ -18,7 +18,8 @@ from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from probe_agent.errors import NotApplicable
-from probe_agent.snapshot import ProbeSet, Snapshot
+from probe_agent.probe_set import ProbeSet
+from probe_agent.snapshot import Snapshot
 
 # The words in which PyTorch refuses a second derivative. Anything else that a backward pass raises
 # (out of memory, a shape error in the model) is a failure, not a property of the model.

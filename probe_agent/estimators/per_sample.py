@@ -21,7 +21,8 @@ from probe_agent.errors import NotApplicable
 from probe_agent.estimators.certificate import Uncertified, certify, widened
 from probe_agent.estimators.draws import Draws, numbers
 from probe_agent.estimators.factored import factored
-from probe_agent.snapshot import Inputs, Snapshot
+from probe_agent.probe_set import Inputs, each, rows, tensors_of
+from probe_agent.snapshot import Snapshot
 
 Route = Literal["factored", "vmap", "loop"]
 Findings = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -171,24 +172,8 @@ ROUTES: dict[Route, Callable[[Snapshot, Inputs, Tensor, Tensor], Findings]] = {
 }
 
 
-def each(inputs: Inputs, of: Callable[[Tensor], Tensor]) -> Inputs:
-    """The inputs with a function applied to each of their tensors."""
-    if isinstance(inputs, Tensor):
-        return of(inputs)
-    if isinstance(inputs, dict):
-        return {name: of(tensor) for name, tensor in inputs.items()}
-    return tuple(of(tensor) for tensor in inputs)
-
-
-def rows(inputs: Inputs, index: slice | Tensor) -> Inputs:
-    """Some of the samples."""
-    return each(inputs, lambda tensor: tensor[index])
-
-
 def _numbers(inputs: Inputs) -> int:
-    if isinstance(inputs, Tensor):
-        return inputs.numel()
-    return sum(tensor.numel() for tensor in (inputs.values() if isinstance(inputs, dict) else inputs))
+    return sum(tensor.numel() for tensor in tensors_of(inputs))
 
 
 def _squares(gradients: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from probe_agent.estimators.draws import Draws, jackknife_draws, mean_of, numbers, ratio_draws
-from probe_agent.estimators.per_sample import rows
 from probe_agent.likelihood import Categorical
 from probe_agent.probe import Measurement, Memory, Probe
+from probe_agent.probe_set import rows
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
 

@@ -12,9 +12,9 @@ from probe_agent.errors import NotApplicable
 from probe_agent.estimators.draws import Draws, mean_of, ratio_draws
 from probe_agent.estimators.hvp import HessianProduct
 from probe_agent.estimators.lanczos import TopEigenpair, top_eigenpair
-from probe_agent.estimators.per_sample import rows
 from probe_agent.probe import Measurement, Memory, Probe
-from probe_agent.snapshot import ProbeSet, Snapshot
+from probe_agent.probe_set import ProbeSet
+from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
 
 SHARPNESS = Quantity(
@@ -131,4 +131,4 @@ def _parts(snapshot: Snapshot, groups: int) -> list[ProbeSet]:
     generator = snapshot.generator("sharpness groups")
     order = torch.randperm(whole.n, generator=generator, device=generator.device)
     deals = torch.tensor_split(order, min(groups, whole.n))
-    return [ProbeSet(rows(whole.inputs, deal), whole.targets[deal]) for deal in deals]
+    return [whole.part(deal) for deal in deals]

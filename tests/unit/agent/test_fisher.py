@@ -14,8 +14,9 @@ from probe_agent.estimators.draws import jackknife_draws, mean_of, ratio_draws
 from probe_agent.estimators.fisher import fisher_draws, layer_of
 from probe_agent.likelihood import Categorical, Gaussian
 from probe_agent.probe import Measurement
+from probe_agent.probe_set import ProbeSet
 from probe_agent.probes.fisher_trace import FisherTrace
-from probe_agent.snapshot import ProbeSet, Snapshot
+from probe_agent.snapshot import Snapshot
 from probe_wire import Outcome
 from tests import problems
 from tests.problems import Problem, snapshot_of

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators.hvp import HessianProduct
-from probe_agent.snapshot import ProbeSet
+from probe_agent.probe_set import ProbeSet
 from tests.curvature_problems import (
     CLASSES,
     KINDS,

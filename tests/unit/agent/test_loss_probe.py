@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from probe_agent.likelihood import Categorical
 from probe_agent.probe import Measurement
+from probe_agent.probe_set import ProbeSet
 from probe_agent.probes.loss import Loss
-from probe_agent.snapshot import LossFn, ProbeSet, Snapshot
+from probe_agent.snapshot import LossFn, Snapshot
 from probe_wire import Outcome
 from tests import problems
 from tests.problems import Problem, snapshot_of

@@ -9,7 +9,8 @@ from probe_agent.errors import NotApplicable
 from probe_agent.estimators import per_sample
 from probe_agent.estimators.factored import Factors
 from probe_agent.estimators.per_sample import Route, SquaredNorms, squared_norms
-from probe_agent.snapshot import ProbeSet, Snapshot
+from probe_agent.probe_set import ProbeSet
+from probe_agent.snapshot import Snapshot
 from tests import problems
 from tests.problems import Problem, snapshot_of
 

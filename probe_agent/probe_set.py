@@ -1,0 +1,52 @@
+"""ProbeSet: the fixed inputs and targets every snapshot is measured on, so that a moving curve means a moving network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSet:
+    """Inputs as the model takes them and the targets its loss compares with; ``n`` samples along every first axis."""
+
+    inputs: Inputs
+    targets: Tensor
+
+    @property
+    def n(self) -> int:
+        """The number of samples."""
+        return self.targets.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the probe set lives."""
+        return self.targets.device
+
+    def part(self, index: slice | Tensor) -> "ProbeSet":
+        """Some of the samples, by a slice or a tensor of indices."""
+        return ProbeSet(rows(self.inputs, index), self.targets[index])
+
+
+def each(inputs: Inputs, of: Callable[[Tensor], Tensor]) -> Inputs:
+    """The inputs with a function applied to each of their tensors."""
+    if isinstance(inputs, Tensor):
+        return of(inputs)
+    if isinstance(inputs, dict):
+        return {name: of(tensor) for name, tensor in inputs.items()}
+    return tuple(of(tensor) for tensor in inputs)
+
+
+def rows(inputs: Inputs, index: slice | Tensor) -> Inputs:
+    """Some of the samples."""
+    return each(inputs, lambda tensor: tensor[index])
+
+
+def tensors_of(inputs: Inputs) -> list[Tensor]:
+    """The tensors the inputs are made of, in the order the model takes them."""
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return list(inputs.values() if isinstance(inputs, dict) else inputs)
