@@ -84,10 +84,11 @@ class Categorical:
         logp = torch.log_softmax(self._logits(outputs), -1).gather(-1, labels[..., None]).squeeze(-1)
         return -torch.where(scored, logp, 0.0).sum(1)
 
-    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """How many of each sample's predictions have their largest logit at the target, shape ``(n,)``."""
+    def graded(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each prediction the largest probability, whether it is at the target, and whether it counts: ``(n, predictions)``."""
         labels, scored = self._labels(outputs, targets)
-        return ((self._logits(outputs).argmax(-1) == labels) & scored).sum(1)
+        confidence, guess = torch.softmax(self._logits(outputs), -1).max(-1)
+        return confidence, (guess == labels) & scored, scored
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Softmax minus one-hot target, zero where the target is ignored."""

@@ -39,10 +39,14 @@ class Probe(abc.ABC):
     draws from ``snapshot.generator(...)`` and keeps what may warm-start the next measurement in
     ``memory``. It raises `NotApplicable` where its quantity is not defined; whatever else it raises
     becomes outcome FAILED. The monitor times, guards and counts it.
+
+    ``sees_updates`` asks for the optimizer's last two steps in ``snapshot.rule.updates``; it costs a
+    copy of the parameters a step around the steps that are due.
     """
 
     name: ClassVar[str]
     quantities: ClassVar[tuple[Quantity, ...]]
+    sees_updates: ClassVar[bool] = False
 
     @abc.abstractmethod
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:

@@ -6,7 +6,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.likelihood import Likelihood
-from probe_agent.probe_set import Inputs, ProbeSet
+from probe_agent.probe_set import Inputs, ProbeSet, each
 from probe_agent.update_rule import UpdateRule
 
 LossFn = Callable[[Any, Tensor], Tensor]
 T = TypeVar("T")
+
+HALF = (torch.float16, torch.bfloat16)
 
 # Forward hooks that are part of the function a module computes; every other hook is a bystander
 # (loggers, profilers, feature extractors) and must not run when a probe evaluates the copy.
@@ -43,6 +45,7 @@ class Snapshot:
     estimators differentiate by. ``model`` holds the same tensors; probes may hook it, and must
     remove what they hook.
 
+    ``precision`` is empty where everything is computed as the model would, else says how it is not.
     ``further_sets`` are other inputs the user gave to compare with, such as "test" and "ood". ``rule``
     is the optimizer's, where one is known.
     """
@@ -56,6 +59,7 @@ class Snapshot:
     seed: int
     further_sets: Mapping[str, ProbeSet] = field(default_factory=dict)
     rule: UpdateRule | None = None
+    precision: str = ""
     _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -70,19 +74,32 @@ class Snapshot:
         *,
         further_sets: Mapping[str, ProbeSet] | None = None,
         rule: UpdateRule | None = None,
+        widen: bool = True,
     ) -> "Snapshot":
-        """Copy the model as it is now. The live model is only read."""
-        frozen = copy_of(model)
+        """Copy the model as it is now. The live model is only read.
+
+        Half precision is taken to single unless ``widen`` is false: the weights are the same numbers,
+        but what is computed from them is not lost in rounding. ``precision`` then says so.
+        """
+        frozen = copy_of(model, widen=widen)
+        further_sets = further_sets or {}
+        precision = ""
+        if halves := sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.dtype in HALF}):
+            precision = f"{' and '.join(halves)} weights, computed in {'float32' if widen else 'that'}"
+            if widen:
+                probe_set = widened(probe_set)
+                further_sets = {name: widened(further) for name, further in further_sets.items()}
         return cls(
             step=step,
             model=frozen,
             params={name: p for name, p in frozen.named_parameters() if p.requires_grad},
             probe_set=probe_set,
-            loss_fn=copy_of(loss_fn) if isinstance(loss_fn, nn.Module) else loss_fn,  # it may keep state of its own
+            loss_fn=copy_of(loss_fn, widen=widen) if isinstance(loss_fn, nn.Module) else loss_fn,  # it may keep state
             likelihood=likelihood,
             seed=seed,
-            further_sets=further_sets or {},
+            further_sets=further_sets,
             rule=rule,
+            precision=precision,
         )
 
     def outputs(self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None) -> Any:
@@ -107,6 +124,16 @@ class Snapshot:
         targets = self.probe_set.targets if targets is None else targets
         return self.loss_fn(self.outputs(params, inputs), targets)
 
+    def on(self, split: str) -> "Snapshot":
+        """The same snapshot with one of the further sets as its probe set; nothing computed is shared with it."""
+        return replace(self, probe_set=self.further_sets[split])
+
+    def views(self) -> Iterator[tuple[dict[str, str], "Snapshot"]]:
+        """The snapshot on its probe set, without a label, and on each further set, labelled as its split."""
+        yield {}, self
+        for split in self.further_sets:
+            yield {"split": split}, self.on(split)
+
     def once(self, key: str, make: Callable[[], T]) -> T:
         """What ``make`` gives, computed by the first probe that asks and kept while the snapshot lives.
 
@@ -130,13 +157,26 @@ class Snapshot:
         return generator
 
 
-def copy_of(model: nn.Module) -> nn.Module:
+def widened(probe_set: ProbeSet) -> ProbeSet:
+    """The same numbers, half precision taken to single."""
+    return ProbeSet(each(probe_set.inputs, _single), _single(probe_set.targets))
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def copy_of(model: nn.Module, *, widen: bool = False) -> nn.Module:
     """A copy of the model in evaluation mode: same structure, cloned tensors, no bystanders' hooks.
 
     Everything a module holds is copied, so a forward pass that appends to a list or counts its calls
     does so in the copy. Gradients, autograd graphs and hooks stay behind.
     """
-    frozen = copy.deepcopy(model, _stand_ins(model))
+    frozen = copy.deepcopy(model, _stand_ins(model, _single if widen else _same))
     # Not .eval(): user classes override train() with side effects of their own.
     for module in frozen.modules():
         module.training = False
@@ -145,16 +185,16 @@ def copy_of(model: nn.Module) -> nn.Module:
     return frozen
 
 
-def _stand_ins(model: nn.Module) -> dict[int, Any]:
+def _stand_ins(model: nn.Module, precision: Callable[[Tensor], Tensor]) -> dict[int, Any]:
     """What the copy holds in place of the model's tensors, hook tables and graphs: a memo for `copy.deepcopy`."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for p in module._parameters.values():  # noqa: SLF001 - the tables themselves: no recursion, no deduplication
             if p is not None and id(p) not in memo:
-                memo[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+                memo[id(p)] = nn.Parameter(precision(p.detach().clone()), requires_grad=p.requires_grad)
         for b in module._buffers.values():  # noqa: SLF001
             if b is not None and id(b) not in memo:
-                memo[id(b)] = b.detach().clone()
+                memo[id(b)] = precision(b.detach().clone())
         for name in _HOOK_TABLES:
             table = module.__dict__.get(name)
             if table is not None:

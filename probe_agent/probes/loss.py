@@ -30,6 +30,19 @@ ACCURACY = Quantity(
     "Accuracy on the probe set",
 )
 
+LOSS_GAP = Quantity(
+    "probe_loss_gap",
+    "nats",
+    "Loss on a further set minus loss on the probe set: what generalisation (test) or a shift of the inputs (ood) costs.",
+    "Loss gap to the probe set",
+)
+ACCURACY_GAP = Quantity(
+    "probe_accuracy_gap",
+    "ratio",
+    "Accuracy on a further set minus accuracy on the probe set; negative where the network does worse there.",
+    "Accuracy gap to the probe set",
+)
+
 JACKKNIFE_GROUPS = 16
 
 Terms = Literal["likelihood", "samples", "jackknife", "unknown"]
@@ -46,29 +59,55 @@ class Loss(Probe):
     """
 
     name: ClassVar[str] = "loss"
-    quantities: ClassVar[tuple[Quantity, ...]] = (LOSS, ACCURACY)
+    quantities: ClassVar[tuple[Quantity, ...]] = (LOSS, ACCURACY, LOSS_GAP, ACCURACY_GAP)
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
-        """The loss, then the accuracy."""
-        with torch.no_grad():
-            outputs = snapshot.outputs()
-            whole = float(snapshot.loss_fn(outputs, snapshot.probe_set.targets))
-            draws, terms = _terms(snapshot, outputs, whole)
-        settings = {"n": str(snapshot.probe_set.n)}
-        spread = Estimate(math.nan) if draws is None else mean_of(draws)
-        yield Measurement(
-            quantity=LOSS,
-            estimate=Estimate(whole, spread.stderr, n=spread.n).checked(),
-            draws=draws,
-            settings=settings | {"terms": terms},
-        )
-        hits = _hits(snapshot, outputs)
-        yield Measurement(
-            quantity=ACCURACY,
-            estimate=Estimate.without_value(Outcome.NOT_APPLICABLE) if hits is None else proportion(hits),
-            draws=hits,
-            settings=settings,
-        )
+        """Loss and accuracy of the probe set, then of each further set, with the gaps between them."""
+        here: tuple[Measurement, ...] = ()
+        for labels, view in snapshot.views():
+            there = tuple(_graded(view, labels))
+            yield from there
+            here = here or there
+            if labels:
+                yield _gap(LOSS_GAP, here[0], there[0])
+                yield _gap(ACCURACY_GAP, here[1], there[1])
+
+
+def _graded(snapshot: Snapshot, labels: dict[str, str]) -> Iterator[Measurement]:
+    """The loss, then the accuracy, on the snapshot's probe set."""
+    with torch.no_grad():
+        outputs = snapshot.outputs()
+        whole = float(snapshot.loss_fn(outputs, snapshot.probe_set.targets))
+        draws, terms = _terms(snapshot, outputs, whole)
+    settings = {"n": str(snapshot.probe_set.n)}
+    spread = Estimate(math.nan) if draws is None else mean_of(draws)
+    yield Measurement(
+        quantity=LOSS,
+        estimate=Estimate(whole, spread.stderr, n=spread.n).checked(),
+        labels=labels,
+        draws=draws,
+        settings=settings | {"terms": terms},
+    )
+    hits = _hits(snapshot, outputs)
+    yield Measurement(
+        quantity=ACCURACY,
+        estimate=Estimate.without_value(Outcome.NOT_APPLICABLE) if hits is None else proportion(hits),
+        labels=labels,
+        draws=hits,
+        settings=settings,
+    )
+
+
+def _gap(quantity: Quantity, here: Measurement, there: Measurement) -> Measurement:
+    """There minus here; the two sets are independent, so their errors add in quadrature."""
+    one, other = here.estimate, there.estimate
+    estimate = Estimate(
+        other.value - one.value,
+        math.hypot(one.stderr, other.stderr),
+        n=min(one.n, other.n),
+        outcome=max(one.outcome, other.outcome),
+    )
+    return Measurement(quantity=quantity, estimate=estimate.checked(), labels=there.labels)
 
 
 def _terms(snapshot: Snapshot, outputs: Any, whole: float) -> tuple[Draws | None, Terms]:
@@ -136,7 +175,8 @@ def _hits(snapshot: Snapshot, outputs: Any) -> Draws | None:
     counts = numbers(known.predictions(outputs, targets))
     if not counts.any():
         return None
-    correct = numbers(known.correct(outputs, targets))
+    _, right, _ = known.graded(outputs, targets)
+    correct = numbers(right.sum(1))
     # The largest of logits that are not numbers would still be at some class, and sometimes the right one.
     correct[~numbers(outputs.flatten(1).isfinite().all(dim=1)).astype(bool)] = np.nan
     return ratio_draws(correct, counts)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import probe_agent
 from probe_agent import AttachError, Every, ListOutbox, Monitor, Watch
-from probe_agent.attach import unwrapped
+from probe_agent.door import unwrapped
 from probe_agent.probes import LocalComplexity
 
 

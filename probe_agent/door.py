@@ -1,0 +1,229 @@
+"""The door of the agent: what attach() is given, checked while somebody reads the answer."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from probe_agent.errors import AttachError
+from probe_agent.likelihood import Likelihood, named, recognise
+from probe_agent.measuring import Subject
+from probe_agent.probe import Probe
+from probe_agent.probe_set import ProbeSet, each, tensors_of
+from probe_agent.schedule import Watch
+from probe_agent.snapshot import HALF, Snapshot, undisturbed
+from probe_wire import Hello, Run, WireError, decode_for_collector, encode
+
+logger = logging.getLogger("probe_agent")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module behind ``torch.compile`` and data-parallel wrappers: second derivatives need the plain one."""
+    while True:
+        inner = dict(model.named_children()).get("_orig_mod")
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def check_types(model: object, optimizer: object) -> None:
+    """Refuse what is no model or no optimizer."""
+    if not isinstance(model, nn.Module):
+        raise AttachError(f"Got a model of type {type(model).__name__}; need a torch.nn.Module.")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise AttachError(f"Got an optimizer of type {type(optimizer).__name__}; need a torch.optim.Optimizer.")
+
+
+def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a model that cannot learn, or that this optimizer does not teach."""
+    parameters = list(model.parameters())
+    if not parameters:
+        raise AttachError(f"Got a model without parameters ({type(model).__name__}); there is nothing to watch learn.")
+    if any(is_lazy(p) for p in parameters):
+        raise AttachError(
+            "Got a model with lazy parameters that have no shape yet; run one forward pass before attaching."
+        )
+    if not any(p.requires_grad for p in parameters):
+        raise AttachError(
+            "Got a model whose parameters are all frozen (requires_grad=False); unfreeze some before attaching."
+        )
+    ours = {id(p) for p in parameters}
+    if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+        raise AttachError(
+            "Got an optimizer that updates none of the model's parameters; pass the optimizer that trains this model "
+            "(was the model moved or copied after the optimizer was made?)."
+        )
+
+
+def probe_set(model: nn.Module, batch: object, name: str = "probe batch") -> ProbeSet:
+    """The batch as a ProbeSet of our own memory, refused with its ``name`` where it cannot be one."""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise AttachError(f"Got a {name} of type {type(batch).__name__}; need a pair (inputs, targets).")
+    inputs, targets = batch
+    tensors = _tensors(inputs)
+    if not tensors or not isinstance(targets, Tensor) or targets.ndim == 0:
+        raise AttachError(
+            f"Got a {name} of {type(inputs).__name__} inputs and {type(targets).__name__} targets; need tensors with the "
+            "samples along the first axis (inputs may also be a tuple or dict of tensors)."
+        )
+    sizes = {t.shape[0] if t.ndim else 0 for t in (*tensors, targets)}
+    if len(sizes) != 1 or min(sizes) < 2:
+        raise AttachError(
+            f"Got a {name} whose tensors have {sorted(sizes)} samples along the first axis; need the same number, at least 2."
+        )
+    devices = {t.device for t in (*tensors, targets)}
+    home = next(model.parameters()).device
+    if devices != {home}:
+        raise AttachError(
+            f"Got a {name} on {', '.join(sorted(map(str, devices)))} and a model on {home}; need both on one device: "
+            f"pass {name.replace(' ', '_')}=(inputs.to('{home}'), targets.to('{home}'))."
+        )
+    # Clones: a loader may reuse the memory of the batch it handed out.
+    with torch.inference_mode(mode=False):
+        own = inputs if isinstance(inputs, Tensor | dict) else tuple(inputs)
+        return ProbeSet(each(own, lambda t: t.detach().clone()), targets.detach().clone())
+
+
+def _tensors(inputs: object) -> list[Tensor]:
+    """What the inputs are made of, or nothing where they are no tensor, tuple or dict of tensors."""
+    if not isinstance(inputs, Tensor | dict | tuple | list):
+        return []
+    parts = tensors_of(tuple(inputs) if isinstance(inputs, list) else inputs)
+    return parts if all(isinstance(part, Tensor) for part in parts) else []
+
+
+def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
+    """The subject with its likelihood, after its loss was evaluated once on a copy.
+
+    What cannot work fails here and not in the night. A model in half precision that does not run in
+    single is measured in its own.
+    """
+    if not callable(subject.loss_fn):
+        raise AttachError(
+            f"Got a loss_fn of type {type(subject.loss_fn).__name__}; need a function of (outputs, targets)."
+        )
+    with undisturbed(subject.probe_set.device, subject.seed):
+        try:
+            return _tried(subject, likelihood, step)
+        except AttachError:
+            if not any(p.dtype in HALF for p in subject.model.parameters()):
+                raise
+            return _tried(replace(subject, widen=False), likelihood, step)
+
+
+def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
+    before = _versions(subject.model)
+    try:
+        snapshot = subject.snapshot(step)
+    except Exception as error:
+        raise AttachError(
+            f"Got a model that cannot be copied ({type(error).__name__}: {error}); need one that copy.deepcopy accepts. "
+            "Keep locks, files, generators and trainers out of its attributes."
+        ) from error
+    outputs, loss = _evaluated(snapshot, "probe batch")
+    if not loss.requires_grad:
+        raise AttachError(
+            "Got a loss that does not depend on any trainable parameter; was it computed under no_grad or detached?"
+        )
+    written = _versions(subject.model) != before
+    if written or _depends_on(loss, subject.model):
+        raise AttachError(
+            "Got a model or a loss_fn that reaches around the copy to the live model "
+            f"({'it writes to the parameters or buffers' if written else 'its parameters are part of the loss'}): a wrapped "
+            "forward, a module kept in a closure, or a penalty on model.parameters(). Leave that part out of loss_fn, or "
+            "have the model compute it from its own attributes."
+        )
+    for split in snapshot.further_sets:
+        _evaluated(snapshot.on(split), f"{split} batch")
+    return replace(subject, likelihood=_likelihood(snapshot, outputs, likelihood))
+
+
+def _evaluated(snapshot: Snapshot, name: str) -> tuple[Any, Tensor]:
+    """The outputs and the loss on the snapshot's probe set, which is called ``name`` where it is refused."""
+    try:
+        outputs = snapshot.outputs()
+    except Exception as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(snapshot.probe_set.inputs))
+        raise AttachError(
+            f"Got a {name} the model cannot take: inputs of shape {shapes} raise {type(error).__name__}: {error}. "
+            "Pass inputs as the training loop passes them to the model."
+        ) from error
+    try:
+        loss = snapshot.loss_fn(outputs, snapshot.probe_set.targets)
+    except Exception as error:
+        raise AttachError(
+            f"Got a loss_fn that raises {type(error).__name__} on the {name}: {error}. "
+            "It is called as loss_fn(model(inputs), targets)."
+        ) from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise AttachError(
+            f"Got a loss_fn that returns {got}; need a scalar tensor. Reduce it, for example with .mean()."
+        )
+    return outputs, loss
+
+
+def _likelihood(snapshot: Snapshot, outputs: Any, name: str | None) -> Likelihood | None:
+    try:
+        if name is not None:
+            return named(name)
+        return recognise(snapshot.loss_fn, outputs.detach(), snapshot.probe_set.targets)
+    except ValueError as error:
+        raise AttachError(str(error)) from error
+    except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run
+        logger.debug("phasewatch: the likelihood could not be recognised: %r", error)
+        return None
+
+
+def _versions(model: nn.Module) -> list[int]:
+    """Autograd's own counts of in-place writes; tensors made in inference mode have none."""
+    return [t._version for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]  # noqa: SLF001
+
+
+def _depends_on(loss: Tensor, model: nn.Module) -> bool:
+    """Whether the copy's loss has a gradient by the live parameters, which it must not."""
+    live = [p for p in model.parameters() if p.requires_grad]
+    return any(g is not None for g in torch.autograd.grad(loss, live, allow_unused=True, retain_graph=True))
+
+
+def check_identity(identity: Run, number: int, step: int) -> None:
+    """What a collector would refuse is refused here, where somebody reads it."""
+    try:
+        decode_for_collector(encode(Hello(identity, number, "trial", 1, step)))
+    except (WireError, TypeError) as error:
+        raise AttachError(
+            f"Got a run the collector would refuse: {error} Check step ({step!r}), PHASEWATCH_RUN_ID ({identity.id!r}; letters, "
+            f"digits, '_', '.', ':' and '-', 64 at the most), RANK ({number}) and WORLD_SIZE ({identity.world_size})."
+        ) from error
+
+
+def check_probes(watches: Sequence[Watch]) -> None:
+    """Refuse two probes of one name."""
+    named_so: dict[str, Probe] = {}
+    for watch in watches:
+        for probe in watch.probes:
+            if named_so.setdefault(probe.name, probe) != probe:
+                raise AttachError(
+                    f"Got two different probes named {probe.name!r}; their series could not be told apart. "
+                    "Keep one of them, or attach a second monitor under another run name."
+                )
+
+
+def check_name(run: str, labels: Mapping[str, str]) -> None:
+    """Refuse a run name or labels that the wire would."""
+    if not isinstance(run, str) or not 1 <= len(run) <= 200:
+        raise AttachError(f"Got the run name {run!r}; need a text of 1 to 200 characters.")
+    for name, value in labels.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name) or not isinstance(value, str) or not 1 <= len(value) <= 200:
+            raise AttachError(
+                f"Got the label {name!r}: {value!r}; need a lower_case name and a text of 1 to 200 characters."
+            )
+    if len(labels) > 16:
+        raise AttachError(f"Got {len(labels)} labels; need 16 at the most.")

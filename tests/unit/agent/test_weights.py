@@ -1,0 +1,176 @@
+"""Weights and optimizers: what is told of them is what they are, step by step."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+import probe_agent
+from probe_agent import Budget, Every, ListOutbox, Watch
+from probe_agent.optimizers import Recorder, rule_of
+from probe_agent.probes.weights import Weights
+from probe_wire import Outcome
+
+X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+Y = torch.tensor([0, 1, 0, 1, 1, 0, 1, 0])
+
+
+def model_of(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).double().clone()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(model(X), Y).backward()
+    optimizer.step()
+
+
+def watched(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, every: int = 1
+) -> tuple[list[dict[tuple[str, str], Any]], list[Tensor]]:
+    """The estimates of each report by quantity and layer, and the weights after each step."""
+    outbox = ListOutbox()
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(X, Y),
+        run="test",
+        watches=[Watch(Every(every), (Weights(),))],
+        budget=Budget(share=1000),
+        outbox=outbox,
+    )
+    weights = [flat(model)]
+    for _ in range(steps):
+        train(model, optimizer)
+        weights.append(flat(model))
+    monitor.close()
+    reports = [
+        {(column.quantity, column.labels.get("layer", "")): estimate for _, column, estimate in draft.columns}
+        for draft in outbox.drafts
+    ]
+    return reports, weights
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_norms_updates_and_cosines_are_those_of_the_real_steps(every: int) -> None:
+    model = model_of()
+    reports, w = watched(model, torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9), 10, every)
+    last = reports[-1]
+    now, one = w[10] - w[9], w[9] - w[8]
+    assert last["weight_norm", ""].value == pytest.approx(float(w[10].norm()))
+    assert last["distance_from_start", ""].value == pytest.approx(float((w[10] - w[0]).norm()))
+    assert last["update_ratio", ""].value == pytest.approx(float(now.norm() / w[9].norm()), rel=1e-5)
+    assert last["update_cosine", ""].value == pytest.approx(float(now @ one / now.norm() / one.norm()), rel=1e-5)
+    assert last["learning_rate", ""].value == 0.3
+    assert last["weight_norm", "0"].value == pytest.approx(float(w[10][:16].norm()))
+    assert last["update_ratio", "2"].value == pytest.approx(float(now[16:].norm() / w[9][16:].norm()), rel=1e-5)
+
+
+def test_what_no_step_was_seen_for_is_not_applicable_and_has_its_column() -> None:
+    model = model_of()
+    reports, _ = watched(model, torch.optim.SGD(model.parameters(), lr=0.3), 2)
+    assert reports[0]["update_ratio", ""].outcome is Outcome.NOT_APPLICABLE
+    assert reports[0]["update_cosine", ""].outcome is Outcome.NOT_APPLICABLE
+    assert reports[1]["update_ratio", ""].outcome is Outcome.OK
+    assert reports[1]["update_cosine", ""].outcome is Outcome.NOT_APPLICABLE
+    assert reports[2]["update_cosine", ""].outcome is Outcome.OK
+    assert reports[0].keys() == reports[2].keys()
+
+
+def test_a_frozen_layer_has_an_update_of_zero_and_a_norm() -> None:
+    model = model_of()
+    model[0].requires_grad_(False)
+    reports, w = watched(model, torch.optim.SGD(model[2].parameters(), lr=0.3), 2)
+    assert reports[-1]["update_ratio", "0"].outcome is Outcome.NOT_APPLICABLE
+    assert reports[-1]["distance_from_start", "0"].value == 0
+    assert reports[-1]["weight_norm", ""].value == pytest.approx(float(w[-1].norm()))
+
+
+def test_weights_that_left_the_numbers_are_non_finite() -> None:
+    model = model_of()
+    optimizer = torch.optim.SGD(model.parameters(), lr=math.inf)
+    reports, _ = watched(model, optimizer, 1)
+    assert reports[-1]["weight_norm", ""].outcome in (Outcome.NON_FINITE, Outcome.NOT_APPLICABLE)
+
+
+def test_the_recorder_holds_no_weights_between_measurements() -> None:
+    model = model_of()
+    recorder = Recorder()
+    recorder.remember(model, 3)
+    recorder.remember(model, 4)
+    assert len(recorder.updates(model, 5)) == 2
+    recorder.forget()
+    assert recorder.updates(model, 5) == ()
+
+
+def test_updates_across_a_gap_are_not_told() -> None:
+    model = model_of()
+    recorder = Recorder()
+    recorder.remember(model, 2)
+    recorder.remember(model, 4)
+    assert len(recorder.updates(model, 5)) == 1
+
+
+SGD, Adam = torch.optim.SGD, torch.optim.Adam
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "momentum"),
+    [
+        (lambda p: SGD(p, lr=0.1), "gradient", 0.0),
+        (lambda p: SGD(p, lr=0.1, momentum=0.9), "momentum", 0.9),
+        (lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True), "nesterov", 0.9),
+        (lambda p: SGD(p, lr=0.1, momentum=0.9, dampening=0.1), "unknown", 0.9),
+        (lambda p: SGD(p, lr=0.1, maximize=True), "unknown", 0.0),
+        (lambda p: Adam(p, lr=0.1), "adam", 0.9),
+        (lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.8, 0.99)), "adam", 0.8),
+        (lambda p: torch.optim.RMSprop(p, lr=0.1), "adam", 0.0),
+        (lambda p: torch.optim.RMSprop(p, lr=0.1, centered=True), "unknown", 0.0),
+        (lambda p: torch.optim.Adagrad(p, lr=0.1), "adam", 0.0),
+        (lambda p: torch.optim.Rprop(p, lr=0.1), "unknown", 0.0),
+    ],
+)
+def test_the_family_of_an_optimizer_is_named_only_where_its_theory_holds(
+    make: Callable[[Any], torch.optim.Optimizer], kind: str, momentum: float
+) -> None:
+    model = model_of()
+    rule = rule_of(make(model.parameters()), model)
+    assert (rule.kind, rule.momentum) == (kind, momentum)
+    assert rule.learning_rates == dict.fromkeys(dict(model.named_parameters()), 0.1)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad])
+def test_the_preconditioner_is_what_the_step_divides_by(optimizer: type[torch.optim.Optimizer]) -> None:
+    """Read after a step, it explains that step: Δw = −η m / P, where m is the plain average of the gradients."""
+    model = model_of().double()
+    x = X.double()
+    made = optimizer(model.parameters(), lr=0.01)  # type: ignore[call-arg]
+    average = torch.zeros_like(flat(model))
+    for _ in range(4):
+        made.zero_grad()
+        F.cross_entropy(model(x), Y).backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+        beta = 0.9 if optimizer is torch.optim.Adam else 0.0
+        average = beta * average + (1 - beta) * gradient
+        before = flat(model)
+        made.step()
+    rule = rule_of(made, model)
+    assert rule.preconditioner is not None
+    divisor = torch.cat([p.flatten() for p in rule.preconditioner.values()])
+    assert torch.allclose(flat(model) - before, -0.01 * average / divisor, rtol=1e-9)
+
+
+def test_parameters_of_another_model_are_not_told_of() -> None:
+    model, other = model_of(), model_of(1)
+    rule = rule_of(SGD([{"params": other.parameters()}, {"params": model[2].parameters(), "lr": 0.5}], lr=0.1), model)
+    assert rule.learning_rates == {"2.weight": 0.5, "2.bias": 0.5}
