@@ -16,14 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def outputs() -> dict[str, str]:
     """Every file that is built, by its path in the repository."""
-    quantities = [quantity for probe in PROBES for quantity in probe.quantities]
+    quantities = {probe.name: probe.quantities for probe in PROBES}
     machines = {machine.name: {phase.name: phase.meaning for phase in machine.phases} for machine in MACHINES}
     return {
         "dashboards/out/run.json": json.dumps(board(quantities, machines), indent=2, ensure_ascii=False) + "\n",
         "dashboards/rules/alerts.yml": rule_file(ALERTS, "dashboards/run_alerts.py, collector_alerts.py and config.py"),
         "dashboards/rules/recording.yml": rule_file(RECORDINGS, "dashboards/alerts.py and config.py"),
         "docs/reference/alerts.md": alerts_page(ALERTS),
-        "docs/reference/metrics.md": metrics_page(quantities),
+        "docs/reference/metrics.md": metrics_page([quantity for of in quantities.values() for quantity in of]),
     }
 
 

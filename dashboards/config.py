@@ -20,6 +20,9 @@ REFRESH = "10s"
 LAYERED = ("fisher_trace", "local_complexity")
 """Drawn as layers × time: the two whose phases move through the depth of a network."""
 
+OPEN = ("loss", "fisher_trace", "sharpness", "local_complexity")
+"""The probes whose rows are open: what phases are judged by, and what a person looks at first."""
+
 PHASE_COLOURS = ("#5794F2", "#FF9830", "#73BF69", "#B877D9", "#F2CC0C", "#8AB8FF", "#FFB357", "#96D98D")
 """In the order of a machine's phases; no red, because no phase is an error."""
 

@@ -1,15 +1,24 @@
 """What a run measures: each quantity with its band, the layered ones through the depth of the network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from collector.exporter.names import metric_name
 from dashboards import config as c
 from dashboards.layout import sized
-from dashboards.panels import Json, band, chart, depth_map, query
+from dashboards.panels import Json, band, chart, depth_map, query, row
 from probe_wire import Quantity
 
 
-def whole(run: str, quantities: Sequence[Quantity]) -> list[Json]:
+def by_probe(run: str, quantities: Mapping[str, Sequence[Quantity]]) -> list[Json]:
+    """A row for each probe; open are those a phase is judged by, the others cost nothing until they are opened."""
+    panels: list[Json] = []
+    for probe, of in quantities.items():
+        title, drawn = probe.replace("_", " ").capitalize(), _whole(run, of)
+        panels += [row(title), *drawn] if probe in c.OPEN else [row(title, collapsed=True, panels=drawn)]
+    return panels
+
+
+def _whole(run: str, quantities: Sequence[Quantity]) -> list[Json]:
     """The whole network's value of each quantity, and the layers' beside it."""
     panels: list[Json] = []
     for quantity in quantities:
@@ -19,9 +28,9 @@ def whole(run: str, quantities: Sequence[Quantity]) -> list[Json]:
     return panels
 
 
-def layer_by_layer(run: str, quantities: Sequence[Quantity]) -> list[Json]:
+def layer_by_layer(run: str, quantities: Mapping[str, Sequence[Quantity]]) -> list[Json]:
     """A band for each layer: drawn when its row is opened, for the layers chosen."""
-    layered = [quantity for quantity in quantities if quantity.name in c.LAYERED]
+    layered = [quantity for of in quantities.values() for quantity in of if quantity.name in c.LAYERED]
     return [
         sized(6, 7, _band(quantity, f"{quantity.title}: $layer", f'{run}, layer=~"$layer"'), repeat="layer", per_row=4)
         for quantity in layered

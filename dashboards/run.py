@@ -1,12 +1,12 @@
 """The *Run* board: one run, from its state to its layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dashboards import config as c
 from dashboards.costs import collector, losses, probes
 from dashboards.layout import place
 from dashboards.panels import DATASOURCE, Json, row
-from dashboards.quantities import everything, layer_by_layer, whole
+from dashboards.quantities import by_probe, everything, layer_by_layer
 from dashboards.tiles import Machines, phases, tiles
 from dashboards.variables import choice, datasource
 from probe_wire import Quantity
@@ -15,11 +15,11 @@ JOB = 'job="$job"'
 RUN = f'{JOB}, run="$run"'
 
 
-def board(quantities: Sequence[Quantity], machines: Machines) -> Json:
+def board(quantities: Mapping[str, Sequence[Quantity]], machines: Machines) -> Json:
     """The board as Grafana reads it.
 
     Args:
-        quantities: what the probes measure, in the order to show it.
+        quantities: what each probe measures, in the order to show it.
         machines: the phases of each machine and what they mean, in the order of their codes.
     """
     return {
@@ -44,8 +44,7 @@ def board(quantities: Sequence[Quantity], machines: Machines) -> Json:
             [
                 *tiles(RUN),
                 *phases(RUN, machines),
-                row("Quantities"),
-                *whole(RUN, quantities),
+                *by_probe(RUN, quantities),
                 row("Layer by layer", collapsed=True, panels=layer_by_layer(RUN, quantities)),
                 row("Every quantity that reports", collapsed=True, panels=everything(RUN)),
                 row("Probes"),

@@ -18,7 +18,7 @@ from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import LossFn, Snapshot, undisturbed
 from probe_agent.update_rule import UpdateRule
-from probe_wire import Column, Estimate, Outcome, ProbeCost, Quantity
+from probe_wire import MAX_COLUMNS, Column, Estimate, Outcome, ProbeCost, Quantity
 
 Measured = tuple[Quantity, Column, Estimate]
 SeriesKey = tuple[str, tuple[tuple[str, str], ...]]
@@ -104,7 +104,7 @@ class Measuring:
                 )
                 columns += measured
                 costs.append(cost)
-        return self._distinct(columns), costs
+        return self._fitting(self._distinct(columns)), costs
 
     def _notice_trainable(self, snapshot: Snapshot) -> None:
         """Forget the draws when other parameters are trained than before: the difference would not be a change of the network."""
@@ -118,7 +118,10 @@ class Measuring:
         record = self._records[probe.name]
         began = time.perf_counter()
         try:
-            measured = [_column(m, record, snapshot.precision) for m in probe.measure(snapshot, record.memory)]
+            measured = [
+                _column(m, record, {"probe": probe.name, "precision": snapshot.precision})
+                for m in probe.measure(snapshot, record.memory)
+            ]
             record.columns = [(quantity, column) for quantity, column, _ in measured]
             outcome = _of_all([estimate.outcome for _, _, estimate in measured])
             detail = "" if outcome is Outcome.OK else outcome.sentence
@@ -139,7 +142,9 @@ class Measuring:
 
     def _absent(self, probe: Probe, outcome: Outcome) -> list[Measured]:
         """The probe's columns without values, so that a failure is a visible gap in each of its series."""
-        columns = self._records[probe.name].columns or [(q, Column(q.name)) for q in probe.quantities]
+        columns = self._records[probe.name].columns or [
+            (q, Column(q.name, {}, {"probe": probe.name})) for q in probe.quantities
+        ]
         return [(quantity, column, Estimate.without_value(outcome)) for quantity, column in columns]
 
     def _distinct(self, columns: list[Measured]) -> list[Measured]:
@@ -153,6 +158,19 @@ class Measuring:
                 )
         return list(by_series.values())
 
+    def _fitting(self, columns: list[Measured]) -> list[Measured]:
+        """As many columns as a message may have: the whole network's before the layers'."""
+        excess = len(columns) - MAX_COLUMNS
+        if excess <= 0:
+            return columns
+        self._complain(
+            "columns",
+            f"{len(columns)} series were measured, and a report holds {MAX_COLUMNS}: the last {excess} of single layers are "
+            "left out. Set per_layer=False on the probes that need no layers",
+        )
+        kept = sorted(range(len(columns)), key=lambda i: ("layer" in columns[i][1].labels, i))[:MAX_COLUMNS]
+        return [columns[i] for i in sorted(kept)]
+
 
 def _of_all(outcomes: Sequence[Outcome]) -> Outcome:
     """How a probe came out as a whole: the worst of its estimates, among those that apply here at all."""
@@ -165,12 +183,10 @@ def _short(label: str) -> str:
     return label if len(label) <= 200 else f"{label[:180]}…{zlib.crc32(label.encode()):08x}"
 
 
-def _column(measurement: Measurement, record: ProbeRecord, precision: str) -> Measured:
+def _column(measurement: Measurement, record: ProbeRecord, common: Mapping[str, str]) -> Measured:
     """The measurement as a column, its paired standard error computed from the previous snapshot's draws."""
     labels = {name: _short(value) for name, value in measurement.labels.items()}
-    settings = {name: value[:200] for name, value in measurement.settings.items() if value}
-    if precision:
-        settings["precision"] = precision
+    settings = {name: value[:200] for name, value in ({**measurement.settings, **common}).items() if value}
     column = Column(measurement.quantity.name, labels, settings)
     estimate = measurement.estimate
     if measurement.draws is not None:

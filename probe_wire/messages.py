@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-MAX_MESSAGE_BYTES = 256 * 1024
+MAX_MESSAGE_BYTES = 2**20
 MAX_COLUMNS = 4096
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]

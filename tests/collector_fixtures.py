@@ -86,20 +86,24 @@ QUANTITIES = (
         "log",
     ),
 )
-COLUMNS = (
-    Column("probe_loss", {}, SETTINGS),
-    Column("probe_accuracy", {}, SETTINGS),
-    Column("fisher_trace", {}, SETTINGS),
-    *(Column("fisher_trace", {"layer": layer}, SETTINGS) for layer in LAYERS),
-    Column("fisher_trace_empirical", {}, SETTINGS),
-    Column("hessian_lambda_max", {}, SETTINGS),
-    Column("local_complexity", {}, SETTINGS),
-    *(Column("local_complexity", {"layer": layer}, SETTINGS) for layer in LAYERS[2:]),
-    Column("weight_distance", {}, {}),
+_MEASURED = (
+    ("loss", Column("probe_loss")),
+    ("loss", Column("probe_accuracy")),
+    ("fisher_trace", Column("fisher_trace")),
+    *(("fisher_trace", Column("fisher_trace", {"layer": layer})) for layer in LAYERS),
+    ("fisher_trace", Column("fisher_trace_empirical")),
+    ("sharpness", Column("hessian_lambda_max")),
+    ("local_complexity", Column("local_complexity")),
+    *(("local_complexity", Column("local_complexity", {"layer": layer})) for layer in LAYERS[2:]),
+    ("", Column("weight_distance")),
+)
+COLUMNS = tuple(
+    Column(column.quantity, column.labels, SETTINGS | {"probe": probe} if probe else {}) for probe, column in _MEASURED
 )
 SCHEMA = Schema(1, QUANTITIES, COLUMNS)
 FISHER, COMPLEXITY, SHARPNESS = (
-    COLUMNS.index(Column(name, {}, SETTINGS)) for name in ("fisher_trace", "local_complexity", "hessian_lambda_max")
+    next(i for i, column in enumerate(COLUMNS) if (column.quantity, column.labels) == (name, {}))
+    for name in ("fisher_trace", "local_complexity", "hessian_lambda_max")
 )
 STEPS = tuple(sorted({0, *(round(10 ** (i / 52)) for i in range(202))}))  # 0 to about 7,300
 

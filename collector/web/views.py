@@ -80,13 +80,14 @@ class RunView(msgspec.Struct, frozen=True):
 
 
 class QuantityView(msgspec.Struct, frozen=True):
-    """A quantity and how many of its series speak of the whole network and of single layers."""
+    """A quantity, the probe that measures it, and how many of its series speak of the whole network and of single layers."""
 
     name: str
     unit: str
     help: str
     title: str
     scale: str
+    probe: str
     whole: int
     layers: int
 
@@ -174,6 +175,7 @@ def probe_views(live: LiveRun | None) -> list[ProbeView]:
 def quantity_views(quantities: Sequence[Quantity], series: Sequence[SeriesRow]) -> list[QuantityView]:
     """The quantities of a run in the order they are reported."""
     counts = Counter((row.quantity, "layer" in row.labels) for row in series)
+    probes = {row.quantity: row.settings.get("probe", "") for row in series}
     return [
         QuantityView(
             name=quantity.name,
@@ -181,6 +183,7 @@ def quantity_views(quantities: Sequence[Quantity], series: Sequence[SeriesRow]) 
             help=quantity.help,
             title=quantity.title,
             scale=quantity.scale,
+            probe=probes.get(quantity.name, ""),
             whole=counts[quantity.name, False],
             layers=counts[quantity.name, True],
         )

@@ -32,7 +32,7 @@ ACCURACY = Quantity(
 
 LOSS_GAP = Quantity(
     "probe_loss_gap",
-    "nats",
+    "1",
     "Loss on a further set minus loss on the probe set: what generalisation (test) or a shift of the inputs (ood) costs.",
     "Loss gap to the probe set",
 )

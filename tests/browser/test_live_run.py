@@ -29,7 +29,7 @@ def test_a_transition_of_a_run_in_training_reaches_an_open_page(page: Chrome, tm
                 page.get(f"{collector.page}/runs/{run['id']}")
                 until(lambda: "after critical period" in text(page, "body").lower(), 90)
                 assert "safe to remove augmentation" in text(page, "body")
-                until(lambda: page.execute_script("return document.querySelectorAll('.uplot canvas').length") >= 6)
+                until(lambda: page.execute_script("return document.querySelectorAll('.uplot canvas').length") >= 2)
             finally:
                 trainer.terminate()
         assert complaints(page) == []

@@ -23,6 +23,7 @@ selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium.webdriver import ActionChains, Chrome  # noqa: E402
 from selenium.webdriver.chrome.options import Options  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -204,6 +205,19 @@ def test_the_page_draws_every_quantity_with_title_unit_and_help(page: Chrome, si
     assert "±1.96 stderr" in text(page, "#q-probe_loss .legend")
     line = tone(page, "--line-0")
     assert page.execute_script(PAINTED, "#q-probe_loss", line) > 100
+    assert complaints(page) == []
+
+
+def test_charts_stand_in_groups_by_probe_and_a_button_leads_to_each(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    names = page.execute_script("return [...document.querySelectorAll('.group > h3')].map((h) => h.textContent)")
+    buttons = page.find_elements(By.CSS_SELECTOR, ".jumps button")
+    assert len(names) > 1
+    assert [button.text for button in buttons] == names
+    page.execute_script("scrollTo(0, 0)")
+    buttons[-1].click()
+    assert page.execute_script("return document.activeElement.textContent") == names[-1]
+    until(lambda: page.execute_script("return document.activeElement.getBoundingClientRect().top < innerHeight"))
     assert complaints(page) == []
 
 

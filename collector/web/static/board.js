@@ -2,6 +2,7 @@
 
 import { Card } from "./card.js";
 import { el, renew } from "./dom.js";
+import { sentence, words } from "./format.js";
 import { tolerate } from "./link.js";
 import { trackName } from "./phases.js";
 import { segments } from "./segments.js";
@@ -11,6 +12,7 @@ const MOST_TRACKS = 3;
 
 export class Board {
   #cards = [];
+  #grids = new Map();
   #tracks = [];
   #shown = null;
   #zoomed = null;
@@ -43,7 +45,8 @@ export class Board {
     });
     this.reset = el("button", { type: "button", class: "button", hidden: true, onclick: () => this.#zoom(null) }, "Show all steps");
     this.tracks = el("div", { class: "track-switches", role: "group", "aria-label": "Phases drawn on the charts" });
-    this.grid = el("div", { class: "grid" });
+    this.jumps = el("nav", { class: "jumps", "aria-label": "Groups of charts" });
+    this.groups = el("div", { class: "groups" });
     this.root = el(
       "section",
       { class: "board", "aria-label": "Charts" },
@@ -55,10 +58,11 @@ export class Board {
         this.tracks,
         el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Steps"), this.steps),
       ),
-      this.grid,
+      this.jumps,
+      this.groups,
     );
     this.resizes = new ResizeObserver(() => this.#cards.forEach((card) => card.resize()));
-    this.resizes.observe(this.grid);
+    this.resizes.observe(this.groups);
     this.sight = new IntersectionObserver((entries) => this.#sighted(entries), { rootMargin: "300px" });
     onTheme(() => this.#rebuild());
   }
@@ -72,13 +76,30 @@ export class Board {
       const card = new Card(quantity, this.view, this.fetchPoints);
       if (known < 0) {
         this.#cards.push(card);
-        this.grid.append(card.root);
+        this.#group(quantity.probe).append(card.root);
       } else {
         this.#cards[known].root.replaceWith(card.root);
         this.#cards[known] = card;
       }
       this.sight.observe(card.root);
     }
+  }
+
+  /** Where the charts of a probe stand; made, with a way to jump there, when the first of them comes. */
+  #group(probe) {
+    if (!this.#grids.has(probe)) {
+      const name = probe ? sentence(words(probe)) : "From the training loop";
+      const heading = el("h3", { tabindex: -1 }, name);
+      const grid = el("div", { class: "grid" });
+      this.groups.append(el("section", { class: "group", "aria-label": name }, heading, grid));
+      const jump = () => {
+        heading.scrollIntoView({ behavior: "smooth", block: "start" });
+        heading.focus({ preventScroll: true });
+      };
+      this.jumps.append(el("button", { type: "button", class: "button", onclick: jump }, name));
+      this.#grids.set(probe, grid);
+    }
+    return this.#grids.get(probe);
   }
 
   /** The tracks of the run; those that changed phase are drawn until a person chooses otherwise. */

@@ -1,7 +1,9 @@
 """Measuring: half precision, further sets, and what a change of the trainable parameters does to pairing."""
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
 import pytest
 import torch
@@ -9,10 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import probe_agent
-from probe_agent import AttachError, Budget, Every, ListOutbox, Monitor, Probe, Watch
+from probe_agent import AttachError, Budget, Every, ListOutbox, Measurement, Memory, Monitor, Probe, Snapshot, Watch
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.loss import Loss
-from probe_wire import Column, Estimate, Outcome
+from probe_wire import MAX_COLUMNS, Column, Estimate, Outcome, Quantity
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(3, (12,), generator=torch.Generator().manual_seed(1))
@@ -137,3 +139,33 @@ def test_changes_are_not_paired_across_a_change_of_the_trainable_parameters() ->
     assert math.isnan(step())
     assert math.isfinite(step())
     monitor.close()
+
+
+@final
+@dataclass(frozen=True)
+class Deep(Probe):
+    """Measures more layers than a report can hold, and then the whole."""
+
+    name: ClassVar = "deep"
+    quantities: ClassVar = (Quantity("depth", "1", "Depth.", "Depth"),)
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        for layer in range(MAX_COLUMNS + 10):
+            yield Measurement(quantity=self.quantities[0], estimate=Estimate(1.0), labels={"layer": str(layer)})
+        yield Measurement(quantity=self.quantities[0], estimate=Estimate(2.0))
+
+
+def test_more_series_than_a_report_holds_leave_out_layers_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    _, outbox, _ = attached(model_of(), probes=(Deep(), Loss()))
+    found = series(outbox)
+    assert len(found) == MAX_COLUMNS
+    assert found["depth", ()][1].value == 2.0
+    assert ("probe_loss", ()) in found
+    assert "the last 13 of single layers are left out" in caplog.text
+
+
+def test_every_series_says_which_probe_measured_it() -> None:
+    _, outbox, _ = attached(model_of(), probes=(Loss(), FisherTrace()))
+    probes = {column.quantity: column.settings["probe"] for column, _ in series(outbox).values()}
+    assert probes["probe_accuracy"] == "loss"
+    assert probes["fisher_trace"] == "fisher_trace"

@@ -164,7 +164,7 @@ def test_points_come_as_columns_of_every_series(client: Client) -> None:
     assert [s["labels"].get("layer") for s in body["series"]] == [None, *LAYERS]
     whole = body["series"][0]
     assert whole["step"] == list(STEPS)
-    assert whole["settings"] == {"samples": "512", "mode": "evaluation"}
+    assert whole["settings"] == {"samples": "512", "mode": "evaluation", "probe": "fisher_trace"}
     assert whole["folded"] == 0
     assert {len(whole[c]) for c in ("value", "stderr", "paired", "n", "outcome")} == {len(STEPS)}
 

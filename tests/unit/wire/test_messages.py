@@ -88,8 +88,8 @@ def test_another_version_is_refused_by_number() -> None:
 
 
 def test_a_message_too_large_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(wire.MessageTooLarge, match="300,000 bytes; the limit is 262,144"):
-        wire.decode_for_collector(b"\x01" * 300_000)
+    with pytest.raises(wire.MessageTooLarge, match="1,200,000 bytes; the limit is 1,048,576"):
+        wire.decode_for_collector(b"\x01" * 1_200_000)
 
 
 @pytest.mark.parametrize(
