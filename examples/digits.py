@@ -28,6 +28,11 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     return (x[train], y[train]), (x[test], y[test])
 
 
+def noisy(x: Tensor) -> Tensor:
+    """The same digits under noise as strong as they are: inputs the network is not trained for."""
+    return x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+
+
 def network() -> nn.Module:
     """64 → 128 → 128 → 10 with ReLU."""
     return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
@@ -54,6 +59,8 @@ def train(steps: int, collector: str | None = None, seed: int = 0) -> float:
         optimizer,
         loss_fn=F.cross_entropy,
         probe_batch=(x[:256], y[:256]),
+        test_batch=(x_test, y_test),  # optional: what is not trained on
+        ood_batch=(noisy(x_test), y_test),  # optional: what comes from elsewhere
         run="digits",
         collector=collector,
         labels={"dataset": "scikit-learn digits", "network": "64-128-128-10 ReLU"},
