@@ -35,6 +35,7 @@ OUTCOME_COLOURS = {
     "over_budget": "#8AB8FF",
     "not_applicable": "#9FA7B3",
     "failed": "#FF9830",
+    "out_of_memory": "#B877D9",
 }
 
 # -- when a person is told ------------------------------------------------------------------------

@@ -22,6 +22,10 @@ class Budget:
                 "(0.02 is 2 %) and an allowance of 0 or more seconds."
             )
 
+    def remaining(self, *, spent: float, training: float) -> float:
+        """Seconds that are left when ``spent`` went to probes and ``training`` to training."""
+        return self.allowance + self.share * training - spent
+
     def steps_to_wait(self, *, spent: float, expected: float, training: float, steps: int) -> int:
         """How many more training steps must pass before a measurement of ``expected`` seconds is affordable.
 
@@ -34,7 +38,7 @@ class Budget:
         Returns:
             0 when it is affordable now.
         """
-        missing = spent + expected - self.allowance - self.share * training
+        missing = expected - self.remaining(spent=spent, training=training)
         if missing <= 0:
             return 0
         if self.share == 0 or training <= 0 or steps == 0:

@@ -3,6 +3,8 @@
 AgentError
 ├── AttachError     the model, optimizer, loss or probe batch cannot be watched
 └── NotApplicable   a probe's quantity is not defined here (becomes an Outcome, never reaches training)
+
+OverBudget stands apart: a BaseException, so that no estimator's fallback mistakes it for a property of the model.
 """
 
 
@@ -16,3 +18,7 @@ class AttachError(AgentError):
 
 class NotApplicable(AgentError):
     """Raised by a probe whose quantity is not defined for this snapshot; the monitor turns it into an Outcome."""
+
+
+class OverBudget(BaseException):
+    """Raised through a probe whose time is up; the monitor turns it into an Outcome."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from probe_agent.complaints import Complaints
-from probe_agent.errors import NotApplicable
+from probe_agent.errors import NotApplicable, OverBudget
 from probe_agent.likelihood import Likelihood
 from probe_agent.pairing import paired_stderr
 from probe_agent.probe import Measurement, Memory, Probe
@@ -22,6 +23,9 @@ from probe_wire import MAX_COLUMNS, Column, Estimate, Outcome, ProbeCost, Quanti
 
 Measured = tuple[Quantity, Column, Estimate]
 SeriesKey = tuple[str, tuple[tuple[str, str], ...]]
+
+_PATIENCE = 1.0
+"""Seconds a probe may take once it has begun, however little is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,12 @@ class Measuring:
         step: int,
         probes: Sequence[Probe],
         rule: Callable[[], UpdateRule | None],
-        affordable: Callable[[float], bool],
+        remaining: Callable[[], float],
     ) -> tuple[list[Measured], list[ProbeCost]]:
-        """The columns and costs of the probes at this step, the first in any case and the rest while they are affordable."""
+        """The columns and costs of the probes at this step, the first in any case and the rest while they are affordable.
+
+        ``remaining`` tells how many seconds of the budget are left.
+        """
         subject = self._subject
         columns: list[Measured] = []
         costs: list[ProbeCost] = []
@@ -97,11 +104,12 @@ class Measuring:
                 return columns, costs
             self._notice_trainable(snapshot)
             for i, probe in enumerate(probes):
-                measured, cost = (
-                    self._run(probe, snapshot)
-                    if i == 0 or affordable(self._records[probe.name].seconds)
-                    else self._left_out(probe)
-                )
+                left, usual = remaining(), self._records[probe.name].seconds
+                if i and usual > left:
+                    measured, cost = self._left_out(probe, 0.0)
+                else:
+                    snapshot.deadline.at = time.perf_counter() + max(_PATIENCE, left / 2, 2 * usual)
+                    measured, cost = self._run(probe, snapshot)
                 columns += measured
                 costs.append(cost)
         return self._fitting(self._distinct(columns)), costs
@@ -128,16 +136,20 @@ class Measuring:
         except NotApplicable as error:
             measured = self._absent(probe, Outcome.NOT_APPLICABLE)
             outcome, detail = Outcome.NOT_APPLICABLE, str(error)
+        except OverBudget:
+            # Twice as long is tried when there is time for that, so that a probe is not begun and stopped for ever.
+            record.seconds = 2 * (time.perf_counter() - began)
+            return self._left_out(probe, record.seconds / 2)
         except Exception as error:  # noqa: BLE001 - a failing probe is an outcome, not an accident of training
-            measured = self._absent(probe, Outcome.FAILED)
-            outcome, detail = Outcome.FAILED, f"{type(error).__name__}: {error}"
+            outcome = Outcome.OUT_OF_MEMORY if _is_out_of_memory(error) else Outcome.FAILED
+            measured, detail = self._absent(probe, outcome), f"{type(error).__name__}: {error}"
             self._complain(f"probe {probe.name}", f"probe {probe.name} failed at step {snapshot.step}: {detail}")
         record.seconds = time.perf_counter() - began
         return measured, ProbeCost(probe.name, record.seconds, outcome, detail[:2000])
 
-    def _left_out(self, probe: Probe) -> tuple[list[Measured], ProbeCost]:
+    def _left_out(self, probe: Probe, seconds: float) -> tuple[list[Measured], ProbeCost]:
         return self._absent(probe, Outcome.OVER_BUDGET), ProbeCost(
-            probe.name, 0.0, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence
+            probe.name, seconds, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence
         )
 
     def _absent(self, probe: Probe, outcome: Outcome) -> list[Measured]:
@@ -170,6 +182,11 @@ class Measuring:
         )
         kept = sorted(range(len(columns)), key=lambda i: ("layer" in columns[i][1].labels, i))[:MAX_COLUMNS]
         return [columns[i] for i in sorted(kept)]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or the machine refused memory; on the CPU torch says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _of_all(outcomes: Sequence[Outcome]) -> Outcome:

@@ -195,7 +195,7 @@ class Monitor:
             self._recorder.forget()
 
     def _measure(self, probes: Sequence[Probe]) -> None:
-        columns, costs = self._measuring.measure(self.step, probes, self._rule, lambda seconds: not self._wait(seconds))
+        columns, costs = self._measuring.measure(self.step, probes, self._rule, self._remaining)
         self._outbox.put(
             Draft(
                 step=self.step,
@@ -215,6 +215,10 @@ class Monitor:
         optimizer, model = self._optimizer(), self._subject.model
         updates = self._recorder.updates(model, self.step) if self._recorder else ()
         return None if optimizer is None else rule_of(optimizer, model, updates)
+
+    def _remaining(self) -> float:
+        """Seconds of the budget that are left now."""
+        return self._budget.remaining(spent=self._spent, training=self.training_seconds)
 
     def _wait(self, expected: float) -> int:
         """How many steps must pass before the budget holds so many more seconds; 0 when it does now."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probe_agent.deadline import Deadline
 from probe_agent.likelihood import Likelihood
 from probe_agent.probe_set import Inputs, ProbeSet, each
 from probe_agent.update_rule import UpdateRule
@@ -60,6 +61,7 @@ class Snapshot:
     further_sets: Mapping[str, ProbeSet] = field(default_factory=dict)
     rule: UpdateRule | None = None
     precision: str = ""
+    deadline: Deadline = field(default_factory=Deadline, repr=False, compare=False)
     _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -104,6 +106,7 @@ class Snapshot:
 
     def outputs(self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None) -> Any:
         """What the model gives for ``inputs`` (default: the probe set) at ``params`` (default: the snapshot's)."""
+        self.deadline.check()
         inputs = self.probe_set.inputs if inputs is None else inputs
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}

@@ -16,6 +16,7 @@ class Outcome(IntEnum):
     OVER_BUDGET = 3
     NOT_APPLICABLE = 4
     FAILED = 5
+    OUT_OF_MEMORY = 6
 
     @classmethod
     def _missing_(cls, _: object) -> "Outcome":
@@ -37,9 +38,10 @@ _SENTENCES = {
     Outcome.OK: "The estimate is sound; its standard error says how sharp it is.",
     Outcome.NOT_CONVERGED: "The iteration stopped before its error bound was met; the value is a bound or a rough guess.",
     Outcome.NON_FINITE: "The value or its standard error is not a finite number; training may have diverged.",
-    Outcome.OVER_BUDGET: "The measurement was skipped because it would have cost more than its share of training time.",
+    Outcome.OVER_BUDGET: "The measurement was skipped or stopped because it would have cost more than its share of training time.",
     Outcome.NOT_APPLICABLE: "The quantity is not defined for this model, loss or probe batch.",
     Outcome.FAILED: "The probe raised an error; training was not affected.",
+    Outcome.OUT_OF_MEMORY: "The probe needed more memory than there was; give a smaller probe batch. Training was not affected.",
 }
 
 

@@ -122,7 +122,7 @@ PROBE_SECONDS = Family(
 PROBE_OUTCOMES = Family(
     "phasewatch_probe_outcomes_total",
     "counter",
-    "Measurements of a probe by how they came out: ok, not_converged, non_finite, over_budget, not_applicable, failed.",
+    "Measurements of a probe by how they came out: ok, not_converged, non_finite, over_budget, not_applicable, failed, out_of_memory.",
     ("run", "probe", "outcome"),
 )
 
@@ -135,7 +135,7 @@ ESTIMATES = Family(
 ESTIMATE_OUTCOME = Family(
     "phasewatch_estimate_outcome",
     "gauge",
-    "How the newest estimate came out: 0 ok, 1 not_converged, 2 non_finite, 3 over_budget, 4 not_applicable, 5 failed.",
+    "How the newest estimate came out: 0 ok, 1 not_converged, 2 non_finite, 3 over_budget, 4 not_applicable, 5 failed, 6 out_of_memory.",
     ("run", "rank", "quantity", "layer", "…"),
 )
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -37,9 +38,8 @@ def attached(
         probe_batch=(x, Y),
         run="test",
         watches=[Watch(Every(1), probes)],
-        budget=Budget(share=1000),
         outbox=outbox,
-        **options,
+        **{"budget": Budget(share=1000), **options},
     )
     return monitor, outbox, optimizer
 
@@ -162,6 +162,52 @@ def test_more_series_than_a_report_holds_leave_out_layers_and_say_so(caplog: pyt
     assert found["depth", ()][1].value == 2.0
     assert ("probe_loss", ()) in found
     assert "the last 13 of single layers are left out" in caplog.text
+
+
+@final
+@dataclass(frozen=True)
+class Endless(Probe):
+    """Evaluates the model for ever, and takes every exception for a property of the model."""
+
+    name: ClassVar = "endless"
+    quantities: ClassVar = (Quantity("passes", "1", "Passes.", "Passes"),)
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        while True:
+            with suppress(Exception):
+                snapshot.outputs()
+        yield Measurement(quantity=self.quantities[0], estimate=Estimate(1.0))
+
+
+def test_a_probe_that_has_begun_is_stopped_when_its_time_is_up() -> None:
+    monitor, outbox, _ = attached(model_of(), probes=(Endless(), Loss()), budget=Budget(share=0.0, allowance=3.0))
+    found = series(outbox)
+    assert found["passes", ()][1].outcome is Outcome.OVER_BUDGET
+    assert found["probe_loss", ()][1].outcome is Outcome.OK
+    (cost, _) = outbox.drafts[0].costs
+    assert (cost.outcome, cost.seconds) == (Outcome.OVER_BUDGET, pytest.approx(1.5, abs=0.5))
+    monitor.close()
+
+
+@final
+@dataclass(frozen=True)
+class Greedy(Probe):
+    """Asks for more memory than there is."""
+
+    name: ClassVar = "greedy"
+    quantities: ClassVar = (Quantity("bytes_held", "bytes", "Bytes.", "Bytes"),)
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        torch.empty(2**60, dtype=torch.uint8)
+        yield Measurement(quantity=self.quantities[0], estimate=Estimate(1.0))
+
+
+def test_a_probe_that_finds_no_memory_is_an_outcome_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    _, outbox, _ = attached(model_of(), probes=(Greedy(), Loss()))
+    found = series(outbox)
+    assert found["bytes_held", ()][1].outcome is Outcome.OUT_OF_MEMORY
+    assert found["probe_loss", ()][1].outcome is Outcome.OK
+    assert "probe greedy failed at step 0" in caplog.text
 
 
 def test_every_series_says_which_probe_measured_it() -> None:

@@ -110,8 +110,8 @@ def test_the_paired_standard_error_comes_from_the_change_between_two_snapshots()
     [
         (ValueError("bad luck"), Outcome.FAILED, "ValueError: bad luck"),
         (NotApplicable("needs labels"), Outcome.NOT_APPLICABLE, "needs labels"),
-        (torch.OutOfMemoryError("CUDA out of memory"), Outcome.FAILED, "OutOfMemoryError: CUDA out of memory"),
-        (MemoryError(), Outcome.FAILED, "MemoryError"),
+        (torch.OutOfMemoryError("CUDA out of memory"), Outcome.OUT_OF_MEMORY, "OutOfMemoryError: CUDA out of memory"),
+        (MemoryError(), Outcome.OUT_OF_MEMORY, "MemoryError"),
     ],
 )
 def test_a_failing_probe_is_an_outcome_with_a_reason_and_training_goes_on(
