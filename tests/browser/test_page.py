@@ -200,6 +200,7 @@ def test_the_page_draws_every_quantity_with_title_unit_and_help(page: Chrome, si
     assert text(page, "#q-fisher_trace h3") == "Fisher trace"
     assert text(page, "#q-probe_loss .card-unit") == "nats"
     assert "Achille" in text(page, "#q-fisher_trace .card-help")
+    assert text(page, "#q-probe_loss .card-settings") == "mode evaluation · samples 512"
     assert points(page, "probe_loss") == len(STEPS)
     assert "±" in text(page, "#q-probe_loss .card-value")
     assert "±1.96 stderr" in text(page, "#q-probe_loss .legend")

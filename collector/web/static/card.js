@@ -71,6 +71,7 @@ export class Card {
       this.#plot = drawable ? drawPlot(this.host, this.view, this.quantity.name, shape, (u) => this.#read(u)) : null;
     }
     tellLegend(this.keys, shape, names, this.quantity.unit);
+    this.#tellSettings(list);
     this.#notes(list);
     this.#read(this.#plot);
   }
@@ -124,6 +125,7 @@ export class Card {
     this.empty = el("p", { class: "plot-empty quiet" }, "No points yet.");
     this.keys = el("div", { class: "legend" });
     this.note = el("p", { class: "card-note", hidden: true });
+    this.settings = el("p", { class: "card-settings", "aria-label": "Measured with" });
     const modes = [
       wholeCount > 0 && ["lines", "network", "The whole network"],
       layerCount > 0 && ["layers", "layers", "One line per layer"],
@@ -152,6 +154,7 @@ export class Card {
         this.readout,
       ),
       el("p", { class: "card-help", title: help }, help),
+      this.settings,
       el("div", { class: "plot-box" }, this.host, this.tip, this.empty),
       this.note,
       el("footer", { class: "card-foot" }, this.keys, el("div", { class: "card-switches" }, ...switches)),
@@ -186,6 +189,16 @@ export class Card {
     say(this.tip, tip ?? "");
     this.value.classList.toggle("is-odd", Boolean(odd));
     this.tip.hidden = !tip;
+  }
+
+  /** How all that is drawn was measured; what differs between series is in their names. */
+  #tellSettings(list) {
+    const shared = Object.entries(list[0]?.settings ?? {}).filter(
+      ([name, value]) => name !== "probe" && list.every((series) => series.settings[name] === value),
+    );
+    const told = shared.map((setting) => labelled(Object.fromEntries([setting]))).join(" · ");
+    say(this.settings, told);
+    this.settings.title = told;
   }
 
   /** What the chart does not show, said in words. */
