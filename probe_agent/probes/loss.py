@@ -3,16 +3,16 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probe_agent.estimators.draws import Draws, jackknife_draws, mean_of, numbers, ratio_draws
+from probe_agent.estimators.draws import Draws, mean_of, numbers, ratio_draws
+from probe_agent.estimators.loss_terms import loss_terms
 from probe_agent.likelihood import Categorical
 from probe_agent.probe import Measurement, Memory, Probe
-from probe_agent.probe_set import rows
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
 
@@ -42,11 +42,6 @@ ACCURACY_GAP = Quantity(
     "Accuracy on a further set minus accuracy on the probe set; negative where the network does worse there.",
     "Accuracy gap to the probe set",
 )
-
-JACKKNIFE_GROUPS = 16
-
-Terms = Literal["likelihood", "samples", "jackknife", "unknown"]
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +73,7 @@ def _graded(snapshot: Snapshot, labels: dict[str, str]) -> Iterator[Measurement]
     with torch.no_grad():
         outputs = snapshot.outputs()
         whole = float(snapshot.loss_fn(outputs, snapshot.probe_set.targets))
-        draws, terms = _terms(snapshot, outputs, whole)
+        draws, terms = loss_terms(snapshot, outputs, whole)
     settings = {"n": str(snapshot.probe_set.n)}
     spread = Estimate(math.nan) if draws is None else mean_of(draws)
     yield Measurement(
@@ -110,63 +105,6 @@ def _gap(quantity: Quantity, here: Measurement, there: Measurement) -> Measureme
     return Measurement(quantity=quantity, estimate=estimate.checked(), labels=there.labels)
 
 
-def _terms(snapshot: Snapshot, outputs: Any, whole: float) -> tuple[Draws | None, Terms]:
-    """Independent parts whose mean is the loss, tried in order of how sharp an error they give."""
-    if not math.isfinite(whole):
-        return None, "unknown"
-    targets = snapshot.probe_set.targets
-    if isinstance(outputs, Tensor):
-        known = snapshot.likelihood
-        if known is not None and known.fits(outputs, targets):
-            counts = numbers(known.predictions(outputs, targets))
-            draws = ratio_draws(numbers(known.negative_log(outputs, targets)), counts)
-            if _mean_is(draws, whole, outputs.dtype):
-                return draws, "likelihood"
-        alone = _alone(snapshot, outputs)
-        for reduction in (1, snapshot.probe_set.n):  # a mean of the samples' losses, or a sum
-            if alone is not None and _mean_is(reduction * alone, whole, outputs.dtype):
-                return reduction * alone, "samples"
-    without = _without(snapshot, outputs)
-    if without is None or not np.isfinite(without).all():
-        return None, "unknown"
-    return jackknife_draws(whole, without), "jackknife"
-
-
-def _alone(snapshot: Snapshot, outputs: Tensor) -> Draws | None:
-    """The loss of every sample as a batch of its own, shape ``(n,)``."""
-    targets = snapshot.probe_set.targets
-
-    def one(output: Tensor, target: Tensor) -> Tensor:
-        return snapshot.loss_fn(output[None], target[None]).reshape(())
-
-    try:
-        return numbers(torch.func.vmap(one)(outputs, targets))
-    except Exception:  # noqa: BLE001 - a stranger's loss may refuse vmap in any way
-        try:
-            return numbers(torch.stack([one(output, target) for output, target in zip(outputs, targets, strict=True)]))
-        except Exception:  # noqa: BLE001 - or one sample alone
-            return None
-
-
-def _without(snapshot: Snapshot, outputs: Any) -> Draws | None:
-    """The loss with each of the groups left out, shape ``(G,)``; sample i is in group i modulo G."""
-    n = snapshot.probe_set.n
-    groups = min(JACKKNIFE_GROUPS, n)
-    member = torch.arange(n, device=snapshot.probe_set.device) % groups
-    losses = []
-    try:
-        for group in range(groups):
-            kept = (member != group).nonzero().squeeze(1)
-            targets = snapshot.probe_set.targets[kept]
-            if isinstance(outputs, Tensor):
-                losses.append(float(snapshot.loss_fn(outputs[kept], targets)))
-            else:  # outputs of a type of their own cannot be cut, only computed again
-                losses.append(float(snapshot.loss(inputs=rows(snapshot.probe_set.inputs, kept), targets=targets)))
-    except Exception:  # noqa: BLE001 - a loss may need its whole batch; then its error is not known
-        return None
-    return np.array(losses)
-
-
 def _hits(snapshot: Snapshot, outputs: Any) -> Draws | None:
     """Parts whose mean is the accuracy, shape ``(n,)``; None where nothing is classified."""
     known, targets = snapshot.likelihood, snapshot.probe_set.targets
@@ -191,9 +129,3 @@ def proportion(hits: Draws) -> Estimate:
     mean = mean_of(hits)
     share = (float(hits.sum()) + 2) / (hits.size + 4)
     return Estimate(mean.value, max(mean.stderr, math.sqrt(share * (1 - share) / (hits.size + 4))), n=mean.n).checked()
-
-
-def _mean_is(draws: Draws, whole: float, dtype: torch.dtype) -> bool:
-    """Whether the parts' mean is the loss, to the digits its type carries through a sum."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return bool(abs(draws.mean() - whole) <= torch.finfo(dtype).eps ** 0.5 * np.abs(draws).mean())
