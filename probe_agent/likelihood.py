@@ -48,6 +48,9 @@ class Likelihood(Protocol):
     def exact_scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Vectors s_k with Σ_k s_k s_kᵀ = E_y[s sᵀ], one for each of a sample's K outputs, ``(n, K, *outputs.shape[1:])``."""
 
+    def output_curvature(self, outputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
+        """Λv for Λ = ∂²(−log p(y | f)) / ∂f², v and the result of the outputs' shape. Λ does not depend on the labels."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,13 @@ class Categorical:
         # The vector of prediction t is zero at every other prediction: given the outputs, labels are independent.
         apart = torch.eye(m, dtype=p.dtype, device=p.device)
         return self._as_outputs(torch.einsum("nmkc,ml->nmklc", each, apart).reshape(n, m * c, m, c), outputs)
+
+    def output_curvature(self, outputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
+        """(diag p − p pᵀ) v for each prediction that counts."""
+        _, scored = self._labels(outputs, targets)
+        p, along = torch.softmax(self._logits(outputs), -1), self._logits(v)
+        curved = p * (along - (p * along).sum(-1, keepdim=True)) * scored[..., None]
+        return self._as_outputs(curved[:, None], outputs)[:, 0]
 
     def normalised(self, outputs: Tensor) -> bool:
         """Whether the outputs are log-probabilities already."""
@@ -192,6 +202,10 @@ class Gaussian:
         n, *shape = outputs.shape
         d = outputs[0].numel()
         return torch.eye(d, dtype=outputs.dtype, device=outputs.device).reshape(1, d, *shape).expand(n, d, *shape)
+
+    def output_curvature(self, outputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
+        """V itself: the negative logarithm is half the squared distance."""
+        return v
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:

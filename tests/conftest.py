@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: more threads only wait for each other
 
 STRICT = os.environ.get("PHASEWATCH_TESTS_SKIP_NOTHING") == "1"
 

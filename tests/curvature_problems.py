@@ -9,6 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from probe_agent.door import unwrapped
+from probe_agent.likelihood import Categorical, Likelihood
 from probe_agent.probe_set import Inputs, ProbeSet
 from probe_agent.snapshot import LossFn, Snapshot
 
@@ -23,8 +25,9 @@ def snapshot_of(
     *,
     seed: int = 0,
     step: int = 0,
+    likelihood: Likelihood | None = None,
 ) -> Snapshot:
-    return Snapshot.take(model, step, ProbeSet(inputs, targets), loss_fn, None, seed)
+    return Snapshot.take(model, step, ProbeSet(inputs, targets), loss_fn, likelihood, seed)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -56,11 +59,22 @@ class Unused(nn.Module):
         return self.used(x).tanh()
 
 
-class Attention(nn.Module):
-    """One causal attention block by ``scaled_dot_product_attention``, its embedding tied to the head or not."""
+def _fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-    def __init__(self, *, tied: bool) -> None:
+
+def _explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    later = torch.ones_like(scores, dtype=torch.bool).triu(1)
+    return scores.masked_fill(later, -math.inf).softmax(-1) @ v
+
+
+class Attention(nn.Module):
+    """One causal attention block, by ``scaled_dot_product_attention`` or written out, its embedding tied to the head or not."""
+
+    def __init__(self, *, tied: bool = False, fused: bool = True) -> None:
         super().__init__()
+        self.attend = _fused if fused else _explicit
         self.embed = nn.Embedding(CLASSES + 2, 6)
         self.norm = nn.LayerNorm(6)
         self.qkv = nn.Linear(6, 18)
@@ -73,7 +87,7 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)
         q, k, v = (part.unflatten(-1, (2, 3)).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
-        x = x + F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + self.attend(q, k, v).transpose(1, 2).flatten(2)
         return self.head(x + self.down(F.gelu(self.up(x)))).mean(dim=1)
 
 
@@ -113,12 +127,15 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "MLP": (lambda: _mlp(nn.ReLU()), lambda n: normal(n, 4)),
     "in-place ReLU": (lambda: _mlp(nn.ReLU(inplace=True)), lambda n: normal(n, 4)),
     "unused parameter": (Unused, lambda n: normal(n, 4)),
-    "BatchNorm in evaluation": (lambda: _conv(nn.BatchNorm2d(4)), lambda n: normal(n, 2, 4, 4)),
+    "BatchNorm in training": (lambda: _conv(nn.BatchNorm2d(4)), lambda n: normal(n, 2, 4, 4)),
+    "BatchNorm in evaluation": (lambda: _conv(nn.BatchNorm2d(4)).eval(), lambda n: normal(n, 2, 4, 4)),
     "GroupNorm": (lambda: _conv(nn.GroupNorm(2, 4)), lambda n: normal(n, 2, 4, 4)),
     "LayerNorm": (lambda: _mlp(nn.LayerNorm(6), nn.GELU()), lambda n: normal(n, 4)),
     "TransformerEncoderLayer": (Encoder, lambda n: normal(n, 3, 4)),
-    "GPT with fused attention": (lambda: Attention(tied=False), _tokens),
+    "GPT with fused attention": (Attention, _tokens),
+    "GPT with explicit attention": (lambda: Attention(fused=False), _tokens),
     "tied embedding": (lambda: Attention(tied=True), _tokens),
+    "compiled": (lambda: unwrapped(torch.compile(_mlp(nn.GELU()), backend="eager")), lambda n: normal(n, 4)),
     "dropout": (lambda: _mlp(nn.Tanh(), nn.Dropout(0.5)), lambda n: normal(n, 4)),
     "LSTM": (Recurrent, lambda n: normal(n, 3, 3)),
 }
@@ -128,7 +145,7 @@ def kind(name: str, n: int = 6) -> Snapshot:
     """A snapshot of one of KINDS at ``n`` inputs, in double precision."""
     make, inputs = KINDS[name]
     torch.manual_seed(0)
-    return snapshot_of(randomised(make()), inputs(n), labels(n))
+    return snapshot_of(randomised(make()), inputs(n), labels(n), likelihood=Categorical())
 
 
 def dense_hessian(snapshot: Snapshot) -> Tensor:
@@ -144,6 +161,28 @@ def dense_hessian(snapshot: Snapshot) -> Tensor:
     with sdpa_kernel(SDPBackend.MATH):
         hessian: Tensor = torch.autograd.functional.hessian(loss, flat)
     return hessian
+
+
+def dense_gauss_newton(snapshot: Snapshot) -> Tensor:
+    """(1/T) Σ_i J_iᵀ Λ_i J_i, J and Λ by double backward of the outputs and of the negative log-likelihood."""
+    likelihood, targets = snapshot.likelihood, snapshot.probe_set.targets
+    assert likelihood is not None
+    with sdpa_kernel(SDPBackend.MATH):
+        outputs = snapshot.outputs()
+        rows = [
+            torch.autograd.grad(number, list(snapshot.params.values()), retain_graph=True, allow_unused=True)
+            for number in outputs.reshape(-1)
+        ]
+    zeros = [torch.zeros_like(p) for p in snapshot.params.values()]
+    jacobian = torch.stack(
+        [torch.cat([(z if r is None else r).reshape(-1) for r, z in zip(row, zeros, strict=True)]) for row in rows]
+    )
+
+    def loss(flat: Tensor) -> Tensor:
+        return likelihood.negative_log(flat.view_as(outputs), targets).sum()
+
+    curvature = torch.autograd.functional.hessian(loss, outputs.detach().reshape(-1))
+    return jacobian.T @ curvature @ jacobian / likelihood.predictions(outputs, targets).sum()
 
 
 def half_squared_error(outputs: Any, targets: Tensor) -> Tensor:

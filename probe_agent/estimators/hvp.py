@@ -8,8 +8,8 @@ BatchNorm in training mode.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import final
 
 import torch
@@ -33,10 +33,43 @@ _REFUSALS = (
 
 
 @final
-class HessianProduct:
-    """H v for H = ∂²L/∂w², L the mean loss over a probe set, w the snapshot's parameters laid end to end.
+class Flat:
+    """The trainable parameters laid end to end: vectors of shape ``(P,)`` and their pieces, in the order of ``snapshot.params``.
 
-    All vectors are flat, of ``dimension`` P and of one dtype, in the order of ``snapshot.params``.
+    Raises:
+        NotApplicable: nothing is trainable, or a parameter is complex.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.params = list(snapshot.params.values())
+        if not self.params:
+            raise NotApplicable("The model has no trainable parameter, so its loss has no Hessian. Unfreeze a layer.")
+        if any(p.is_complex() for p in self.params):
+            raise NotApplicable("The model has complex parameters; the Hessian is measured for real ones only.")
+        self._slices = _slices(self.params)
+        self.dimension = self._slices[-1].stop
+        self.device = self.params[0].device
+        self.dtype = torch.float32  # at least: a Krylov space in half precision is noise
+        for p in self.params:
+            self.dtype = torch.promote_types(self.dtype, p.dtype)
+
+    def pieces(self, v: Tensor) -> list[Tensor]:
+        """The vector cut into the shapes and types of the parameters."""
+        return [v[s].view_as(p).to(p) for p, s in zip(self.params, self._slices, strict=True)]
+
+    def joined(self, pieces: Sequence[Tensor | None]) -> Tensor:
+        """The pieces end to end, zero where one is None."""
+        flat = torch.zeros(self.dimension, dtype=self.dtype, device=self.device)
+        for piece, s in zip(pieces, self._slices, strict=True):
+            if piece is not None:
+                flat[s] = piece.reshape(-1)
+        return flat
+
+
+@final
+class HessianProduct:
+    """H v for H = ∂²L/∂w², L the mean loss over a probe set, w the snapshot's parameters as `Flat`.
+
     A parameter the loss does not use has zeros in its rows and columns. The graph is held until the
     object is dropped, and dies if a parameter is changed in place.
 
@@ -47,70 +80,83 @@ class HessianProduct:
 
     def __init__(self, snapshot: Snapshot, probe_set: ProbeSet | None = None) -> None:
         part = snapshot.probe_set if probe_set is None else probe_set
-        self._params = list(snapshot.params.values())
-        if not self._params:
-            raise NotApplicable("The model has no trainable parameter, so its loss has no Hessian. Unfreeze a layer.")
-        if any(p.is_complex() for p in self._params):
-            raise NotApplicable("The model has complex parameters; the Hessian is measured for real ones only.")
-        self._recurrent = any(isinstance(module, nn.RNNBase) for module in snapshot.model.modules())
-        with self._differentiable_twice():
+        self._flat = Flat(snapshot)
+        self._twice = twice_differentiable(snapshot)
+        with self._twice():
             loss = snapshot.loss(inputs=part.inputs, targets=part.targets)
-            with _refusals_named(loss):
-                grads = torch.autograd.grad(loss, self._params, create_graph=True, allow_unused=True)
-        # A function marked as differentiable once leaves a dead end in the graph of the gradient. A product
-        # would pass by it without a word, and be wrong.
-        if any(node.name() == "torch::autograd::Error" for node in _nodes(g for g in grads if g is not None)):
-            raise NotApplicable(_refusal(_once_differentiable(loss)))
+            grads = graphed_gradient(loss, self._flat.params)
         self._graph = loss
-        self._slices = _slices(self._params)
         # A gradient without a graph of its own is constant in w: its rows of H are zero.
-        self._moving = [(g, s) for g, s in zip(grads, self._slices, strict=True) if g is not None and g.requires_grad]
-        self.dimension = self._slices[-1].stop
-        self.device = loss.device
-        self.dtype = torch.float32  # at least: a Krylov space in half precision is noise
-        for p in self._params:
-            self.dtype = torch.promote_types(self.dtype, p.dtype)
+        self._moving = [(i, g) for i, g in enumerate(grads) if g is not None and g.requires_grad]
+        self.dimension = self._flat.dimension
+        self.device = self._flat.device
+        self.dtype = self._flat.dtype
 
     def __call__(self, v: Tensor) -> Tensor:
-        """H v, shape ``(P,)``, for v of shape ``(P,)``. One backward pass, of 1.5 to 2.3 training steps.
+        """H v, shape ``(P,)``, for v of shape ``(P,)``. One backward pass, of 1.9 to 2.4 training steps.
 
         Raises:
             NotApplicable: an operation in the model has no second derivative.
         """
         if not self._moving:
             return torch.zeros_like(v)
-        with self._differentiable_twice(), _refusals_named(self._graph):
+        pieces = self._flat.pieces(v)
+        with self._twice(), refusals_named(self._graph):
             products = torch.autograd.grad(
-                [g for g, _ in self._moving],
-                self._params,
-                grad_outputs=[v[s].view_as(g).to(g) for g, s in self._moving],
+                [g for _, g in self._moving],
+                self._flat.params,
+                grad_outputs=[pieces[i] for i, _ in self._moving],
                 retain_graph=True,
                 allow_unused=True,
             )
-        return self._flat(products)
+        return self._flat.joined(products)
 
     def curvature(self, v: Tensor) -> float:
         """The second derivative vᵀH v of the loss along v, shape ``(P,)``; an eigenvalue where v is a unit eigenvector."""
         return float(torch.dot(v, self(v)))
 
-    def _flat(self, pieces: Sequence[Tensor | None]) -> Tensor:
-        flat = torch.zeros(self.dimension, dtype=self.dtype, device=self.device)
-        for piece, s in zip(pieces, self._slices, strict=True):
-            if piece is not None:
-                flat[s] = piece.reshape(-1)
-        return flat
+
+def twice_differentiable(snapshot: Snapshot) -> Callable[[], AbstractContextManager[None]]:
+    """Kernels that can be differentiated twice: fused attention cannot, nor can cuDNN's recurrent layers.
+
+    To be held in the backward pass too, where activation checkpointing runs the forward pass again.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in snapshot.model.modules())
+    on_gpu = any(p.is_cuda for p in snapshot.params.values())
 
     @contextmanager
-    def _differentiable_twice(self) -> Iterator[None]:
-        """Kernels that can be differentiated twice: fused attention cannot, nor can cuDNN's recurrent layers.
-
-        Held in the backward pass too, where activation checkpointing runs the forward pass again.
-        """
+    def kernels() -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if self._recurrent and self._params[0].is_cuda:
+            if recurrent and on_gpu:
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
+
+    return kernels
+
+
+def graphed_gradient(
+    outputs: Tensor, inputs: Sequence[Tensor], grad_outputs: Tensor | None = None
+) -> tuple[Tensor | None, ...]:
+    """The gradient with a graph of its own, None where an input is not used.
+
+    Raises:
+        NotApplicable: an operation has no second derivative.
+    """
+    with refusals_named(outputs):
+        grads: tuple[Tensor | None, ...] = torch.autograd.grad(
+            outputs, inputs, grad_outputs, create_graph=True, allow_unused=True
+        )
+    # A function marked as differentiable once leaves a dead end in the graph of the gradient. A product
+    # would pass by it without a word, and be wrong.
+    if any(node.name() == "torch::autograd::Error" for node in _nodes(g for g in grads if g is not None)):
+        raise NotApplicable(_refusal(_once_differentiable(outputs)))
+    return grads
+
+
+def hessian_of(snapshot: Snapshot) -> HessianProduct:
+    """The Hessian of the loss on the whole probe set: one graph for all probes of a snapshot, built by the first that asks."""
+    return snapshot.once("hessian product", lambda: HessianProduct(snapshot))
 
 
 def _slices(params: list[Tensor]) -> list[slice]:
@@ -122,7 +168,8 @@ def _slices(params: list[Tensor]) -> list[slice]:
 
 
 @contextmanager
-def _refusals_named(loss: Tensor) -> Iterator[None]:
+def refusals_named(loss: Tensor) -> Iterator[None]:
+    """Turn PyTorch's refusal of a second derivative into NotApplicable that names the operation; ``loss`` leads to the graph."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:

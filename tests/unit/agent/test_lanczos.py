@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from probe_agent.estimators.lanczos import ONE_SIGMA, Krylov, TopEigenpair, extreme, krylov_of, top_eigenpair
+from probe_agent.errors import NotApplicable
+from probe_agent.estimators.extremes import ONE_SIGMA, TopEigenpair, extreme, top_eigenpair
+from probe_agent.estimators.hvp import hessian_of
+from probe_agent.estimators.lanczos import Krylov, check_symmetry, krylov_of
 from probe_wire import Outcome
-from tests.curvature_problems import normal
+from tests.curvature_problems import kind, normal
 
 SPECTRA: dict[str, list[float]] = {
     "random": normal(40, seed=5).tolist(),
@@ -53,7 +57,7 @@ def solved(
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_interval_holds_the_largest_eigenvalue(name: str) -> None:
     truth = max(SPECTRA[name])
-    for seed in range(40):
+    for seed in range(25):
         matrix, _ = symmetric(SPECTRA[name], seed)
         pair = solved(lambda v, m=matrix: m @ v, len(matrix), seed, risk=1e-4)
         assert pair.outcome is Outcome.OK
@@ -153,10 +157,15 @@ def test_a_product_that_is_not_finite_ends_it(bad: float) -> None:
 
 def test_an_operator_that_is_not_symmetric_is_noticed() -> None:
     matrix, _ = symmetric(SPECTRA["outliers on a bulk"], 0)
-    assert solved(lambda v: matrix @ v, 40, 0).asymmetry < 1e-13
-    torn = matrix.clone()
-    torn[:20, 20:] = 0
-    assert solved(lambda v: torn @ v, 40, 0, tolerance=1e-6).asymmetry > 0.1
+    whole = Krylov(lambda v: matrix @ v, normal(40))
+    whole.grow_to(10)
+    assert whole.asymmetry < 1e-13
+    check_symmetry(whole)
+    matrix[:20, 20:] = 0
+    torn = Krylov(lambda v: matrix @ v, normal(40))
+    torn.grow_to(10)
+    with pytest.raises(NotApplicable, match="not symmetric"):
+        check_symmetry(torn)
 
 
 def test_single_precision_is_enough() -> None:
@@ -183,3 +192,52 @@ def test_the_operators_own_result_is_not_written_to() -> None:
 
     solved(product, 40, 0)
     assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_both_ends_come_from_one_space(name: str) -> None:
+    low, high = min(SPECTRA[name]), max(SPECTRA[name])
+    scale = max(abs(low), abs(high))
+    for seed in range(10):
+        matrix, _ = symmetric(SPECTRA[name], seed)
+        for products in (2, 5, 40):
+            krylov = Krylov(lambda v, m=matrix: m @ v, normal(len(matrix), seed=seed))
+            krylov.grow_to(products)
+            top, bottom = extreme(krylov, "top", risk=1e-4), extreme(krylov, "bottom", risk=1e-4)
+            assert top.value - 1e-13 * scale <= high <= top.value + top.reach
+            assert bottom.value - bottom.reach <= low <= bottom.value + 1e-13 * scale
+            assert max(top.residual, bottom.residual) <= max(top.reach, bottom.reach)
+
+
+@pytest.mark.parametrize("name", ["random", "indefinite", "largest in magnitude is negative", "outliers on a bulk"])
+def test_the_bottom_is_the_top_of_the_negated_operator(name: str) -> None:
+    matrix, _ = symmetric(SPECTRA[name], 0)
+    plain, negated = Krylov(lambda v: matrix @ v, normal(40)), Krylov(lambda v: -matrix @ v, normal(40))
+    for krylov in (plain, negated):
+        krylov.grow_to(6)
+    bottom, top = extreme(plain, "bottom"), extreme(negated, "top")
+    assert bottom.value == pytest.approx(-top.value)
+    assert [bottom.error, bottom.reach, bottom.gap] == pytest.approx([top.error, top.reach, top.gap])
+
+
+def test_growing_takes_only_the_products_that_are_missing() -> None:
+    matrix, _ = symmetric(SPECTRA["random"], 0)
+    taken = []
+    krylov = Krylov(lambda v: taken.append(1) or matrix @ v, normal(40))
+    for products in (3, 2, 7):
+        krylov.grow_to(products)
+    assert len(taken) == krylov.products == 7
+    q = torch.stack(krylov.basis)
+    torch.testing.assert_close(q @ q.T, torch.eye(7, dtype=torch.float64), rtol=0, atol=1e-13)
+    torch.testing.assert_close(q @ matrix @ q.T, torch.from_numpy(krylov.tridiagonal), rtol=0, atol=1e-12)
+
+
+def test_the_probes_of_a_snapshot_share_one_space_and_one_graph() -> None:
+    snapshot = kind("LayerNorm")
+    krylov_of(snapshot).grow_to(3)
+    assert krylov_of(snapshot).products == 3
+    assert hessian_of(snapshot) is hessian_of(snapshot)
+    later = replace(snapshot, step=1)
+    assert krylov_of(later).products == 0
+    krylov_of(later).grow_to(1)
+    assert not torch.equal(krylov_of(later).basis[0], krylov_of(snapshot).basis[0])  # a new start at every step

@@ -58,7 +58,7 @@ def test_linear_regression_is_as_sharp_as_its_inputs() -> None:
 
 
 @pytest.mark.parametrize("n", [40, 43, 5])
-def test_the_groups_curvatures_average_to_the_value(n: int) -> None:
+def test_the_draws_average_to_the_value(n: int) -> None:
     snapshot = snapshot_of(
         randomised(nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, CLASSES))), normal(n, 4), labels(n)
     )
@@ -67,7 +67,7 @@ def test_the_groups_curvatures_average_to_the_value(n: int) -> None:
     assert len(measurement.draws) == measurement.estimate.n == min(8, n)
     assert measurement.draws.mean() == pytest.approx(measurement.estimate.value, rel=1e-9)
     sampling = measurement.draws.std(ddof=1) / math.sqrt(len(measurement.draws))
-    assert sampling <= measurement.estimate.stderr <= math.hypot(sampling, 0.02 * measurement.estimate.value)
+    assert sampling <= measurement.estimate.stderr <= math.hypot(sampling, 0.05 * measurement.estimate.value)
 
 
 @pytest.mark.parametrize("n", [256, 250])  # 250: groups of 31 and of 32
@@ -95,7 +95,7 @@ def test_the_standard_error_covers_the_sharpness_of_softmax_regression_on_all_th
     model = nn.Linear(5, CLASSES).double()
     truth = float(torch.linalg.eigvalsh(dense_hessian(snapshot_of(model, x, y)))[-1])
     z = []
-    for seed in range(80):
+    for seed in range(60):
         some = torch.randperm(20000, generator=torch.Generator().manual_seed(seed))[:200]
         estimate = measured(snapshot_of(model, x[some], y[some], seed=seed)).estimate
         z.append((estimate.value - truth) / estimate.stderr)
@@ -118,7 +118,7 @@ def test_the_groups_hold_the_same_inputs_at_every_step() -> None:
 
 
 def test_groups_are_dealt_at_random_so_that_sorted_inputs_do_not_widen_the_error() -> None:
-    x = normal(256, 5) * torch.tensor([3.0, 1, 1, 1, 1])
+    x = normal(1024, 5) * torch.tensor([3.0, 1, 1, 1, 1])
     by_size = x[x[:, 0].abs().argsort()]
     shuffled, ordered = (measured(linear_regression(inputs)).estimate for inputs in (x, by_size))
     assert ordered.value == pytest.approx(shuffled.value, rel=1e-2)
