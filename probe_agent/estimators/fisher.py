@@ -53,6 +53,11 @@ class FisherDraws:
     undefined: str = ""
 
 
+def fisher_of(snapshot: Snapshot) -> "FisherDraws":
+    """Both traces at the default settings, computed once a snapshot: the Gauss-Newton trace for whoever needs it."""
+    return snapshot.once("fisher draws", lambda: fisher_draws(snapshot))
+
+
 def fisher_draws(
     snapshot: Snapshot, *, labels: Labels | None = None, draws: int = 1, route: Route | None = None
 ) -> FisherDraws:

@@ -33,6 +33,7 @@ class GaussNewtonProduct:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
+        self._deadline = snapshot.deadline
         self._flat = Flat(snapshot)
         self._twice = twice_differentiable(snapshot)
         self._targets = snapshot.probe_set.targets
@@ -66,6 +67,7 @@ class GaussNewtonProduct:
 
     def _pushed(self, v: Tensor) -> Tensor:
         """J v, of the outputs' shape."""
+        self._deadline.check()
         used = [(g, p) for g, p in zip(self._pulled, self._flat.pieces(v), strict=True) if g is not None]
         with self._twice(), refusals_named(self._outputs):
             (along,) = torch.autograd.grad(

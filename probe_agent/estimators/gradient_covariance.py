@@ -10,7 +10,8 @@ sample's gradient. With M = (⟨g_i, g_j⟩) all that is asked for is a function
 
 (Jastrzębski et al. 2020, "The break-even point on optimization trajectories of deep neural networks",
 for λ_K and tr K.) Leaving one group out is leaving out a row and a column, so that every standard
-error costs no further gradient.
+error costs no further gradient. Every statistic takes a Gram matrix, shape ``(L, L)``, or a stack of them,
+``(..., L, L)``.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,57 +21,69 @@ import numpy as np
 from probe_agent.estimators.draws import Draws, jackknife_draws
 
 
-def mean_square(gram: Draws) -> float:
+def mean_square(grams: Draws) -> Draws:
     """‖ḡ‖², the squared norm of the mean gradient of the groups."""
-    return float(gram.mean())
+    found: Draws = grams.mean((-2, -1))
+    return found
 
 
-def signal(gram: Draws) -> float:
+def signal(grams: Draws) -> Draws:
     """|G|², unbiased; negative where the noise has it so."""
-    groups = len(gram)
-    return float((gram.sum() - np.trace(gram)) / (groups * (groups - 1)))
+    groups = grams.shape[-1]
+    found: Draws = (grams.sum((-2, -1)) - np.trace(grams, axis1=-2, axis2=-1)) / (groups * (groups - 1))
+    return found
 
 
-def trace(gram: Draws, size: int) -> float:
+def trace(grams: Draws, size: int) -> Draws:
     """Tr K of a single sample's gradient, unbiased; ``size`` is b."""
-    return size * (float(np.trace(gram)) / len(gram) - signal(gram))
+    found: Draws = size * (np.trace(grams, axis1=-2, axis2=-1) / grams.shape[-1] - signal(grams))
+    return found
 
 
-def largest(gram: Draws, size: int) -> float:
+def largest(grams: Draws, size: int) -> Draws:
     """The largest eigenvalue of the sample covariance; biased upwards by what few groups can hold."""
+    rows = grams - grams.mean(-2, keepdims=True)
+    centred = rows - rows.mean(-1, keepdims=True)
+    finite = np.isfinite(centred).all((-2, -1))
+    # A stack is decomposed as one: LAPACK raises on what is not finite.
+    values = np.linalg.eigvalsh(np.where(finite[..., None, None], centred, 0.0))[..., -1]
+    found: Draws = np.where(finite, size * values / (grams.shape[-1] - 1), np.nan)
+    return found
+
+
+def left_out(gram: Draws) -> Draws:
+    """The Gram matrices with each group left out in turn, shape ``(L, L − 1, L − 1)``."""
     groups = len(gram)
-    centred = gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
-    return size * float(np.linalg.eigvalsh(centred)[-1]) / (groups - 1)
+    kept = np.nonzero(~np.eye(groups, dtype=bool))[1].reshape(groups, groups - 1)
+    return gram[kept[:, :, None], kept[:, None, :]]
 
 
-def left_out(gram: Draws, statistic: Callable[[Draws], float]) -> Draws:
-    """The statistic with each group left out in turn, shape ``(L,)``."""
-    keep = ~np.eye(len(gram), dtype=bool)
-    return np.array([statistic(gram[np.ix_(kept, kept)]) for kept in keep])
+def draws_of(gram: Draws, statistic: Callable[[Draws], Draws]) -> Draws:
+    """Parts whose mean is the statistic and whose spread is its jackknife error, shape ``(L,)``."""
+    return jackknife_draws(float(statistic(gram)), statistic(left_out(gram)))
 
 
-def draws_of(gram: Draws, statistic: Callable[[Draws], float], *, corrected: bool = False) -> Draws:
-    """Parts whose mean is the statistic and whose spread is its jackknife error, shape ``(L,)``.
+def corrected_draws(gram: Draws, statistic: Callable[[Draws], Draws]) -> tuple[Draws, float]:
+    """The same about the jackknife's bias-corrected value, L θ − (L − 1) mean θ_(l) (Quenouille 1956).
 
-    ``corrected`` moves them to the jackknife's bias-corrected value, L θ − (L − 1) mean θ_(l) (Quenouille 1956).
+    And how large the correction is, relative to θ: where that is not small, it is not the last word.
     """
-    whole, without = statistic(gram), left_out(gram, statistic)
-    if corrected:
-        whole += (len(gram) - 1) * (whole - float(without.mean()))
-    return jackknife_draws(whole, without)
+    whole, without = float(statistic(gram)), statistic(left_out(gram))
+    correction = (len(gram) - 1) * (whole - float(without.mean()))
+    return jackknife_draws(whole + correction, without), abs(correction / whole) if whole else 0.0
 
 
 def noise_scale(grams: Sequence[Draws], size: int) -> tuple[float, Draws]:
     """B as the ratio of the means of tr K and |G|² over several snapshots, never a mean of ratios, and its parts.
 
-    The groups are the same at each snapshot, so that one left out is left out of all.
+    The groups are the same at each snapshot, so that one left out is left out of all. ``mean`` over
+    snapshots and both statistics commute, being linear in the Gram matrix.
     """
+    gram = np.mean(grams, axis=0)
 
-    def ratio(of: Sequence[Draws]) -> float:
-        below = float(np.mean([signal(m) for m in of]))
-        return float(np.mean([trace(m, size) for m in of])) / below if below else float("nan")
+    def ratio(of: Draws) -> Draws:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: Draws = trace(of, size) / signal(of)
+        return found
 
-    keep = ~np.eye(len(grams[0]), dtype=bool)
-    whole = ratio(grams)
-    without = np.array([ratio([m[np.ix_(kept, kept)] for m in grams]) for kept in keep])
-    return whole, jackknife_draws(whole, without)
+    return float(ratio(gram)), draws_of(gram, ratio)

@@ -1,96 +1,145 @@
-"""The trace of the Hessian: the Fisher trace, which is the Gauss-Newton part, plus what random vectors say of the rest.
+"""The trace of the Hessian: the Gauss-Newton part from the Fisher trace, the model's own curvature by random signs.
 
-For random signs v, E vᵀHv = tr H (Hutchinson 1990), with a large variance. The Gauss-Newton matrix G
-is most of H, its trace is the Fisher trace (Martens 2020, section 9), which per-sample gradient norms give
-without any random vector, and vᵀGv nearly follows vᵀHv. So
+Where the loss is c times the mean negative log-likelihood of T predictions,
 
-    tr H = c tr F + E[vᵀHv − c vᵀGv]
+    H = c (G + R),    R = (1/T) Σ_i Σ_k s_ik ∂²f_ik/∂w²,
 
-for any c: it is a control variate, and its best c is the one at which c Λ is the loss's own curvature
-in output space, 1 for a mean cross-entropy.
+with s = ∂(−log p)/∂f held constant. tr G is the trace of the true Fisher information (Martens 2020, "New
+insights and perspectives on the natural gradient method", section 9), which per-sample gradient norms give
+without a random vector. What is left is E vᵀRv over random signs v (Hutchinson 1990, "A stochastic
+estimator of the trace of the influence matrix"): the variance that tr G had is gone. Of a network that is
+piecewise linear in each layer, such as one of ReLU layers, tr R is zero, and its noise is that of R's
+other entries.
 
-Each group of samples gets signs of its own. The spread over groups then holds both errors at once, that
-of the samples and that of the signs, and all groups together cost one product with the whole set.
+Each group of samples has signs of its own. All groups together cost one product with the whole set, the
+signs' variance averages over them, and their spread holds the error of the samples and of the signs at once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probe_agent.errors import NotApplicable
-from probe_agent.estimators.draws import Draws, numbers
-from probe_agent.estimators.fisher import fisher_draws
-from probe_agent.estimators.gauss_newton import GaussNewtonProduct
-from probe_agent.estimators.group_gradients import equal_parts
-from probe_agent.estimators.hvp import HessianProduct
+from probe_agent.estimators.draws import Draws, numbers, ratio_draws
+from probe_agent.estimators.fisher import fisher_of
+from probe_agent.estimators.hvp import Flat, HessianProduct, graphed_gradient, hessian_of, twice_differentiable
+from probe_agent.likelihood import Likelihood, recognise
+from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import Snapshot
+
+_MEAN = 1e-3
+"""How far the groups' mean loss may be from the whole's, relative to it, for the loss to be a mean over samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceDraws:
-    """Parts by group, shape ``(groups,)``: of the trace, and of its part beside the Gauss-Newton matrix.
+    """Parts by group, shape ``(groups,)``, whose mean is the trace, or the Gauss-Newton part of it or the residual.
 
-    ``residual`` is None where the likelihood is not known, and the trace then comes from random signs alone.
+    ``gauss_newton`` and ``residual`` are None where the loss is not a known likelihood. Where it is no
+    mean over samples either, ``by_samples`` is False: the spread is that of the random signs alone.
     """
 
     trace: Draws
-    residual: Draws | None
+    gauss_newton: Draws | None = None
+    residual: Draws | None = None
+    by_samples: bool = True
+
+    @property
+    def residual_ratio(self) -> Draws | None:
+        """Parts whose mean is tr(H − cG) / tr(cG), None where there is no such division."""
+        if self.gauss_newton is None or self.residual is None or not self.gauss_newton.sum() > 0:
+            return None
+        return ratio_draws(self.residual, self.gauss_newton)
 
 
 def trace_draws(snapshot: Snapshot, groups: int) -> TraceDraws:
-    """One product with H, and one with G where there is one, on each of the groups.
+    """One product with R (or with H, where the likelihood is not known) on each group.
+
+    The signs are new at every step: an unlucky draw must not stay.
 
     Raises:
-        NotApplicable: the loss has no second derivative in the weights.
+        NotApplicable: nothing is trainable, or an operation has no second derivative.
     """
-    parts = [replace(snapshot, probe_set=part) for part in equal_parts(snapshot, groups)]
+    parts = _dealt(snapshot, groups)
     generator = snapshot.generator(f"trace signs {snapshot.step}")
-    scale = _output_scale(snapshot)
-    traces, residuals = [], []
-    for part in parts:
-        hessian = HessianProduct(part)
-        signs = 2 * torch.randint(0, 2, (hessian.dimension,), generator=generator, device=generator.device) - 1
-        v = signs.to(hessian.device, hessian.dtype)
-        curvature = hessian.curvature(v)
-        if scale is None:
-            traces.append(curvature)
-            continue
-        residual = curvature - scale * float(GaussNewtonProduct(part).draws(v).mean())
-        residuals.append(residual)
-    if scale is None:
-        return TraceDraws(np.array(traces), None)
-    fisher = _fisher(parts)
-    return TraceDraws(scale * fisher + np.array(residuals), np.array(residuals))
-
-
-def _fisher(parts: Sequence[Snapshot]) -> Draws:
-    """The Fisher trace of each group."""
-    found = [fisher_draws(part).true for part in parts]
-    return np.array([sum(float(layer.mean()) for layer in (each or {}).values()) for each in found])
-
-
-def _output_scale(snapshot: Snapshot) -> float | None:
-    """c: the loss's curvature in output space over the likelihood's, along one random direction; None without a likelihood."""
-    likelihood, targets = snapshot.likelihood, snapshot.probe_set.targets
     with torch.no_grad():
         outputs = snapshot.outputs()
-    if likelihood is None or not isinstance(outputs, Tensor) or not likelihood.fits(outputs, targets):
+    likelihood = _exact_likelihood(snapshot, outputs)
+    if likelihood is None:
+        return _by_signs_alone(snapshot, [snapshot.probe_set.part(part) for part in parts], generator)
+    targets = snapshot.probe_set.targets
+    counts = numbers(likelihood.predictions(outputs, targets))
+    mean_nll = float(numbers(likelihood.negative_log(outputs, targets)).sum()) / counts.sum()
+    scale = float(snapshot.loss_fn(outputs, targets)) / mean_nll if mean_nll > 0 else 1.0
+
+    samples = _fisher(snapshot)
+    indices = [part.cpu().numpy() for part in parts]
+    by_group = np.array([samples[index].mean() for index in indices])
+    gauss_newton = scale * (by_group - by_group.mean() + samples.mean())
+    found = [_residual(snapshot, snapshot.probe_set.part(part), likelihood, generator) for part in parts]
+    residual = scale * ratio_draws(np.array(found), np.array([counts[index].sum() for index in indices]))
+    return TraceDraws(gauss_newton + residual, gauss_newton, residual)
+
+
+def _residual(snapshot: Snapshot, part: ProbeSet, likelihood: Likelihood, generator: torch.Generator) -> float:
+    """vᵀ(Σ_ik s_ik ∂²f_ik)v on one group, by double backward of ⟨s, f⟩ with s held constant."""
+    flat, kernels = Flat(snapshot), twice_differentiable(snapshot)
+    with kernels():
+        outputs = snapshot.outputs(inputs=part.inputs)
+        score = likelihood.score(outputs.detach(), part.targets)
+        slopes = graphed_gradient(outputs, flat.params, score)
+        v = flat.pieces(_signs(flat, generator))
+        moving = [(g, p) for g, p in zip(slopes, v, strict=True) if g is not None and g.requires_grad]
+        if not moving:  # the model is linear in its parameters
+            return 0.0
+        products = torch.autograd.grad([g for g, _ in moving], flat.params, [p for _, p in moving], allow_unused=True)
+    return float(torch.dot(flat.joined(v), flat.joined(products)))
+
+
+def _by_signs_alone(snapshot: Snapshot, parts: list[ProbeSet], generator: torch.Generator) -> TraceDraws:
+    """Hutchinson's estimator, on groups where the loss is a mean over samples and else on the whole."""
+    flat, whole = Flat(snapshot), snapshot.probe_set
+    with torch.no_grad():
+        loss = float(snapshot.loss())
+        mean = sum(part.n / whole.n * float(snapshot.loss(inputs=part.inputs, targets=part.targets)) for part in parts)
+    if abs(mean - loss) > _MEAN * abs(loss):
+        hessian = hessian_of(snapshot)
+        found = [hessian.curvature(_signs(flat, generator)) for _ in parts]
+        return TraceDraws(np.array(found), by_samples=False)
+    found = [HessianProduct(snapshot, part).curvature(_signs(flat, generator)) for part in parts]
+    return TraceDraws(ratio_draws(np.array([part.n * t for part, t in zip(parts, found, strict=True)]), _sizes(parts)))
+
+
+def _exact_likelihood(snapshot: Snapshot, outputs: object) -> Likelihood | None:
+    """The likelihood whose mean negative logarithm the loss is a multiple of, whatever the user named it.
+
+    A likelihood named for a loss that only resembles it (label smoothing, class weights) gives another H.
+    """
+    if snapshot.likelihood is None or recognise(snapshot.loss_fn, outputs, snapshot.probe_set.targets) is None:
         return None
-    leaf = outputs.detach().requires_grad_()
-    generator = snapshot.generator("output direction")
-    u = torch.randn(outputs.shape, generator=generator, device=generator.device).to(outputs)
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(snapshot.loss_fn(leaf, targets), leaf, create_graph=True)
-        if not slope.requires_grad:
-            raise NotApplicable(
-                "Got a loss that is linear in the model's outputs; it has no curvature there to compare with."
-            )
-        (curved,) = torch.autograd.grad((slope * u).sum(), leaf)
-    loss_curvature = float((curved * u).double().sum())
-    own = likelihood.output_curvature(outputs, targets, u)
-    count = float(numbers(likelihood.predictions(outputs, targets)).sum())
-    along = float((own * u).double().sum()) / count
-    return loss_curvature / along if along > 0 else None
+    return snapshot.likelihood
+
+
+def _fisher(snapshot: Snapshot) -> Draws:
+    """Each sample's part of the Fisher trace, shape ``(n,)``; shared with whoever measured it at this snapshot."""
+    found = fisher_of(snapshot).true
+    assert found is not None  # noqa: S101 - the likelihood fits
+    whole: Draws = np.sum(list(found.values()), axis=0)
+    return whole
+
+
+def _signs(flat: Flat, generator: torch.Generator) -> Tensor:
+    signs = 2 * torch.randint(0, 2, (flat.dimension,), generator=generator, device=generator.device) - 1
+    return signs.to(flat.device, flat.dtype)
+
+
+def _dealt(snapshot: Snapshot, groups: int) -> list[Tensor]:
+    """Indices of all samples dealt at random into groups as equal as can be; the same deal at every snapshot."""
+    generator = snapshot.generator("trace groups")
+    n = snapshot.probe_set.n
+    return list(torch.randperm(n, generator=generator, device=generator.device).tensor_split(min(groups, n)))
+
+
+def _sizes(parts: list[ProbeSet]) -> Draws:
+    return np.array([part.n for part in parts], dtype=np.float64)

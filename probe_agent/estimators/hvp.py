@@ -80,6 +80,7 @@ class HessianProduct:
 
     def __init__(self, snapshot: Snapshot, probe_set: ProbeSet | None = None) -> None:
         part = snapshot.probe_set if probe_set is None else probe_set
+        self._deadline = snapshot.deadline
         self._flat = Flat(snapshot)
         self._twice = twice_differentiable(snapshot)
         with self._twice():
@@ -98,6 +99,7 @@ class HessianProduct:
         Raises:
             NotApplicable: an operation in the model has no second derivative.
         """
+        self._deadline.check()
         if not self._moving:
             return torch.zeros_like(v)
         pieces = self._flat.pieces(v)

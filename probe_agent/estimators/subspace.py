@@ -6,12 +6,16 @@ classes, and that span hardly moves. The span of the k mean loss gradients of th
 at a small part of the cost.
 """
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_agent.errors import NotApplicable
+from probe_agent.estimators.draws import Draws, jackknife_draws
 from probe_agent.estimators.group_gradients import GroupGradients
 from probe_agent.estimators.hvp import hessian_of
 from probe_agent.estimators.lanczos import Krylov
@@ -19,8 +23,8 @@ from probe_agent.likelihood import IGNORED, Categorical
 from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import Snapshot
 
-_RANK = 1e-6
-"""A direction shorter than this share of the longest is rounding."""
+_RANK = 1e-10
+"""A direction with less than this share of the longest's square is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +65,44 @@ def class_folds(snapshot: Snapshot, folds: int, most: int) -> Folds:
 
 
 def orthonormal(rows: Tensor) -> Tensor:
-    """An orthonormal basis of the span of the rows, shape ``(rank, numbers)``."""
-    _, sizes, directions = torch.linalg.svd(rows.double(), full_matrices=False)
-    kept = sizes > _RANK * sizes[0].clamp(min=torch.finfo(sizes.dtype).tiny)
-    basis: Tensor = directions[kept]
-    return basis
+    """An orthonormal basis of the span of the rows, shape ``(rank, numbers)``, by their Gram matrix.
+
+    Rows count by direction alone: a class that is nearly learned has a small gradient and a vote.
+    """
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    basis = (rows / lengths.clamp(min=torch.finfo(torch.float64).tiny))[lengths.squeeze(1) > 0].double()
+    for _ in range(2):  # the second time mends what rounding left of nearly parallel rows
+        values, vectors = torch.linalg.eigh(basis @ basis.mT)
+        kept = values > _RANK * values[-1:]
+        basis = (vectors[:, kept] / values[kept].sqrt()).mT @ basis
+    spanning: Tensor = basis
+    return spanning
 
 
-def fraction(basis: Tensor, gradient: Tensor) -> float:
-    """F = ‖P g‖² / ‖g‖², the share of the gradient's square that lies in the subspace."""
-    return float((basis @ gradient.double()).square().sum() / gradient.double().square().sum())
+def cross_fitted(gram: Draws) -> Draws:
+    """The fraction of each fold's gradient in the span of the other folds' classes, and its jackknife error: shape ``(folds,)``.
+
+    Σ_j ‖P_j g_j‖² / Σ_j ‖g_j‖² with P_j from all folds but j. Folds share most of their spans, so that their
+    own spread is too small an error; the jackknife leaves a fold out of everything.
+
+    Args:
+        gram: ⟨s_jc, s_lm⟩ of the summed gradients of class c in fold j, shape ``(folds, classes, folds, classes)``.
+    """
+    folds = np.arange(len(gram))
+    return jackknife_draws(_held_out(gram, folds), np.array([_held_out(gram, folds[folds != left]) for left in folds]))
+
+
+def _held_out(gram: Draws, folds: NDArray[np.int_]) -> float:
+    inside = whole = 0.0
+    for fold in folds:
+        others = folds[folds != fold]
+        span = gram[np.ix_(others, range(gram.shape[1]), others, range(gram.shape[1]))].sum((0, 2))
+        along = gram[others][:, :, fold].sum((0, 2))
+        lengths = np.sqrt(np.maximum(span.diagonal(), np.finfo(np.float64).tiny))
+        inverse = np.linalg.pinv(span / np.outer(lengths, lengths), rcond=_RANK, hermitian=True)
+        inside += float((along / lengths) @ inverse @ (along / lengths))
+        whole += float(gram[fold, :, fold].sum())
+    return inside / whole if whole > 0 else math.nan
 
 
 def overlap(one: Tensor, other: Tensor) -> float:

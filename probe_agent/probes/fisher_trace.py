@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from probe_agent.estimators.draws import Draws, mean_of
-from probe_agent.estimators.fisher import fisher_draws
+from probe_agent.estimators.fisher import FisherDraws, fisher_draws, fisher_of
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -59,7 +59,7 @@ class FisherTrace(Probe):
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """Whole first, then the layers in the order of the model; the true trace before the empirical."""
-        found = fisher_draws(snapshot, labels=None if self.labels == "auto" else self.labels, draws=self.draws)
+        found = self._found(snapshot)
         settings = {"route": found.route, "n": str(snapshot.probe_set.n)}
         expectation = {"labels": found.labels} | ({"draws": str(self.draws)} if found.labels == "sampled" else {})
         if found.true is None:
@@ -67,6 +67,11 @@ class FisherTrace(Probe):
         else:
             yield from self._each(TRUE, found.true, expectation | settings)
         yield from self._each(EMPIRICAL, found.empirical, {"score": found.score} | settings)
+
+    def _found(self, snapshot: Snapshot) -> FisherDraws:
+        if (self.labels, self.draws) == ("auto", 1):
+            return fisher_of(snapshot)
+        return fisher_draws(snapshot, labels=None if self.labels == "auto" else self.labels, draws=self.draws)
 
     def _each(self, quantity: Quantity, layers: dict[str, Draws], settings: dict[str, str]) -> Iterator[Measurement]:
         whole: Draws = np.sum(list(layers.values()), axis=0)

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -61,6 +61,10 @@ DISCREPANCY = 0.1
 """How far the groups' mean gradient may be from the whole's, relative to it or to its noise."""
 
 
+CORRECTION = 0.25
+"""What the jackknife may take away of an eigenvalue. A flat spectrum, whose largest value few groups cannot see, loses more."""
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientNoise(Probe):
@@ -109,27 +113,24 @@ class GradientNoise(Probe):
             settings["sketched"] = "yes"
         yield from self._norms(found, gram, settings)
         yield _measured(TRACE, covariance.draws_of(gram, lambda m: covariance.trace(m, size)), settings)
-        top = covariance.draws_of(gram, lambda m: covariance.largest(m, size), corrected=True)
-        yield _measured(LARGEST, top, settings)
-        share = covariance.draws_of(
-            gram, lambda m: covariance.largest(m, size) / covariance.trace(m, size), corrected=True
-        )
-        yield _measured(SHARE, share, settings)
+        yield _corrected(LARGEST, gram, lambda m: covariance.largest(m, size), settings)
+        yield _corrected(SHARE, gram, lambda m: covariance.largest(m, size) / covariance.trace(m, size), settings)
         yield self._scale(gram, size, memory, tuple(snapshot.params), settings)
 
     def _check_mean(self, snapshot: Snapshot, gram: Draws, size: int) -> None:
         """The groups' mean must be the gradient of the whole, or the loss is no mean over samples."""
         whole = length(gradient_here(snapshot))
-        noise = math.sqrt(max(covariance.trace(gram, size), 0.0) / snapshot.probe_set.n)
-        if abs(math.sqrt(max(covariance.mean_square(gram), 0.0)) - whole) > DISCREPANCY * whole + 2 * noise:
+        noise = math.sqrt(max(float(covariance.trace(gram, size)), 0.0) / snapshot.probe_set.n)
+        if abs(math.sqrt(max(float(covariance.mean_square(gram)), 0.0)) - whole) > DISCREPANCY * whole + 2 * noise:
             raise NotApplicable(
                 "Got a loss whose gradient is not the mean of the gradients of groups of samples (a sum, or a contrast between "
                 "samples); the covariance of single samples' gradients is not defined. Use a loss that averages over samples."
             )
 
     def _norms(self, found: GroupGradients, gram: Draws, settings: dict[str, str]) -> Iterator[Measurement]:
-        def norm(m: Draws) -> float:
-            return math.sqrt(max(covariance.mean_square(m), 0.0))
+        def norm(m: Draws) -> Draws:
+            found: Draws = np.sqrt(np.maximum(covariance.mean_square(m), 0.0))
+            return found
 
         yield _measured(NORM, covariance.draws_of(gram, norm), settings)
         if self.per_layer:
@@ -166,6 +167,17 @@ def _measured(
     quantity: Quantity, draws: Draws, settings: dict[str, str], labels: dict[str, str] | None = None
 ) -> Measurement:
     return Measurement(quantity=quantity, estimate=mean_of(draws), labels=labels or {}, draws=draws, settings=settings)
+
+
+def _corrected(
+    quantity: Quantity, gram: Draws, statistic: Callable[[Draws], Draws], settings: dict[str, str]
+) -> Measurement:
+    """Corrected for its bias by the jackknife, and not converged where that takes away much of it."""
+    draws, correction = covariance.corrected_draws(gram, statistic)
+    estimate = mean_of(draws)
+    if estimate.outcome is Outcome.OK and correction > CORRECTION:
+        estimate = Estimate(estimate.value, estimate.stderr, n=estimate.n, outcome=Outcome.NOT_CONVERGED)
+    return Measurement(quantity=quantity, estimate=estimate, draws=draws, settings=settings)
 
 
 def _mode(model: nn.Module) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators import subspace
-from probe_agent.estimators.draws import jackknife_draws, mean_of
+from probe_agent.estimators.draws import Draws, jackknife_draws, mean_of, numbers, ratio_draws
 from probe_agent.estimators.group_gradients import equal_parts, group_gradients
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
@@ -76,12 +76,13 @@ class GradientSubspace(Probe):
         if memory.get("trainable") != trainable:  # directions in another space cannot overlap
             memory.clear()
             memory["trainable"] = trainable
-        bases, gradients, settings = self._hessian(snapshot) if self.route == "hessian" else self._classes(snapshot)
-        yield self._fraction(bases, gradients, settings)
+        bases, draws, settings = self._hessian(snapshot) if self.route == "hessian" else self._classes(snapshot)
+        settings |= {"random": f"{len(bases[0]) / sum(p.numel() for p in snapshot.params.values()):.2g}"}
+        yield Measurement(quantity=FRACTION, estimate=mean_of(draws), draws=draws, settings=settings)
         yield self._overlap(bases, memory, settings)
 
-    def _classes(self, snapshot: Snapshot) -> tuple[list[Tensor], list[Tensor], dict[str, str]]:
-        """The whole's basis and then each with a fold left out; the gradient of each fold."""
+    def _classes(self, snapshot: Snapshot) -> tuple[list[Tensor], Draws, dict[str, str]]:
+        """The whole's basis and then each with a fold left out; the parts of the fraction."""
         folds = subspace.class_folds(snapshot, self.folds, self.k)
         found = group_gradients(snapshot, folds.flat)
         sizes = torch.tensor([[part.n for part in fold] for fold in folds.parts], device=snapshot.probe_set.device)
@@ -92,12 +93,14 @@ class GradientSubspace(Probe):
         sums = rows.reshape(len(sizes), classes, -1) * sizes[..., None]
         bases = [subspace.orthonormal(sums.sum(0))]
         bases += [subspace.orthonormal(sums.sum(0) - sums[fold]) for fold in range(len(sizes))]
+        flat = sums.flatten(0, 1).double()
+        gram = numbers(flat @ flat.mT).reshape(2 * sums.shape[:2])
         settings = {"route": "classes", "k": str(classes), "folds": str(self.folds)}
         if found.sketched:
             settings["sketched"] = "yes"
-        return bases, list(sums.sum(1)), settings
+        return bases, subspace.cross_fitted(gram), settings
 
-    def _hessian(self, snapshot: Snapshot) -> tuple[list[Tensor], list[Tensor], dict[str, str]]:
+    def _hessian(self, snapshot: Snapshot) -> tuple[list[Tensor], Draws, dict[str, str]]:
         basis = subspace.top_eigenvectors(snapshot, self.k, self.products)
         found = group_gradients(snapshot, equal_parts(snapshot, self.folds))
         settings = {"route": "hessian", "k": str(len(basis)), "products": str(self.products)}
@@ -105,16 +108,14 @@ class GradientSubspace(Probe):
             raise NotApplicable(
                 "Got too many parameters to hold the Hessian's eigenvectors beside gradients; use route='classes'."
             )
-        return [basis.double()], list(subspace.stacked(found)), settings
-
-    def _fraction(self, bases: list[Tensor], gradients: list[Tensor], settings: dict[str, str]) -> Measurement:
-        held_out = bases[1:] or bases * len(gradients)
-        draws = np.array([subspace.fraction(b, g) for b, g in zip(held_out, gradients, strict=True)])
-        return Measurement(quantity=FRACTION, estimate=mean_of(draws), draws=draws, settings=settings)
+        rows = subspace.stacked(found).double()
+        inside = numbers((rows @ basis.double().mT).square().sum(1))
+        return [basis.double()], ratio_draws(inside, numbers(rows.square().sum(1))), settings
 
     def _overlap(self, bases: list[Tensor], memory: Memory, settings: dict[str, str]) -> Measurement:
         before: list[Tensor] | None = memory.get("bases")
         memory["bases"] = bases
+        settings = settings | {"since": "the previous measurement"}
         if before is None or len(before) != len(bases):
             return Measurement(
                 quantity=OVERLAP, estimate=Estimate.without_value(Outcome.NOT_APPLICABLE), settings=settings

@@ -1,11 +1,12 @@
-"""The Hessian trace probe: the total curvature of the probe loss."""
+"""The Hessian trace probe: the total curvature of the probe loss, and how much of it is the network's own."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from probe_agent.errors import NotApplicable
-from probe_agent.estimators.draws import mean_of
+from probe_agent.estimators.draws import Draws, mean_of
 from probe_agent.estimators.hessian_trace import trace_draws
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
@@ -14,28 +15,28 @@ from probe_wire import Estimate, Outcome, Quantity
 TRACE = Quantity(
     "hessian_trace",
     "1",
-    "Trace of the Hessian of the probe loss: the sum of all curvatures.",
+    "Trace of the Hessian of the probe loss, in evaluation mode: the sum of all curvatures.",
     "Hessian trace",
 )
 RESIDUAL = Quantity(
-    "hessian_trace_residual",
-    "1",
-    "What the Hessian's trace has beside the Gauss-Newton matrix, whose trace is the Fisher trace: the part from the "
-    "curvature of the network itself, which vanishes as the loss does.",
-    "Hessian trace beside Gauss-Newton",
+    "hessian_residual_ratio",
+    "ratio",
+    "What the Hessian's trace has beside the Gauss-Newton matrix, whose trace is the Fisher trace, relative to that trace: "
+    "the curvature of the network itself. Zero for a network that is piecewise linear in each layer.",
+    "Curvature beside Gauss–Newton",
 )
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HessianTrace(Probe):
-    """tr H as the Fisher trace plus a stochastic estimate of the residual, on equal groups of the probe set.
+    """tr H as the Fisher trace plus an estimate of the residual by random signs, on groups of the probe set.
 
-    Random signs are drawn anew at every step, so that one unlucky draw does not stay; the paired error
-    therefore includes them.
+    The standard error is the spread over groups, which holds the error of the samples, of sampled labels
+    and of the signs. Signs are new at every step, so that the paired error holds theirs too.
 
     Attributes:
-        groups: parts of the probe set with signs of their own, over which the standard error is taken.
+        groups: parts of the probe set with signs of their own.
 
     Raises:
         ValueError: at construction, for settings that cannot be met.
@@ -52,7 +53,7 @@ class HessianTrace(Probe):
             raise ValueError(f"Got groups={self.groups}; need at least two to see a spread.")
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
-        """The trace, then its residual, not applicable where no likelihood is known."""
+        """The trace, then the residual, not applicable where the loss is not a known likelihood."""
         if snapshot.probe_set.n < 2:
             raise NotApplicable("Got a probe set of one sample; need two to see how much samples differ.")
         found = trace_draws(snapshot, self.groups)
@@ -60,12 +61,14 @@ class HessianTrace(Probe):
             "groups": str(found.trace.size),
             "method": "Hutchinson" if found.residual is None else "Fisher + residual",
         }
-        yield Measurement(quantity=TRACE, estimate=mean_of(found.trace), draws=found.trace, settings=settings)
-        yield Measurement(
-            quantity=RESIDUAL,
-            estimate=Estimate.without_value(Outcome.NOT_APPLICABLE)
-            if found.residual is None
-            else mean_of(found.residual),
-            draws=found.residual,
-            settings=settings,
-        )
+        if found.by_samples:
+            yield self._measured(TRACE, found.trace, settings)
+        else:
+            estimate = Estimate(float(found.trace.mean()), math.nan, n=found.trace.size).checked()
+            settings["stderr"] = "unknown: the loss is no mean over samples"
+            yield Measurement(quantity=TRACE, estimate=estimate, settings=settings)
+        yield self._measured(RESIDUAL, found.residual_ratio, settings)
+
+    def _measured(self, quantity: Quantity, draws: Draws | None, settings: dict[str, str]) -> Measurement:
+        estimate = Estimate.without_value(Outcome.NOT_APPLICABLE) if draws is None else mean_of(draws)
+        return Measurement(quantity=quantity, estimate=estimate, draws=draws, settings=settings)

@@ -1,0 +1,1 @@
+"""Studies: measurements of a question, not of a step. They train networks of their own and run beside no training."""
