@@ -1,19 +1,24 @@
 """The local complexity probe: how finely the network partitions the input space around the probe inputs."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators.activations import BENT_AT_ZERO, fused
-from probe_agent.estimators.draws import Draws, mean_of
+from probe_agent.estimators.draws import Draws, jackknife_draws, mean_of, ratio_draws
+from probe_agent.estimators.input_space import InputSpace, input_space
 from probe_agent.estimators.local_complexity import Crossings, crossings
+from probe_agent.estimators.perturbation import loss_here
 from probe_agent.probe import Measurement, Memory, Probe
+from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import Snapshot
-from probe_wire import Quantity
+from probe_wire import Estimate, Outcome, Quantity
 
 LOCAL_COMPLEXITY = Quantity(
     "local_complexity",
@@ -23,112 +28,260 @@ LOCAL_COMPLEXITY = Quantity(
     "It also falls when units die.",
     "Local complexity",
 )
+FRACTION = Quantity(
+    "local_complexity_fraction",
+    "ratio",
+    "Local complexity over the number of units: the share of units that bend near a probe input.",
+    "Local complexity, share of units",
+)
+LIVE = Quantity(
+    "local_complexity_live",
+    "ratio",
+    "Local complexity over the number of live units. Where this holds while local complexity falls, units are dying and "
+    "regions are not moving away.",
+    "Local complexity, share of live units",
+)
+DEAD = Quantity(
+    "dead_units",
+    "ratio",
+    "The share of units whose activation is at or below zero around every probe input: dead for a ReLU.",
+    "Dead units",
+)
+DEFECT = Quantity(
+    "affine_defect",
+    "1",
+    "How far from affine the network is near a probe input: its second difference over its first, of the outputs. Zero "
+    "inside a linear region; also meaningful for GELU, SiLU and tanh, whose units bend everywhere.",
+    "Affine defect",
+    "log",
+)
 
 AUTOMATIC = 0.02
 """The radius in units of the inputs' spread, rather than of whatever they are in. Humayun et al. (2024) use 0.005 of
 their normalised pixels, where a small network has one or two crossed units a point and the curve is mostly counting
 noise; at this one it has some ten and keeps its shape."""
 
+SMALL_COUNT = 2.0
+"""Crossed units a point at which the small radius is set: few enough to see what happens right at the inputs."""
+
+SMALL_POINTS = 16
+"""Points the small radius is searched with, once a run."""
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalComplexity(Probe):
-    """Crossed units around the first probe inputs, of the whole network and of each layer.
+    """Crossed units around the first probe inputs, of the whole network and of each layer, at two radii and on other inputs.
 
     Each input has a random frame of its own, drawn once for the run: inputs and frames together are
     independent draws of one pair, so sd / √points is the standard error of the mean over both.
     With one frame for all inputs, as published, it would be too small, some 3 times in a trained
     network, since all inputs would share the luck of the frame.
 
-    Exact counts are of piecewise linear activation functions that bend at zero; for others (GELU, SiLU,
-    tanh …) the sign of the pre-activation is a proxy, and setting ``activation`` says so. In float32
-    with a training loss below some 1e-8 the quantity follows rounding, not learning.
+    The series without labels are of the probe set at the larger radius. ``radius="small"`` is at the
+    small one; ``split="random"`` around uniformly random inputs of the probe inputs' range, "test" and "ood"
+    around the further sets. Token inputs are moved about in the space of their embedding.
 
-    The cost is 2 · points · directions forward passes of one input: 6400 by default.
+    Exact counts are of piecewise linear activation functions that bend at zero; for others (GELU, SiLU,
+    tanh …) the sign of the pre-activation is a proxy, and setting ``activation`` says so. Where the training
+    loss is below the rounding of its type the quantity follows rounding, not learning: it is then
+    NOT_CONVERGED, and setting ``floor`` says at what loss.
+
+    The cost is 2 · points · directions forward passes of one input, 6400 by default, and as many for the small
+    radius and each further split with ``side_points`` for points.
 
     Attributes:
         points: how many of the probe inputs to look around.
+        side_points: the same for the small radius and the other splits.
         directions: P, the orthonormal directions of a neighbourhood; at most the inputs' dimension.
         radius: of the neighbourhood, in the inputs' units. None is 0.02 times the mean distance of
             the probe inputs from their mean, at the first snapshot and for good: when the inputs
             are scaled it scales with them.
-        per_layer: whether each layer's count is reported too.
+        per_layer: whether each layer's numbers are reported too.
 
     Raises:
         ValueError: at construction, for settings that cannot be met.
     """
 
     name: ClassVar[str] = "local_complexity"
-    quantities: ClassVar[tuple[Quantity, ...]] = (LOCAL_COMPLEXITY,)
+    quantities: ClassVar[tuple[Quantity, ...]] = (LOCAL_COMPLEXITY, FRACTION, LIVE, DEAD, DEFECT)
 
     points: int = 128
+    side_points: int = 32
     directions: int = 25
     radius: float | None = None
     per_layer: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
-        if self.points < 2:
-            raise ValueError(f"Got points={self.points}; need at least two for a standard error.")
+        if min(self.points, self.side_points) < 2:
+            raise ValueError(
+                f"Got points={self.points}, side_points={self.side_points}; need at least two for a standard error."
+            )
         if self.directions < 1:
             raise ValueError(f"Got directions={self.directions}; need at least one.")
         if self.radius is not None and not self.radius > 0:
             raise ValueError(f"Got radius={self.radius}; need a positive length, or None to choose it from the inputs.")
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
-        """Whole first, then the layers in the order they run; the draws are the counts of each point."""
-        inputs = _continuous(snapshot)
+        """Whole first, then the layers in the order they run; then the small radius, then the other splits."""
+        space = input_space(snapshot, max(self.points, 2))
         if "radius" not in memory:
-            memory["radius"] = _spread(inputs) * AUTOMATIC if self.radius is None else self.radius
-        points = inputs[: self.points]
-        found = crossings(snapshot, points, radius=memory["radius"], directions=self.directions)
+            memory["radius"] = _spread(space.points) * AUTOMATIC if self.radius is None else self.radius
+        large = memory["radius"]
+        found = self._crossings(snapshot, space, large, self.points)
+        outcome, floor = _floor(snapshot)
+        settings = self._settings(snapshot, space, found, large) | floor
+        yield from _around(found, {}, settings, outcome)
+        if self.per_layer:
+            for layer in found.by_layer:
+                yield from _around(_only(found, layer), {"layer": layer}, settings, outcome)
+        yield _defect(found, settings, outcome)
+        if "small" not in memory:
+            memory["small"] = self._small(snapshot, space, large, found)
+        few = self._crossings(snapshot, space, memory["small"], self.side_points)
+        settings = self._settings(snapshot, space, few, memory["small"]) | floor
+        yield _count_of(few, {"radius": "small"}, settings, outcome)
+        for split, view in self._others(snapshot, space):
+            there = input_space(view, self.side_points)
+            counted = self._crossings(view, there, large, self.side_points)
+            settings = self._settings(view, there, counted, large) | floor
+            yield _count_of(counted, {"split": split}, settings, outcome)
+            for layer in counted.by_layer if self.per_layer else ():
+                yield _count_of(_only(counted, layer), {"split": split, "layer": layer}, settings, outcome)
+
+    def _crossings(self, snapshot: Snapshot, space: InputSpace, radius: float, most: int) -> Crossings:
+        return crossings(
+            snapshot, space.points[:most], radius=radius, directions=self.directions, evaluate=space.evaluate
+        )
+
+    def _settings(self, snapshot: Snapshot, space: InputSpace, found: Crossings, radius: float) -> dict[str, str]:
         settings = {
-            "points": str(len(points)),
+            "points": str(len(next(iter(found.by_layer.values())))),
             "directions": str(found.directions),
             "frames": "one per point",
-            "radius": f"{memory['radius']:.6g}",
-            "dimension": str(points[0].numel()),
-            "dtype": str(points.dtype).removeprefix("torch."),
+            "radius": f"{radius:.6g}",
+            "dimension": str(space.points[0].numel()),
+            "dtype": str(space.points.dtype).removeprefix("torch."),
         }
-        hidden = fused(snapshot.model)
-        if hidden:
+        if space.name != "inputs":
+            settings["space"] = space.name
+        if hidden := fused(snapshot.model):
             settings["unseen"] = ", ".join(hidden)[:200]
-        whole: Draws = np.sum(list(found.by_layer.values()), axis=0)
-        yield _measurement(whole, {}, settings | {"activation": _activation(found, *found.by_layer)})
-        for layer, draws in found.by_layer.items() if self.per_layer else ():
-            yield _measurement(draws, {"layer": layer}, settings | {"activation": _activation(found, layer)})
+        return settings
+
+    def _small(self, snapshot: Snapshot, space: InputSpace, large: float, found: Crossings) -> float:
+        """The radius at which a point has about `SMALL_COUNT` crossed units, or an eighth of the large one's, if that is less."""
+        target = min(SMALL_COUNT, float(_whole(found).mean()) / 8)
+        least = 100 * torch.finfo(space.points.dtype).eps * float(space.points.flatten(1).norm(dim=1).max())
+        low, high = min(math.log(max(large / 1000, least)), math.log(large / 2)), math.log(large)
+        for _ in range(8):
+            middle = (low + high) / 2
+            count = float(_whole(self._crossings(snapshot, space, math.exp(middle), SMALL_POINTS)).mean())
+            low, high = (middle, high) if count < target else (low, middle)
+        return math.exp((low + high) / 2)
+
+    def _others(self, snapshot: Snapshot, space: InputSpace) -> Iterator[tuple[str, Snapshot]]:
+        for split in snapshot.further_sets:
+            yield split, snapshot.on(split)
+        if space.name == "inputs":
+            yield "random", replace(snapshot, probe_set=_random(snapshot, self.side_points))
 
 
-def _measurement(draws: Draws, labels: dict[str, str], settings: dict[str, str]) -> Measurement:
-    return Measurement(
-        quantity=LOCAL_COMPLEXITY, estimate=mean_of(draws), labels=labels, draws=draws, settings=settings
+def _around(
+    found: Crossings, labels: dict[str, str], settings: dict[str, str], outcome: Outcome
+) -> Iterator[Measurement]:
+    """Count, share of units, share of live units and dead share of one or all layers."""
+    yield _count_of(found, labels, settings, outcome)
+    counts, units = _whole(found), sum(found.units.values())
+    yield _measured(FRACTION, counts / units, labels, settings, outcome)
+    alive = np.concatenate(list(found.alive.values()), axis=1)
+    live = int(alive.any(axis=0).sum())
+    if live:
+        yield _measured(LIVE, counts / live, labels, settings, outcome)
+    else:
+        yield Measurement(
+            quantity=LIVE, estimate=Estimate.without_value(Outcome.NOT_APPLICABLE), labels=labels, settings=settings
+        )
+    others = ~np.eye(len(alive), dtype=bool)
+    without = (
+        np.array([1 - alive[kept].any(axis=0).mean() for kept in others]) if len(alive) > 1 else np.array([math.nan])
+    )
+    finite = np.isfinite(counts).all()  # of pre-activations that are not numbers none is above zero
+    dead = jackknife_draws(1 - live / units if finite else math.nan, without)
+    yield _measured(DEAD, dead, labels, settings, outcome)
+
+
+def _defect(found: Crossings, settings: dict[str, str], outcome: Outcome) -> Measurement:
+    """Second over first differences, a ratio of means over points."""
+    if found.bend is None or found.slope is None or not found.slope.any():
+        absent = Estimate.without_value(Outcome.NOT_APPLICABLE)
+        return Measurement(quantity=DEFECT, estimate=absent, settings=settings)
+    slope = found.slope
+    draws = found.bend / slope if (slope == slope[0]).all() else ratio_draws(found.bend, slope)
+    return _measured(DEFECT, draws, {}, settings, outcome)
+
+
+def _count_of(found: Crossings, labels: dict[str, str], settings: dict[str, str], outcome: Outcome) -> Measurement:
+    functions = sorted(set(found.functions.values()))
+    activation = ", ".join(name if name in BENT_AT_ZERO else f"{name} (proxy)" for name in functions)[:200]
+    return _measured(LOCAL_COMPLEXITY, _whole(found), labels, settings | {"activation": activation}, outcome)
+
+
+def _measured(
+    quantity: Quantity, draws: Draws, labels: dict[str, str], settings: dict[str, str], outcome: Outcome
+) -> Measurement:
+    mean = mean_of(draws)
+    if mean.outcome is Outcome.OK:
+        mean = Estimate(mean.value, mean.stderr, n=mean.n, outcome=outcome)
+    return Measurement(quantity=quantity, estimate=mean, labels=labels, draws=draws, settings=settings)
+
+
+def _whole(found: Crossings) -> Draws:
+    """Crossed units of all layers together around each point."""
+    summed: Draws = np.sum(list(found.by_layer.values()), axis=0)
+    return summed
+
+
+def _only(found: Crossings, layer: str) -> Crossings:
+    return replace(
+        found,
+        by_layer={layer: found.by_layer[layer]},
+        functions={layer: found.functions[layer]},
+        units={layer: found.units[layer]},
+        alive={layer: found.alive[layer]},
     )
 
 
-def _activation(found: Crossings, *layers: str) -> str:
-    functions = sorted({found.functions[layer] for layer in layers})
-    return ", ".join(name if name in BENT_AT_ZERO else f"{name} (proxy)" for name in functions)[:200]
+def _floor(snapshot: Snapshot) -> tuple[Outcome, dict[str, str]]:
+    """Whether the loss is so small that gradients, and with them the regions, are made of rounding.
+
+    In float32 a cross-entropy below some 1e-7 is one rounding of its logits: local complexity then
+    fell and jumped where the same run in float64 did not move.
+    """
+    dtype = next((p.dtype for p in snapshot.params.values()), torch.float32)
+    floor = torch.finfo(dtype).eps
+    if not abs(loss_here(snapshot).value) < floor:
+        return Outcome.OK, {}
+    return Outcome.NOT_CONVERGED, {
+        "floor": f"the loss is below {floor:.1g}, the rounding of {str(dtype).removeprefix('torch.')}"
+    }
 
 
-def _continuous(snapshot: Snapshot) -> Tensor:
-    """The probe inputs, where they are points of a space with neighbourhoods."""
+def _random(snapshot: Snapshot, n: int) -> ProbeSet:
+    """Inputs drawn uniformly between the smallest and the largest number of the probe inputs; the same at every snapshot."""
     inputs = snapshot.probe_set.inputs
-    if not isinstance(inputs, Tensor):
-        raise NotApplicable(
-            f"Got probe inputs that are a {type(inputs).__name__} of tensors; local complexity moves one tensor about. "
-            "Wrap the model so that it takes one floating-point tensor."
-        )
-    if not inputs.is_floating_point():
-        raise NotApplicable(
-            f"Got probe inputs of type {inputs.dtype}; local complexity needs real numbers, which have neighbours. "
-            "For tokens, attach the model behind its embedding."
-        )
-    return inputs
+    assert isinstance(inputs, Tensor)  # noqa: S101 - the input space has seen to it
+    n = min(n, len(inputs))
+    generator = snapshot.generator("random inputs")
+    uniform = torch.rand((n, *inputs.shape[1:]), generator=generator, dtype=inputs.dtype, device=inputs.device)
+    low, high = inputs.min(), inputs.max()
+    return ProbeSet(low + (high - low) * uniform, snapshot.probe_set.targets[:n])
 
 
-def _spread(inputs: Tensor) -> float:
-    """The mean distance of the inputs from their mean."""
-    flat = inputs.flatten(1).double()
+def _spread(points: Tensor) -> float:
+    """The mean distance of the points from their mean."""
+    flat = points.flatten(1).double()
     spread = float((flat - flat.mean(dim=0)).norm(dim=1).mean())
     if not 0 < spread < float("inf"):
         raise NotApplicable(

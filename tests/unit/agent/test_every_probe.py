@@ -17,6 +17,7 @@ from tests.curvature_problems import KINDS, kind, same_state, state_of
 
 NOT_DEFINED = {
     ("local_complexity", "LSTM"): "fused",
+    ("local_complexity", "unused parameter"): "no activation function",
 }
 """Where a probe has nothing to measure, and a word of the reason it must give."""
 

@@ -16,6 +16,7 @@ from probe_agent.errors import NotApplicable
 from probe_agent.estimators import local_complexity
 from probe_agent.estimators.local_complexity import FRAMES, crossings, frames
 from probe_agent.probe import Measurement, Memory
+from probe_agent.probe_set import ProbeSet
 from probe_agent.probes.local_complexity import AUTOMATIC, LocalComplexity
 from probe_agent.snapshot import Snapshot
 from probe_wire import Column, Outcome
@@ -38,6 +39,15 @@ def at(model: nn.Module, x: Tensor, seed: int = 0) -> Snapshot:
 
 
 def measured(snapshot: Snapshot, memory: Memory | None = None, **settings: Any) -> list[Measurement]:
+    """Local complexity of the probe inputs at the larger radius, whole and by layer."""
+    return [
+        m
+        for m in everything(snapshot, memory, **settings)
+        if m.quantity.name == "local_complexity" and not {"radius", "split"} & set(m.labels)
+    ]
+
+
+def everything(snapshot: Snapshot, memory: Memory | None = None, **settings: Any) -> list[Measurement]:
     return list(LocalComplexity(**settings).measure(snapshot, {} if memory is None else memory))
 
 
@@ -365,16 +375,133 @@ def test_a_diverged_network_is_not_finite() -> None:
     assert [m.estimate.outcome for m in (whole, first, second)] == [Outcome.NON_FINITE, Outcome.OK, Outcome.NON_FINITE]
 
 
+class OneHot(nn.Module):
+    """Makes numbers of its tokens without an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, 3).double()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(F.relu(F.one_hot(tokens, 5).double()))
+
+
+def by_name(found: list[Measurement], **of: str) -> dict[str, Measurement]:
+    return {m.quantity.name: m for m in found if dict(m.labels) == of}
+
+
+def test_shares_are_counts_over_units_and_over_live_units() -> None:
+    model = mlp()
+    with torch.no_grad():
+        model[0].bias[:6] = -1e6  # six units that no input wakes
+    found = by_name(everything(at(model, normal(40, 8)), radius=0.3))
+    count = found["local_complexity"].estimate.value
+    assert found["local_complexity_fraction"].estimate.value == pytest.approx(count / 60)
+    dead = found["dead_units"].estimate.value
+    assert dead >= 0.1 - 1e-9
+    assert found["local_complexity_live"].estimate.value == pytest.approx(count / (60 * (1 - dead)))
+    assert found["dead_units"].estimate.stderr < 0.1
+
+
+def test_a_dead_network_has_no_live_units_to_share_among() -> None:
+    model = mlp()
+    with torch.no_grad():
+        model[0].bias.fill_(-1e6)
+        model[2].bias.fill_(-1e6)
+    found = by_name(everything(at(model, normal(20, 8))))
+    assert found["dead_units"].estimate.value == 1.0
+    assert found["local_complexity_live"].estimate.outcome is Outcome.NOT_APPLICABLE
+    assert found["local_complexity"].estimate.value == 0
+
+
+def test_the_affine_defect_is_its_closed_form_and_zero_inside_a_region() -> None:
+    class Quadratic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gain * F.relu(x.square() + 1).sum(1, keepdim=True)
+
+    x, radius = normal(30, 4, seed=3), 0.1
+    space = crossings(at(Quadratic(), x), x, radius=radius, directions=4)
+    # f = Σ x² + 4: the second difference along any v is 2r², the first 4r⟨x, v⟩.
+    assert space.bend == pytest.approx(np.full(30, 2 * radius**2))
+    found = by_name(everything(at(mlp(), normal(30, 8)), radius=1e-6))
+    assert found["affine_defect"].estimate.value < 1e-6
+    curved = by_name(
+        everything(at(nn.Sequential(nn.Linear(8, 9), nn.GELU(), nn.Linear(9, 3)).double(), x=normal(30, 8)))
+    )
+    assert curved["affine_defect"].estimate.value > 1e-4
+
+
+def test_the_small_radius_counts_few_units_and_stays_where_it_was() -> None:
+    memory: Memory = {}
+    snapshot = at(mlp(width=200), normal(80, 8))
+    first = by_name(everything(snapshot, memory), radius="small")["local_complexity"]
+    whole = by_name(everything(snapshot, memory))["local_complexity"]
+    assert 0 < first.estimate.value < max(whole.estimate.value / 3, 3)
+    again = by_name(everything(snapshot, memory), radius="small")["local_complexity"]
+    assert first.settings["radius"] == again.settings["radius"]
+
+
+def test_other_splits_are_looked_at_with_the_same_radius() -> None:
+    x = normal(40, 8)
+    snapshot = Snapshot.take(
+        mlp(), 0, ProbeSet(x, labels(40)), F.cross_entropy, None, 0, further_sets={"test": ProbeSet(3 * x, labels(40))}
+    )
+    found = everything(snapshot)
+    radii = {
+        split: by_name(found, **({"split": split} if split else {}))["local_complexity"].settings["radius"]
+        for split in ("", "test", "random")
+    }
+    assert len(set(radii.values())) == 1
+    assert {m.labels["layer"] for m in found if m.labels.get("split") == "random" and "layer" in m.labels} == {"0", "2"}
+
+
+def test_tokens_are_moved_about_in_the_space_of_their_embedding() -> None:
+    torch.manual_seed(0)
+    table, rest = nn.Embedding(7, 4), nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3))
+    whole = nn.Sequential(table, rest).double()
+    tokens = torch.randint(7, (30, 3), generator=torch.Generator().manual_seed(1))
+    found = measured(at(whole, tokens), radius=0.2)
+    behind = measured(at(rest, table(tokens).detach()), radius=0.2)
+    assert found[0].estimate == behind[0].estimate
+    assert found[0].settings["space"] == "embedding"
+    assert not any(m.labels.get("split") == "random" for m in everything(at(whole, tokens)))
+
+
+def test_below_the_rounding_of_its_type_a_count_is_not_called_sound() -> None:
+    model = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 3))
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].bias.copy_(torch.tensor([40.0, 0.0, 0.0]))
+    x = normal(20, 8).float()
+    learned = snapshot_of(model, x, torch.zeros(20, dtype=torch.long))
+    found = everything(learned)
+    assert {m.estimate.outcome for m in found} <= {Outcome.NOT_CONVERGED, Outcome.NOT_APPLICABLE}
+    assert "rounding of float32" in found[0].settings["floor"]
+    wide = everything(snapshot_of(model.double(), x.double(), torch.zeros(20, dtype=torch.long)))
+    assert wide[0].estimate.outcome is Outcome.NOT_CONVERGED
+    with torch.no_grad():
+        model[2].bias.copy_(torch.tensor([20.0, 0.0, 0.0]))
+    sound = everything(snapshot_of(model.double(), x.double(), torch.zeros(20, dtype=torch.long)))
+    assert sound[0].estimate.outcome is Outcome.OK, "a loss of 4e-9 is far above the rounding of float64"
+
+
 def test_what_has_no_local_complexity_says_why() -> None:
     x, y = normal(6, 8), labels(6)
     linear = nn.Linear(8, 3).double()
     cases = (
-        (snapshot_of(nn.Embedding(5, 3), torch.zeros(6, dtype=torch.long), y), "behind its embedding"),
+        (snapshot_of(OneHot(), torch.arange(6) % 5, y), "no nn.Embedding takes in"),
         (snapshot_of(linear, {"input": x}, y), "dict of tensors"),
         (snapshot_of(linear, (x,), y), "tuple of tensors"),
         (at(linear, x), "no activation function"),
         (at(Recurrent().double(), normal(6, 5, 3)), "LSTM run theirs inside one fused operation"),
-        (at(mlp().bfloat16(), x.bfloat16()), "rounding"),
+        (
+            Snapshot.take(mlp().bfloat16(), 0, ProbeSet(x.bfloat16(), y), F.cross_entropy, None, 0, widen=False),
+            "rounding",
+        ),
         (at(mlp(), x * 0), "Give radius="),
     )
     for snapshot, words in cases:
