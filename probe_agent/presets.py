@@ -1,12 +1,46 @@
-"""Presets: which probes run, and when, if nobody says otherwise."""
+"""Presets: which probes run, and when, if nobody says otherwise. The budget wins over all of them."""
 
+from probe_agent.probes.calibration import Calibration
+from probe_agent.probes.critical_sharpness import CriticalSharpness
+from probe_agent.probes.edge_of_stability import EdgeOfStability
+from probe_agent.probes.features import Features
+from probe_agent.probes.fisher_batch import FisherBatch
 from probe_agent.probes.fisher_trace import FisherTrace
+from probe_agent.probes.gauss_newton import GaussNewton
+from probe_agent.probes.gradient_noise import GradientNoise
+from probe_agent.probes.gradient_subspace import GradientSubspace
+from probe_agent.probes.hessian_spectrum import HessianSpectrum
+from probe_agent.probes.hessian_trace import HessianTrace
 from probe_agent.probes.local_complexity import LocalComplexity
 from probe_agent.probes.loss import Loss
+from probe_agent.probes.perturbation import Perturbation
+from probe_agent.probes.reconstruction import Reconstruction
 from probe_agent.probes.sharpness import Sharpness
+from probe_agent.probes.weights import Weights
 from probe_agent.schedule import LogSpaced, Watch
 
 
+def light() -> tuple[Watch, ...]:
+    """Forward passes and a few gradients: no second derivative, nothing per sample. For large models."""
+    probes = (Loss(), Calibration(), Weights(), FisherBatch(per_layer=False), Perturbation(), CriticalSharpness())
+    return (Watch(LogSpaced(), probes),)
+
+
 def standard() -> tuple[Watch, ...]:
-    """Loss, Fisher trace, sharpness and local complexity, 25 times in every decade of steps."""
-    return (Watch(LogSpaced(), (Loss(), FisherTrace(), Sharpness(), LocalComplexity())),)
+    """What phases are judged by and what is cheap beside it 25 times in every decade of steps; the dearer rest 10 times."""
+    often = (Loss(), FisherTrace(), Sharpness(), LocalComplexity(), Calibration(), Weights())
+    seldom = (EdgeOfStability(), Perturbation(), Reconstruction(), Features(), GradientNoise())
+    return (Watch(LogSpaced(), often), Watch(LogSpaced(per_decade=10), seldom))
+
+
+def full() -> tuple[Watch, ...]:
+    """Everything there is, the heavy probes 5 times in every decade of steps."""
+    heavy = (
+        CriticalSharpness(),
+        FisherBatch(),
+        GaussNewton(),
+        HessianSpectrum(),
+        HessianTrace(),
+        GradientSubspace(),
+    )
+    return (*standard(), Watch(LogSpaced(per_decade=5), heavy))

@@ -5,6 +5,7 @@ from probe_agent.probes.calibration import Calibration
 from probe_agent.probes.critical_sharpness import CriticalSharpness
 from probe_agent.probes.edge_of_stability import EdgeOfStability
 from probe_agent.probes.features import Features
+from probe_agent.probes.fisher_batch import FisherBatch
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.gauss_newton import GaussNewton
 from probe_agent.probes.gradient_noise import GradientNoise
@@ -30,6 +31,7 @@ PROBES: tuple[type[Probe], ...] = (
     Perturbation,
     GradientNoise,
     GradientSubspace,
+    FisherBatch,
     GaussNewton,
     HessianSpectrum,
     HessianTrace,

@@ -1,12 +1,13 @@
 """The Fisher trace probe: how much information about the labels the weights hold, layer by layer."""
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import numpy as np
 
-from probe_agent.estimators.draws import Draws, mean_of
+from probe_agent.estimators.draws import Draws, mean_of, ratio_draws
 from probe_agent.estimators.fisher import FisherDraws, fisher_draws, fisher_of
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
@@ -29,6 +30,21 @@ EMPIRICAL = Quantity(
     "Empirical Fisher trace",
     "log",
 )
+PER_PARAMETER = Quantity(
+    "fisher_trace_per_parameter",
+    "1",
+    "Fisher trace over the number of trainable parameters (Liu and Gurevych 2024, eq. 2). Unfreezing changes both; "
+    "trainable_parameters shows when.",
+    "Fisher trace per trainable parameter",
+    "log",
+)
+SHARE = Quantity(
+    "fisher_trace_share",
+    "ratio",
+    "A layer's share of the Fisher trace: where in the network the information about the task is held (Achille, Rovere "
+    "and Soatto 2019, fig. 5).",
+    "Share of the Fisher trace",
+)
 
 
 @final
@@ -44,7 +60,7 @@ class FisherTrace(Probe):
     """
 
     name: ClassVar[str] = "fisher_trace"
-    quantities: ClassVar[tuple[Quantity, ...]] = (TRUE, EMPIRICAL)
+    quantities: ClassVar[tuple[Quantity, ...]] = (TRUE, EMPIRICAL, PER_PARAMETER, SHARE)
 
     labels: Literal["auto", "exact", "sampled"] = "auto"
     draws: int = 1
@@ -67,6 +83,8 @@ class FisherTrace(Probe):
         else:
             yield from self._each(TRUE, found.true, expectation | settings)
         yield from self._each(EMPIRICAL, found.empirical, {"score": found.score} | settings)
+        if found.true is not None:
+            yield from self._views(found.true, snapshot, expectation | settings)
 
     def _found(self, snapshot: Snapshot) -> FisherDraws:
         if (self.labels, self.draws) == ("auto", 1):
@@ -86,7 +104,27 @@ class FisherTrace(Probe):
                     settings=settings,
                 )
 
+    def _views(self, layers: dict[str, Draws], snapshot: Snapshot, settings: dict[str, str]) -> Iterator[Measurement]:
+        """The trace per parameter and the layers' shares of it."""
+        count = sum(p.numel() for p in snapshot.params.values())
+        marked = {"trainable": f"{count} in {len(snapshot.params)} tensors, {_digest(snapshot.params)}"}
+        whole: Draws = np.sum(list(layers.values()), axis=0)
+        per = whole / count
+        yield Measurement(quantity=PER_PARAMETER, estimate=mean_of(per), draws=per, settings=settings | marked)
+        for layer, draws in layers.items() if self.per_layer else ():
+            share = ratio_draws(draws, whole)
+            yield Measurement(
+                quantity=SHARE, estimate=mean_of(share), labels={"layer": layer}, draws=share, settings=settings
+            )
+
     def _undefined(self, layers: list[str], reason: str) -> Iterator[Measurement]:
         estimate = Estimate.without_value(Outcome.NOT_APPLICABLE)
-        for labels in [{}, *({"layer": layer} for layer in layers if self.per_layer)]:
-            yield Measurement(quantity=TRUE, estimate=estimate, labels=labels, settings={"reason": reason[:200]})
+        by_layer = [{"layer": layer} for layer in layers if self.per_layer]
+        absent = [(TRUE, {}), *((TRUE, labels) for labels in by_layer), (PER_PARAMETER, {})]
+        for quantity, labels in [*absent, *((SHARE, labels) for labels in by_layer)]:
+            yield Measurement(quantity=quantity, estimate=estimate, labels=labels, settings={"reason": reason[:200]})
+
+
+def _digest(names: Iterable[str]) -> str:
+    """Eight characters that change when other parameters are trained."""
+    return f"{zlib.crc32(chr(10).join(names).encode()):08x}"

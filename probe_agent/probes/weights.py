@@ -51,6 +51,14 @@ RATE = Quantity(
     "log",
 )
 
+TRAINABLE = Quantity(
+    "trainable_parameters",
+    "1",
+    "How many numbers the optimizer may change. A step in it marks a change of the trainable set, across which no quantity "
+    "of gradients compares.",
+    "Trainable parameters",
+)
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +70,7 @@ class Weights(Probe):
     """
 
     name: ClassVar[str] = "weights"
-    quantities: ClassVar[tuple[Quantity, ...]] = (NORM, DISTANCE, UPDATE, COSINE, RATE)
+    quantities: ClassVar[tuple[Quantity, ...]] = (NORM, DISTANCE, UPDATE, COSINE, RATE, TRAINABLE)
     sees_updates: ClassVar[bool] = True
 
     per_layer: bool = True
@@ -81,6 +89,7 @@ class Weights(Probe):
         yield self._cosine(updates)
         rates = () if snapshot.rule is None else tuple(snapshot.rule.learning_rates.values())
         yield Measurement(quantity=RATE, estimate=_exact(max(rates, default=math.nan)))
+        yield Measurement(quantity=TRAINABLE, estimate=_exact(float(sum(p.numel() for p in snapshot.params.values()))))
 
     def _norms(self, quantity: Quantity, squares: dict[str, float], settings: dict[str, str]) -> Iterator[Measurement]:
         for labels, of in self._groups(squares):

@@ -377,15 +377,16 @@ def test_layers_can_be_left_out() -> None:
     assert list(measured(problems.mlp(), FisherTrace(per_layer=False))) == [
         ("fisher_trace", ""),
         ("fisher_trace_empirical", ""),
+        ("fisher_trace_per_parameter", ""),
     ]
-    assert len(measured(smoothed(), FisherTrace(per_layer=False))) == 2
+    assert len(measured(smoothed(), FisherTrace(per_layer=False))) == 3
 
 
 def test_an_undefined_true_trace_is_a_visible_gap_beside_the_empirical_one() -> None:
     defined, found = measured(problems.mlp()), measured(smoothed())
-    assert list(found) == list(defined)
+    assert set(found) == set(defined)
     for (name, _), m in found.items():
-        if name == "fisher_trace":
+        if name != "fisher_trace_empirical":
             assert m.estimate.outcome is Outcome.NOT_APPLICABLE
             assert m.settings["reason"].startswith("The loss is not a known likelihood")
         else:
@@ -437,3 +438,24 @@ def test_measuring_leaves_no_trace_in_training(problem: Callable[[], Problem]) -
     assert all(p.grad is None for p in snapshot.model.parameters())
     assert [module.training for module in made.model.modules()] == modes
     assert not any(module._forward_hooks for module in snapshot.model.modules())
+
+
+def test_the_trace_per_parameter_and_the_shares_are_views_of_the_same_trace() -> None:
+    found = measured(problems.mlp())
+    whole = found["fisher_trace", ""].estimate
+    count = sum(p.numel() for p in problems.mlp().model.parameters())
+    per = found["fisher_trace_per_parameter", ""]
+    assert per.estimate.value == pytest.approx(whole.value / count)
+    assert per.estimate.stderr == pytest.approx(whole.stderr / count)
+    assert per.settings["trainable"].startswith(f"{count} in ")
+    shares = {layer: m.estimate for (name, layer), m in found.items() if name == "fisher_trace_share"}
+    assert sum(share.value for share in shares.values()) == pytest.approx(1)
+    for layer, share in shares.items():
+        assert share.value == pytest.approx(found["fisher_trace", layer].estimate.value / whole.value)
+
+
+def test_unfreezing_changes_the_mark_of_the_trainable_set() -> None:
+    problem = problems.mlp()
+    before = measured(problem)["fisher_trace_per_parameter", ""].settings["trainable"]
+    problem.model[0].requires_grad_(False)  # type: ignore[index]
+    assert measured(problem)["fisher_trace_per_parameter", ""].settings["trainable"] != before

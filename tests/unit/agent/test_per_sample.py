@@ -64,7 +64,7 @@ def test_the_vmap_route_equals_the_loop(problem: Callable[[], Problem]) -> None:
         (problems.softmax_regression, "factored"),
         (problems.linear_regression, "factored"),
         (problems.mlp, "factored"),
-        (problems.conv_batch_norm, "vmap"),
+        (problems.conv_batch_norm, "vmap"),  # few cotangents
         (problems.transformer, "vmap"),
         (problems.token_transformer, "vmap"),
         (problems.tied_weights, "vmap"),
@@ -269,7 +269,7 @@ def test_models_of_several_inputs_are_measured(kind: type) -> None:
     snapshot = Snapshot.take(Two().double(), 0, ProbeSet(inputs, torch.zeros(6)), nn.CrossEntropyLoss(), None, 0)
     cotangents = cotangents_for(snapshot)
     found = squared_norms(snapshot, cotangents)
-    assert found.route == "vmap"
+    assert found.route == "factored"
     assert_same(found, by_hand(snapshot, cotangents))
 
 
@@ -311,3 +311,58 @@ def test_an_error_of_the_model_itself_is_not_hidden() -> None:
     snapshot.model.broken = True
     with pytest.raises(NotApplicable, match="RuntimeError: the sensor is gone"):
         squared_norms(snapshot, cotangents)
+
+
+CONVOLUTIONS: list[tuple[str, nn.Module, tuple[int, ...]]] = [
+    ("padded", nn.Conv2d(2, 3, 3, padding=1), (2, 5, 4)),
+    ("strided and dilated", nn.Conv2d(2, 3, 2, stride=2, dilation=2, bias=False), (2, 7, 6)),
+    ("of sequences", nn.Conv1d(2, 3, 3, padding=2, stride=2), (2, 9)),
+]
+
+
+@pytest.mark.parametrize(("what", "module", "shape"), CONVOLUTIONS, ids=[c[0] for c in CONVOLUTIONS])
+def test_a_convolution_is_a_linear_layer_on_patches(what: str, module: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(module, nn.Tanh(), nn.Flatten(), nn.LazyLinear(4)).double()
+    x = torch.randn(5, *shape, dtype=torch.float64)
+    model(x)
+    snapshot = Snapshot.take(model, 0, ProbeSet(x, torch.zeros(5, dtype=torch.long)), nn.CrossEntropyLoss(), None, 0)
+    cotangents = torch.randn(5, 6, 4, dtype=torch.float64)
+    found = squared_norms(snapshot, cotangents)
+    assert found.route == "factored"
+    assert_same(found, squared_norms(snapshot, cotangents, route="loop").by_parameter)
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.LayerNorm(4), nn.RMSNorm(4)], ids=type)
+def test_normalisations_have_a_rule(norm: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), norm, nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(6, 3, dtype=torch.float64)
+    snapshot = Snapshot.take(model, 0, ProbeSet(x, torch.zeros(6, dtype=torch.long)), nn.CrossEntropyLoss(), None, 0)
+    cotangents = torch.randn(6, 2, 2, dtype=torch.float64)
+    found = squared_norms(snapshot, cotangents)
+    assert found.route == "factored"
+    assert_same(found, squared_norms(snapshot, cotangents, route="loop").by_parameter)
+
+
+def test_an_embedding_adds_up_the_gradients_of_a_token_that_comes_twice() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(12, 2)).double()
+    tokens = torch.tensor([[1, 1, 2, 0], [3, 1, 3, 3], [0, 0, 4, 1]])
+    probe_set = ProbeSet(tokens, torch.zeros(3, dtype=torch.long))
+    snapshot = Snapshot.take(model, 0, probe_set, nn.CrossEntropyLoss(), None, 0)
+    cotangents = torch.randn(3, 2, 2, dtype=torch.float64)
+    found = squared_norms(snapshot, cotangents)
+    assert found.route == "factored"
+    assert_same(found, squared_norms(snapshot, cotangents, route="loop").by_parameter)
+
+
+def test_patches_that_would_take_too_much_are_taken_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 2)).double()
+    x = torch.randn(7, 2, 5, 5, dtype=torch.float64)
+    snapshot = Snapshot.take(model, 0, ProbeSet(x, torch.zeros(7, dtype=torch.long)), nn.CrossEntropyLoss(), None, 0)
+    cotangents = torch.randn(7, 5, 2, dtype=torch.float64)
+    whole = squared_norms(snapshot, cotangents, route="factored")
+    monkeypatch.setattr("probe_agent.estimators.factored.PATCH_BYTES", 2 * 9 * 18 * 8)
+    assert_same(squared_norms(snapshot, cotangents, route="factored"), whole.by_parameter)

@@ -1,0 +1,134 @@
+"""The Fisher trace from batches: unbiased for every architecture, whole and by layer, also with batch statistics."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from probe_agent import NotApplicable, ProbeSet, Snapshot
+from probe_agent.estimators.fisher import fisher_draws
+from probe_agent.estimators.fisher_batch import batch_draws
+from probe_agent.likelihood import Categorical
+from probe_agent.probes.fisher_batch import FisherBatch
+from tests.curvature_problems import KINDS, kind, same_state, state_of
+
+SEEDS = 400
+
+
+def seeded(template: Snapshot, seed: int) -> Snapshot:
+    return Snapshot.take(template.model, 0, template.probe_set, template.loss_fn, Categorical(), seed)
+
+
+def within(values: list[float], truth: float, errors: float = 4.0) -> bool:
+    return abs(np.mean(values) - truth) < errors * np.std(values, ddof=1) / math.sqrt(len(values))
+
+
+@pytest.mark.parametrize("name", ["MLP", "BatchNorm in evaluation", "GPT with fused attention", "tied embedding"])
+def test_the_mean_over_labels_is_the_exact_trace_whole_and_by_layer(name: str) -> None:
+    template = kind(name, n=6)
+    exact = fisher_draws(seeded(template, 0), labels="exact").true
+    assert exact is not None
+    found = [batch_draws(seeded(template, seed), 3) for seed in range(SEEDS)]
+    assert within(
+        [sum(float(d.mean()) for d in f.values()) for f in found], sum(float(d.mean()) for d in exact.values())
+    )
+    for layer, draws in exact.items():
+        assert within([float(f[layer].mean()) for f in found], float(draws.mean()), 4.5), layer
+
+
+def test_with_batch_statistics_it_is_the_trace_of_the_joint_score() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    template = Snapshot.take(model, 0, ProbeSet(x, torch.zeros(4, dtype=torch.long)), F.cross_entropy, Categorical(), 0)
+
+    def joint() -> float:
+        """tr of J^T Lambda J over all outputs of the whole batch, per prediction."""
+        twin = nn.Sequential(*[type(m)(*a) if a else type(m)() for m, a in SHAPES]).double()
+        twin.load_state_dict(model.state_dict())
+        twin.train()
+        outputs = twin(x)
+        p = torch.softmax(outputs, -1).detach()
+        total = 0.0
+        for i in range(4):
+            for c in range(3):
+                score = torch.zeros_like(outputs)
+                score[i] = p[i] - torch.eye(3, dtype=torch.float64)[c]
+                g = torch.autograd.grad(outputs, list(twin.parameters()), score, retain_graph=True)
+                total += float(p[i, c]) * sum(float(each.square().sum()) for each in g)
+        return total / 4
+
+    values = [
+        sum(float(d.mean()) for d in batch_draws(seeded_pairs(template, seed), 2, training=True).values())
+        for seed in range(SEEDS)
+    ]
+    before = state_of(template.model)
+    batch_draws(template, 2, training=True)
+    assert same_state(before, state_of(template.model)), "running statistics and flags are as they were"
+    assert within(values, joint())
+
+
+SHAPES: list[tuple[nn.Module, tuple[int, ...]]] = [
+    (nn.Linear(3, 4), (3, 4)),
+    (nn.BatchNorm1d(4), (4,)),
+    (nn.Tanh(), ()),
+    (nn.Linear(4, 3), (4, 3)),
+]
+
+
+def seeded_pairs(template: Snapshot, seed: int) -> Snapshot:
+    """The probe set twice, so that each of two groups is the whole batch whatever the deal."""
+    x = template.probe_set.inputs
+    assert isinstance(x, Tensor)
+
+    class Twice(ProbeSet):
+        __slots__ = ()
+
+        def part(self, index: slice | Tensor) -> ProbeSet:
+            return template.probe_set
+
+    doubled = Twice(torch.cat([x, x]), template.probe_set.targets.repeat(2))
+    return Snapshot.take(template.model, 0, doubled, template.loss_fn, Categorical(), seed)
+
+
+def test_the_standard_error_covers_a_population() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+    def snapshot(n: int, seed: int) -> Snapshot:
+        x = torch.randn(n, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return Snapshot.take(
+            model, 0, ProbeSet(x, torch.zeros(n, dtype=torch.long)), F.cross_entropy, Categorical(), seed
+        )
+
+    exact = fisher_draws(snapshot(20_000, 10**6), labels="exact").true
+    assert exact is not None
+    truth = sum(float(d.mean()) for d in exact.values())
+    hits = 0
+    for seed in range(300):
+        whole = next(FisherBatch(groups=32).measure(snapshot(128, seed), {})).estimate
+        hits += abs(whole.value - truth) < 2.04 * whole.stderr  # Student's quantile for 31 degrees of freedom
+    assert 0.90 <= hits / 300 <= 0.985, hits / 300
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_every_kind_of_model_has_one(name: str) -> None:
+    template = kind(name, n=8)
+    found = batch_draws(seeded(template, 0), 4)
+    assert all(np.isfinite(draws).all() for draws in found.values())
+    assert sum(float(d.mean()) for d in found.values()) > 0
+
+
+def test_a_loss_without_a_likelihood_has_none() -> None:
+    template = kind("MLP", n=8)
+    unknown = Snapshot.take(template.model, 0, template.probe_set, template.loss_fn, None, 0)
+    with pytest.raises(NotApplicable, match="not a known likelihood"):
+        batch_draws(unknown, 4)
+
+
+def test_one_group_shows_no_spread_and_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least two"):
+        FisherBatch(groups=1)
