@@ -29,18 +29,19 @@ def light() -> tuple[Watch, ...]:
 def standard() -> tuple[Watch, ...]:
     """What phases are judged by and what is cheap beside it 25 times in every decade of steps; the dearer rest 10 times."""
     often = (Loss(), FisherTrace(), Sharpness(), LocalComplexity(), Calibration(), Weights())
-    seldom = (EdgeOfStability(), Perturbation(), Reconstruction(), Features(), GradientNoise())
+    seldom = (
+        EdgeOfStability(),
+        Perturbation(),
+        CriticalSharpness(),
+        FisherBatch(per_layer=False),
+        Reconstruction(),
+        Features(),
+        GradientNoise(),
+    )
     return (Watch(LogSpaced(), often), Watch(LogSpaced(per_decade=10), seldom))
 
 
 def full() -> tuple[Watch, ...]:
     """Everything there is, the heavy probes 5 times in every decade of steps."""
-    heavy = (
-        CriticalSharpness(),
-        FisherBatch(),
-        GaussNewton(),
-        HessianSpectrum(),
-        HessianTrace(),
-        GradientSubspace(),
-    )
+    heavy = (GaussNewton(), HessianSpectrum(), HessianTrace(), GradientSubspace())
     return (*standard(), Watch(LogSpaced(per_decade=5), heavy))

@@ -190,7 +190,7 @@ class Store:
         return int(
             self._db.execute(
                 "INSERT INTO series (run_id, rank, quantity, labels, settings, position) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET settings = excluded.settings, position = excluded.position RETURNING id",
+                "ON CONFLICT DO UPDATE SET settings = excluded.settings RETURNING id",
                 (
                     stream.run_id,
                     stream.rank,

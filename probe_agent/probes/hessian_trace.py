@@ -20,7 +20,7 @@ TRACE = Quantity(
 )
 RESIDUAL = Quantity(
     "hessian_residual_ratio",
-    "ratio",
+    "1",
     "What the Hessian's trace has beside the Gauss-Newton matrix, whose trace is the Fisher trace, relative to that trace: "
     "the curvature of the network itself. Zero for a network that is piecewise linear in each layer.",
     "Curvature beside Gauss–Newton",

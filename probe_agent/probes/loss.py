@@ -38,7 +38,7 @@ LOSS_GAP = Quantity(
 )
 ACCURACY_GAP = Quantity(
     "probe_accuracy_gap",
-    "ratio",
+    "1",  # of either sign: a ratio's axis begins at zero
     "Accuracy on a further set minus accuracy on the probe set; negative where the network does worse there.",
     "Accuracy gap to the probe set",
 )
