@@ -65,7 +65,7 @@ def attach(
         collector: the collector's inlet; default ``$PHASEWATCH_COLLECTOR``, else ``tcp://127.0.0.1:5757``.
         watches: which probes follow which schedule; default `presets.standard`.
         budget: how much time probes may take; default 2 % of training beyond the first 20 seconds.
-        likelihood: "categorical" or "gaussian" where the loss does not tell by itself which
+        likelihood: "categorical", "gaussian" or "bernoulli" where the loss does not tell by itself which
             distribution p(y | x) it stands for; the true Fisher information is defined by it.
         labels: facts about the run to show beside it, such as ``{"dataset": "mnist"}``.
         seed: of the probes' own random draws, the same at every snapshot.
@@ -104,7 +104,7 @@ def attach(
         subject = door.tried_out(subject, likelihood, step)
         if subject.likelihood is None:
             logger.warning(
-                "phasewatch: the loss is not one of the likelihoods known here (cross-entropy, mean squared error), so the true "
+                "phasewatch: the loss is not one of the likelihoods known here (cross-entropy, also binary, and squared error), so the true "
                 "Fisher trace and the accuracy are not measured and no critical period can be found. If the model's outputs "
                 "are logits or means all the same, pass likelihood='categorical' or likelihood='gaussian' to attach()."
             )

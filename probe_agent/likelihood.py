@@ -208,12 +208,61 @@ class Gaussian:
         return v
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Bernoulli:
+    """Independent yes-or-no predictions, the likelihood of binary cross-entropy with logits.
+
+    Outputs are logits and targets the probabilities of yes, in [0, 1], of one shape; each number is a prediction.
+    """
+
+    name: ClassVar[str] = "bernoulli"
+
+    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Whether both are floats of one shape and the targets could be probabilities."""
+        if not (outputs.is_floating_point() and targets.is_floating_point()) or outputs.shape != targets.shape:
+            return False
+        return targets.numel() > 0 and bool(((targets >= 0) & (targets <= 1)).all())
+
+    def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The number of outputs of each sample."""
+        return torch.full((outputs.shape[0],), outputs[0].numel(), device=outputs.device)
+
+    def negative_log(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy summed over each sample's outputs."""
+        return (
+            torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").flatten(1).sum(1)
+        )
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """σ(f) − y."""
+        return torch.sigmoid(outputs) - targets
+
+    def sampled_scores(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        """Yes where a uniform number is below σ(f), so that a small move of the weights moves few labels."""
+        shape = (draws, *outputs.shape)
+        u = torch.rand(shape, generator=generator, device=generator.device).to(outputs).transpose(0, 1)
+        p = torch.sigmoid(outputs)[:, None]
+        return p - (u < p).to(p)
+
+    def exact_scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The vectors √(p (1 − p)) e_k: given the outputs, labels are independent."""
+        n, shape = outputs.shape[0], outputs.shape[1:]
+        p = torch.sigmoid(outputs).reshape(n, -1)
+        return torch.diag_embed((p * (1 - p)).sqrt()).reshape(n, p.shape[1], *shape)
+
+    def output_curvature(self, outputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
+        """P (1 − p) v."""
+        p = torch.sigmoid(outputs)
+        return p * (1 - p) * v
+
+
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:
     """The shape without the axes of length one, except the first."""
     return (tensor.shape[0], *(d for d in tensor.shape[1:] if d != 1)) if tensor.dim() else ()
 
 
-CANDIDATES: tuple[Likelihood, ...] = (Categorical(), Categorical(class_axis=1), Gaussian())
+CANDIDATES: tuple[Likelihood, ...] = (Categorical(), Categorical(class_axis=1), Gaussian(), Bernoulli())
 
 
 def named(name: str) -> Likelihood:
@@ -226,7 +275,8 @@ def named(name: str) -> Likelihood:
         if likelihood.name == name:
             return likelihood
     raise ValueError(
-        f'Got likelihood={name!r}; the known ones are "categorical" (cross-entropy) and "gaussian" (squared error). '
+        f'Got likelihood={name!r}; the known ones are "categorical" (cross-entropy), "gaussian" (squared error) and "bernoulli" '
+        "(binary cross-entropy with logits). "
         "Leave it out to have it recognised from the loss."
     )
 

@@ -221,3 +221,44 @@ def test_an_impossible_class_is_never_drawn() -> None:
     )
     assert not scores[:, 0, 0].any()
     assert not scores[:, 0, 3].any()
+
+
+def binary() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    outputs = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    return outputs, torch.randint(2, (6, 3), generator=generator).double()
+
+
+def test_binary_cross_entropy_is_recognised_and_named() -> None:
+    outputs, targets = binary()
+    found = recognise(F.binary_cross_entropy_with_logits, outputs, targets)
+    assert found is not None
+    assert found.name == "bernoulli"
+    assert named("bernoulli") == found
+    assert recognise(F.mse_loss, outputs, targets).name == "gaussian"  # type: ignore[union-attr]
+    assert float(found.negative_log(outputs, targets).sum() / 18) == pytest.approx(
+        float(F.binary_cross_entropy_with_logits(outputs, targets))
+    )
+
+
+def test_bernoulli_scores_are_the_derivatives_and_their_moments_agree() -> None:
+    outputs, targets = binary()
+    known = named("bernoulli")
+    leaf = outputs.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(known.negative_log(leaf, targets).sum(), leaf)
+    torch.testing.assert_close(known.score(outputs, targets), slope)
+    exact = known.exact_scores(outputs, targets)
+    moment = torch.einsum("nki,nkj->nij", exact, exact)
+    v = torch.randn(6, 3, dtype=torch.float64)
+    torch.testing.assert_close(torch.einsum("nij,nj->ni", moment, v), known.output_curvature(outputs, targets, v))
+    drawn = known.sampled_scores(outputs, targets, 20_000, torch.Generator().manual_seed(0))
+    sampled = torch.einsum("nki,nkj->nij", drawn, drawn) / 20_000
+    assert float((sampled - moment).abs().max()) < 0.02
+    assert float(drawn.mean(1).abs().max()) < 0.02
+
+
+def test_targets_that_are_no_probabilities_do_not_fit_a_bernoulli() -> None:
+    outputs, targets = binary()
+    assert not named("bernoulli").fits(outputs, 2 * targets)
+    assert not named("bernoulli").fits(outputs, targets[:, :2])
+    assert not named("bernoulli").fits(outputs, targets.long())
