@@ -43,6 +43,7 @@ ACCURACY_GAP = Quantity(
     "Accuracy gap to the probe set",
 )
 
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss(Probe):
