@@ -52,7 +52,11 @@ dashboards: $(VENV)/develop  ## build boards
 bench: $(VENV)/develop  ## measure overhead
 	$(BIN)/python benchmarks/overhead.py
 
+peers: $(VENV)/develop  ## measure beside peers
+	$(BIN)/python -m pip install -q -c constraints.txt --group peers
+	$(BIN)/python benchmarks/estimators.py
+
 clean:  ## remove everything made
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help install demo servers test check format dashboards bench clean
+.PHONY: help install demo servers test check format dashboards bench peers clean

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/estimators.py`: what is measured, on what, against whom."""
