@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probe_agent.errors import AttachError
-from probe_agent.likelihood import Likelihood, named, recognise
+from probe_agent.likelihood import Likelihood
 from probe_agent.measuring import Subject
 from probe_agent.probe import Probe
 from probe_agent.probe_set import ProbeSet, each, tensors_of
+from probe_agent.recognition import named, recognise
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import HALF, Snapshot, undisturbed
 from probe_wire import Hello, Run, WireError, decode_for_collector, encode

@@ -8,9 +8,8 @@ perspectives on the natural gradient method", sec. 5 and 9).
 
 # ruff: noqa: ARG002 - a Likelihood is asked everything in the same words, and need not use each of them
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, final
+from typing import ClassVar, Protocol, final
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ class Likelihood(Protocol):
 
     @property
     def name(self) -> str:
-        """The name it is known by in `named` and in settings."""
+        """The name it is known by in `attach` and in settings."""
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
         """Whether the tensors have the shapes and types this likelihood speaks of."""
@@ -260,68 +259,3 @@ class Bernoulli:
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:
     """The shape without the axes of length one, except the first."""
     return (tensor.shape[0], *(d for d in tensor.shape[1:] if d != 1)) if tensor.dim() else ()
-
-
-CANDIDATES: tuple[Likelihood, ...] = (Categorical(), Categorical(class_axis=1), Gaussian(), Bernoulli())
-
-
-def named(name: str) -> Likelihood:
-    """The likelihood of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for likelihood in CANDIDATES:
-        if likelihood.name == name:
-            return likelihood
-    raise ValueError(
-        f'Got likelihood={name!r}; the known ones are "categorical" (cross-entropy), "gaussian" (squared error) and "bernoulli" '
-        "(binary cross-entropy with logits). "
-        "Leave it out to have it recognised from the loss."
-    )
-
-
-def recognise(loss_fn: Callable[[Any, Tensor], Tensor], outputs: Any, targets: Tensor) -> Likelihood | None:
-    """The likelihood whose −log p(y | f), per prediction, the loss is a constant multiple of; None where there is none.
-
-    The loss is tried, not read: on the outputs it will see and on made-up ones, so that a module, a
-    function and a lambda that reshapes are all the same. Label smoothing, class weights and penalties
-    break the proportion and give None.
-    """
-    if not isinstance(outputs, Tensor):
-        return None
-    for likelihood in CANDIDATES:
-        if likelihood.fits(outputs, targets) and _stands_for(loss_fn, likelihood, outputs.detach(), targets):
-            return likelihood
-    return None
-
-
-def _stands_for(
-    loss_fn: Callable[[Any, Tensor], Tensor], likelihood: Likelihood, outputs: Tensor, targets: Tensor
-) -> bool:
-    """Whether loss / mean negative log-likelihood is one constant over three sets of outputs."""
-    generator = torch.Generator().manual_seed(0)
-    made_up = [
-        spread * torch.randn(outputs.shape, generator=generator, device="cpu").to(outputs) for spread in (1.0, 3.0)
-    ]
-    if isinstance(likelihood, Categorical) and likelihood.normalised(outputs):
-        # The model ends in log_softmax: a loss such as nll_loss is a likelihood on log-probabilities only.
-        made_up = [torch.log_softmax(values, likelihood.class_axis) for values in made_up]
-    count = likelihood.predictions(outputs, targets).sum()
-    pairs = []
-    with torch.no_grad():
-        for values in (*made_up, outputs):
-            try:
-                loss = loss_fn(values, targets)
-            except Exception:  # noqa: BLE001 - a stranger's loss may refuse made-up outputs in any way
-                return False
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                return False
-            pairs.append((float(loss), float(likelihood.negative_log(values, targets).sum() / count)))
-    (loss_0, reference_0), *others = pairs
-    if not loss_0 > 0 or not reference_0 > 0:
-        return False
-    c = loss_0 / reference_0
-    tolerance = torch.finfo(outputs.dtype).eps ** 0.5
-    # Measured against the made-up loss as well: a perfect fit has no digits of its own to compare.
-    return all(abs(loss - c * reference) <= tolerance * (abs(c * reference) + loss_0) for loss, reference in others)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from probe_agent.likelihood import recognise
 from probe_agent.probe_set import ProbeSet
+from probe_agent.recognition import recognise
 from probe_agent.snapshot import LossFn, Snapshot
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from probe_agent.likelihood import Categorical, Gaussian, Likelihood, named, recognise
+from probe_agent.likelihood import Categorical, Gaussian, Likelihood
+from probe_agent.recognition import named, recognise
 
 N, T, C = 6, 4, 3
 
