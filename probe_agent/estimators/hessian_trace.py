@@ -25,8 +25,8 @@ from probe_agent.estimators.draws import Draws, numbers, ratio_draws
 from probe_agent.estimators.fisher import fisher_of
 from probe_agent.estimators.hvp import Flat, HessianProduct, graphed_gradient, hessian_of, twice_differentiable
 from probe_agent.likelihood import Likelihood
-from probe_agent.recognition import recognise
 from probe_agent.probe_set import ProbeSet
+from probe_agent.recognition import recognise
 from probe_agent.snapshot import Snapshot
 
 _MEAN = 1e-3
