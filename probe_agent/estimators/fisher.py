@@ -41,14 +41,15 @@ class FisherDraws:
     """The independent parts of both traces, by layer: float64 of shape ``(n,)``, whose mean is the trace.
 
     ``true`` is None where it is not defined, and ``undefined`` then says why. ``labels`` is how the
-    expectation over labels was taken, ``route`` how the gradients were, and ``score`` whose gradient
-    the empirical trace is made of: the "likelihood"'s, or the "loss"'s where none is known.
+    expectation over labels was taken, ``route`` how the gradients were and ``why`` by no cheaper one, and
+    ``score`` whose gradient the empirical trace is made of: the "likelihood"'s, or the "loss"'s where none is known.
     """
 
     true: dict[str, Draws] | None
     empirical: dict[str, Draws]
     labels: Labels
     route: Route
+    why: str
     score: Literal["likelihood", "loss"]
     undefined: str = ""
 
@@ -95,7 +96,7 @@ def fisher_draws(
     if likelihood is None:
         norms = squared_norms(snapshot, _loss_cotangents(snapshot, outputs)[:, None], route=route)
         empirical = by_layer({name: s[:, 0] for name, s in norms.by_parameter.items()})
-        return FisherDraws(None, empirical, labels, norms.route, "loss", undefined)
+        return FisherDraws(None, empirical, labels, norms.route, norms.why, "loss", undefined)
 
     observed = likelihood.score(outputs, targets)[:, None]
     if labels == "exact":
@@ -112,6 +113,7 @@ def fisher_draws(
         {layer: ratio_draws(amounts, counts) for layer, amounts in empirical.items()},
         labels,
         norms.route,
+        norms.why,
         "likelihood",
     )
 

@@ -7,7 +7,6 @@ batch's own gradient before it is believed. All are first derivatives, by the ro
 that are sound (``vjp`` alone, never forward over it).
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,24 +14,28 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators.certificate import Uncertified, certify, widened
 from probe_agent.estimators.draws import Draws, numbers
 from probe_agent.estimators.factored import factored
-from probe_agent.probe_set import Inputs, each, rows, tensors_of
+from probe_agent.estimators.graph_memory import bytes_of_a_sample
+from probe_agent.estimators.mapping import mappable
+from probe_agent.probe_set import Inputs, each, rows
 from probe_agent.snapshot import Snapshot
 
 Route = Literal["factored", "vmap", "loop"]
 Findings = tuple[dict[str, Tensor], dict[str, Tensor]]
 """By parameter name: ‖J_iᵀ c_ik‖² of shape ``(m, K)``, and Σ_i r_i J_iᵀ c_i0 of the parameter's shape."""
 
-BLOCK_NUMBERS = 2**20
-"""Input and output numbers of the samples whose graph is held at once; activations are some tens of times more."""
+BLOCK_BYTES = 256 * 2**20
+"""What the graph of the samples taken at once may hold for its backward pass."""
 
 GRADIENT_BYTES = 64 * 2**20
 """What the gradients `vmapped` forms at once may take, down to one sample at a time."""
+
+CERTIFIED = 4
+"""Samples of a block whose gradients are compared with plain backpropagation; others at every step of the run."""
 
 CPU_GRADIENTS = 32
 """As many gradients at once as a CPU gains from: measured on a small conv net and a small GPT, flat from 24 to 96."""
@@ -40,10 +43,11 @@ CPU_GRADIENTS = 32
 
 @dataclass(frozen=True, slots=True)
 class SquaredNorms:
-    """‖J_iᵀ c_ik‖² by parameter name, each of shape ``(n, K)``, and the route that gave them."""
+    """‖J_iᵀ c_ik‖² by parameter name, each of shape ``(n, K)``, the route that gave them, and why no cheaper one did."""
 
     by_parameter: dict[str, Draws]
     route: Route
+    why: str = ""
 
 
 def squared_norms(snapshot: Snapshot, cotangents: Tensor, *, route: Route | None = None) -> SquaredNorms:
@@ -60,17 +64,22 @@ def squared_norms(snapshot: Snapshot, cotangents: Tensor, *, route: Route | None
         NotApplicable: no route is certified, since the model mixes samples or does not repeat itself.
     """
     routes: tuple[Route, ...] = ("factored", "vmap", "loop") if route is None else (route,)
+    why = ""
     for tried in routes:
         try:
             with torch.enable_grad():
-                return SquaredNorms(_by_blocks(snapshot, cotangents, ROUTES[tried]), tried)
+                return SquaredNorms(_by_blocks(snapshot, cotangents, ROUTES[tried]), tried, why)
         except Uncertified as verdict:
-            why = str(verdict)
-        except Exception:  # a model may refuse a route in any way; the last route's own error is the one to report
+            last = str(verdict)
+        except (
+            Exception
+        ) as error:  # a model may refuse a route in any way; the last route's own error is the one to report
             if tried == routes[-1]:
                 raise
+            last = type(error).__name__
+        why = why or f"not {tried}: {last}"
     raise NotApplicable(
-        f"Got a model whose per-sample gradients cannot be trusted: {why}. Need outputs that depend on their own sample "
+        f"Got a model whose per-sample gradients cannot be trusted: {last}. Need outputs that depend on their own sample "
         "alone and repeat when evaluated again; batch statistics or random numbers in evaluation mode break that."
     )
 
@@ -80,24 +89,33 @@ def _by_blocks(
 ) -> dict[str, Draws]:
     """Run a route over the probe set, certifying each block."""
     n = snapshot.probe_set.n
-    generator = snapshot.generator("certificate")
-    signs = 2 * torch.randint(0, 2, (n,), generator=generator, device=generator.device).to(cotangents) - 1
+    generator = snapshot.generator(f"certificate {snapshot.step}")
     # Two at least: a sample alone cannot be seen to mix with others.
-    size = max(2, BLOCK_NUMBERS // (_numbers(snapshot.probe_set.inputs) // n + cotangents[0, 0].numel()))
+    size = max(2, BLOCK_BYTES // bytes_of_a_sample(snapshot))
     found: dict[str, list[Draws]] = {name: [] for name in snapshot.params}
     for start in range(0, n, size):
         block = slice(start, start + size)
-        inputs = rows(snapshot.probe_set.inputs, block)
-        squares, added = run(snapshot, inputs, cotangents[block], signs[block])
-        whole = _whole(snapshot, inputs, cotangents[block, 0], signs[block])
-        certify({name: s[:, 0] for name, s in squares.items()}, added, whole)
+        inputs, scores = rows(snapshot.probe_set.inputs, block), cotangents[block]
+        signs, chosen = _signs(len(scores), generator)
+        squares, added = run(snapshot, inputs, scores, signs.to(scores))
+        whole = _whole(snapshot, rows(inputs, chosen), scores[chosen, 0], signs[chosen].to(scores))
+        certify({name: s[chosen, 0] for name, s in squares.items()}, added, whole)
         for name, square in squares.items():
             found[name].append(numbers(square))
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
+def _signs(m: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A random sign for the samples that are certified and zero for the others, and the places of the former."""
+    device = generator.device
+    chosen = torch.randperm(m, generator=generator, device=device)[:CERTIFIED]
+    signs = torch.zeros(m, dtype=torch.int64, device=device)
+    signs[chosen] = 2 * torch.randint(0, 2, (len(chosen),), generator=generator, device=device) - 1
+    return signs, chosen
+
+
 def _whole(snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tensor) -> dict[str, Tensor]:
-    """Σ_i r_i J_iᵀ c_i by plain backpropagation through the batch."""
+    """Σ_i r_i J_iᵀ c_i by plain backpropagation through these samples."""
     outputs = snapshot.outputs(inputs=inputs)
     weighted = cotangents * signs.reshape(-1, *(1,) * (cotangents.dim() - 1))
     return _gradient(snapshot, outputs, weighted, keep=False)
@@ -137,9 +155,7 @@ def vmapped(snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tenso
     chunk = max(1, at_once // count)
     for start in range(0, m, chunk):
         part = slice(start, start + chunk)
-        # Fused attention has no batching rule, and vmap would loop over samples; where it must, that is no news to a user.
-        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "There is a performance drop")
+        with mappable():
             found, first = torch.func.vmap(one)(rows(inputs, part), cotangents[part])
         for name in params:
             squares[name].append(found[name])
@@ -170,10 +186,6 @@ ROUTES: dict[Route, Callable[[Snapshot, Inputs, Tensor, Tensor], Findings]] = {
     "vmap": vmapped,
     "loop": looped,
 }
-
-
-def _numbers(inputs: Inputs) -> int:
-    return sum(tensor.numel() for tensor in tensors_of(inputs))
 
 
 def _squares(gradients: Tensor) -> Tensor:

@@ -76,7 +76,8 @@ class FisherTrace(Probe):
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """Whole first, then the layers in the order of the model; the true trace before the empirical."""
         found = self._found(snapshot)
-        settings = {"route": found.route, "n": str(snapshot.probe_set.n)}
+        why = {"route_because": found.why[:200]} if found.why else {}
+        settings = {"route": found.route, "n": str(snapshot.probe_set.n)} | why
         expectation = {"labels": found.labels} | ({"draws": str(self.draws)} if found.labels == "sampled" else {})
         if found.true is None:
             yield from self._undefined(list(found.empirical), found.undefined)

@@ -370,7 +370,13 @@ def test_settings_say_how_the_numbers_were_made() -> None:
     assert found["fisher_trace", ""].settings == {"labels": "exact", "route": "factored", "n": "6"}
     assert found["fisher_trace_empirical", "0"].settings == {"score": "likelihood", "route": "factored", "n": "6"}
     found = measured(problems.lstm(), FisherTrace(labels="sampled", draws=2))
-    assert found["fisher_trace", "lstm"].settings == {"labels": "sampled", "draws": "2", "route": "loop", "n": "4"}
+    assert found["fisher_trace", "lstm"].settings == {
+        "labels": "sampled",
+        "draws": "2",
+        "route": "loop",
+        "route_because": "not factored: no rule for LSTM at lstm",
+        "n": "4",
+    }
 
 
 def test_layers_can_be_left_out() -> None:

@@ -1,0 +1,33 @@
+"""What a sample's graph takes in memory, so that no more samples are held at once than may be."""
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from probe_agent.probe_set import each
+from probe_agent.snapshot import Snapshot
+
+TRIED = 2
+"""Samples it is found from. Not one: normalisation over the batch refuses a sample alone."""
+
+
+def bytes_of_a_sample(snapshot: Snapshot) -> int:
+    """The bytes that one sample's forward pass keeps for the backward pass, at least 1; found once a snapshot."""
+    return snapshot.once("bytes of a sample's graph", lambda: _found(snapshot))
+
+
+def _found(snapshot: Snapshot) -> int:
+    weights = {t.untyped_storage().data_ptr() for t in (*snapshot.model.parameters(), *snapshot.model.buffers())}
+    held: dict[int, int] = {}
+
+    def count(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    inputs = each(snapshot.probe_set.inputs, lambda x: x[:TRIED].clone())  # a view would count as the whole set
+    with torch.enable_grad(), saved_tensors_hooks(count, lambda saved: saved):
+        outputs = snapshot.outputs(inputs=inputs)
+    del outputs  # until here: what it holds must not be freed and its address given to another
+    return max(1, sum(held.values()) // min(TRIED, snapshot.probe_set.n))
