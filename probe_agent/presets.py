@@ -12,6 +12,7 @@ from probe_agent.probes.gradient_subspace import GradientSubspace
 from probe_agent.probes.hessian_spectrum import HessianSpectrum
 from probe_agent.probes.hessian_trace import HessianTrace
 from probe_agent.probes.local_complexity import LocalComplexity
+from probe_agent.probes.local_learning_coefficient import LocalLearningCoefficient
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.perturbation import Perturbation
 from probe_agent.probes.reconstruction import Reconstruction
@@ -42,6 +43,7 @@ def standard() -> tuple[Watch, ...]:
 
 
 def full() -> tuple[Watch, ...]:
-    """Everything there is, the heavy probes 5 times in every decade of steps."""
+    """Everything there is, the heavy probes 5 times in every decade of steps, the heaviest twice."""
     heavy = (GaussNewton(), HessianSpectrum(), HessianTrace(), GradientSubspace())
-    return (*standard(), Watch(LogSpaced(per_decade=5), heavy))
+    chains = Watch(LogSpaced(per_decade=2, at_most_apart=10_000), (LocalLearningCoefficient(),))
+    return (*standard(), Watch(LogSpaced(per_decade=5), heavy), chains)

@@ -6,9 +6,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from probe_agent import Probe
 from probe_agent.probe_set import ProbeSet
+from probe_agent.probes import PROBES
+from probe_agent.probes.local_learning_coefficient import LocalLearningCoefficient
 from probe_agent.recognition import recognise
 from probe_agent.snapshot import LossFn, Snapshot
+
+EVERY_PROBE: tuple[Probe, ...] = tuple(
+    LocalLearningCoefficient(chains=2, burn_in=5, draws=8) if probe is LocalLearningCoefficient else probe()
+    for probe in PROBES
+)
+"""Every probe there is at its defaults, or where that takes seconds with less of it."""
 
 
 @dataclass(frozen=True)

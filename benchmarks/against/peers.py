@@ -17,6 +17,7 @@ Run = Callable[[], Value]
 
 PACKAGES = (
     "torch", "numpy", "pyhessian", "curvlinops-for-pytorch", "hessian-eigenthings", "backpack-for-pytorch", "opacus", "nngeometry",
+    "devinterp",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from probe_agent.probes.gradient_subspace import GradientSubspace
 from probe_agent.probes.hessian_spectrum import HessianSpectrum
 from probe_agent.probes.hessian_trace import HessianTrace
 from probe_agent.probes.local_complexity import LocalComplexity
+from probe_agent.probes.local_learning_coefficient import LocalLearningCoefficient
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.perturbation import Perturbation
 from probe_agent.probes.reconstruction import Reconstruction
@@ -35,6 +36,7 @@ PROBES: tuple[type[Probe], ...] = (
     GaussNewton,
     HessianSpectrum,
     HessianTrace,
+    LocalLearningCoefficient,
     Calibration,
     Weights,
 )

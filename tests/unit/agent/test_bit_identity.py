@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import probe_agent
 from probe_agent import Budget, Every, ListOutbox, Watch
-from probe_agent.probes import PROBES
 from probe_wire import Outcome
+from tests.problems import EVERY_PROBE
 
 
 def mlp() -> nn.Module:
@@ -77,7 +77,7 @@ def train(model_kind: str, optimizer_kind: str, *, observed: bool) -> tuple[dict
     hooked: list[int] = []
     handle = model.register_forward_hook(lambda *_: hooked.append(1))
     outbox = ListOutbox()
-    watches = [Watch(Every(3), tuple(probe() for probe in PROBES))]
+    watches = [Watch(Every(3), EVERY_PROBE)]
     monitor = None
     if observed:
         monitor = probe_agent.attach(

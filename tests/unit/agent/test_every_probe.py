@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from probe_agent import Measurement, NotApplicable, Probe, Snapshot
 from probe_agent.likelihood import Categorical
-from probe_agent.probes import PROBES
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Column, Outcome, Schema, decode_for_collector, encode
 from tests.curvature_problems import KINDS, kind, same_state, state_of
+from tests.problems import EVERY_PROBE
 
 NOT_DEFINED = {
     ("local_complexity", "LSTM"): "fused",
@@ -48,7 +48,7 @@ def columns(measured: list[Measurement]) -> list[Column]:
 
 
 @pytest.mark.parametrize("name", list(KINDS))
-@pytest.mark.parametrize("probe", [probe() for probe in PROBES], ids=lambda probe: probe.name)
+@pytest.mark.parametrize("probe", EVERY_PROBE, ids=lambda probe: probe.name)
 def test_a_probe_measures_every_kind_of_model_or_says_why_not(probe: Probe, name: str) -> None:
     before, after = two_snapshots(name)
     memory: dict[str, object] = {}
@@ -79,7 +79,7 @@ def test_a_probe_measures_every_kind_of_model_or_says_why_not(probe: Probe, name
     assert any(m.estimate.outcome in tried for m in second), "nothing at all was measured"
 
 
-@pytest.mark.parametrize("probe", [probe() for probe in PROBES], ids=lambda probe: probe.name)
+@pytest.mark.parametrize("probe", EVERY_PROBE, ids=lambda probe: probe.name)
 def test_a_probe_gives_the_same_numbers_for_the_same_snapshot(probe: Probe) -> None:
     """Common random numbers: a curve does not carry the luck of its draws."""
 
@@ -91,7 +91,7 @@ def test_a_probe_gives_the_same_numbers_for_the_same_snapshot(probe: Probe) -> N
     assert np.array_equal(values(), values(), equal_nan=True)
 
 
-@pytest.mark.parametrize("probe", [probe() for probe in PROBES], ids=lambda probe: probe.name)
+@pytest.mark.parametrize("probe", EVERY_PROBE, ids=lambda probe: probe.name)
 def test_a_diverged_network_never_gets_a_number_that_looks_sound(probe: Probe) -> None:
     template = kind("MLP", n=48)
     with torch.no_grad():
