@@ -79,6 +79,7 @@ def compare(
     *,
     rounds: int = 3,
     steps_a_round: int = 2,
+    patience: float = PATIENCE,
 ) -> Comparison:
     """Time all arms and the training step ``rounds`` times, in a new random order each time; CPU time of this process."""
     order = random.Random(0)
@@ -93,7 +94,7 @@ def compare(
         for arm in turn:
             if arm is None:
                 units.append(_timed(step)[0])
-            elif arm.name not in refused and not _enough(seconds[arm.name], units):
+            elif arm.name not in refused and not _enough(seconds[arm.name], units, patience):
                 try:
                     spent, values[arm.name] = _timed(arm.run)
                 except Exception as error:  # noqa: BLE001 - what a peer does with a model is a finding
@@ -133,8 +134,8 @@ def by_layer(truth: dict[str, float]) -> Callable[[Value], float]:
     return error
 
 
-def _enough(seconds: list[float], units: list[float]) -> bool:
-    return bool(seconds and units) and seconds[-1] > PATIENCE * statistics.median(units)
+def _enough(seconds: list[float], units: list[float], patience: float) -> bool:
+    return bool(seconds and units) and seconds[-1] > patience * statistics.median(units)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
