@@ -21,8 +21,10 @@ from typing import Any
 
 import torch
 from against.curvature import curvature
+from against.learning_coefficient import learning_coefficients
+from against.linear_regions import in_planes
 from against.peers import PACKAGES
-from against.representation import on_digits, on_images
+from against.representation import on_digits, on_images, signal_set
 from against.timing import Comparison, Result
 from against.workloads import gpt, resnet
 from rich.console import Console
@@ -66,9 +68,12 @@ def measured(images: Path | None, text: Path | None) -> Iterator[Comparison]:
         workload.train(set(STEPS))
         for step in STEPS:
             yield from curvature(workload, step, full=step == STEPS[-1])
+        yield signal_set(workload, STEPS[-1])
         if workload.inputs.is_floating_point():
             yield from on_images(workload, STEPS[-1])
     yield from on_digits()
+    yield from learning_coefficients()
+    yield from in_planes()
 
 
 def table(comparison: Comparison) -> Table:

@@ -18,7 +18,7 @@ from probe_agent.probes.perturbation import Perturbation
 from probe_agent.probes.reconstruction import Reconstruction
 from probe_agent.probes.sharpness import Sharpness
 from probe_agent.probes.weights import Weights
-from probe_agent.schedule import LogSpaced, Watch
+from probe_agent.schedule import Every, LogSpaced, Watch
 
 
 def light() -> tuple[Watch, ...]:
@@ -47,3 +47,12 @@ def full() -> tuple[Watch, ...]:
     heavy = (GaussNewton(), HessianSpectrum(), HessianTrace(), GradientSubspace())
     chains = Watch(LogSpaced(per_decade=2, at_most_apart=10_000), (LocalLearningCoefficient(),))
     return (*standard(), Watch(LogSpaced(per_decade=5), heavy), chains)
+
+
+def liu_gurevych(every: int = 10) -> tuple[Watch, ...]:
+    """The signals that tell when to end an early intervention: tr(F), S_worst and S_avg (Liu and Gurevych 2024, sec. 4).
+
+    They record every 10 steps. The budget spaces that out: with ``Budget(share=0.01)`` training takes 1 % longer.
+    """
+    signals = (Loss(), FisherTrace(labels="sampled", per_layer=False), Perturbation())
+    return (Watch(Every(every), signals),)

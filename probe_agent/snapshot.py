@@ -120,6 +120,15 @@ class Snapshot:
             return self.model(*args, **kwargs)
         return torch.func.functional_call(self.model, dict(params), args, kwargs)
 
+    def predictions(self) -> Any:
+        """What the model gives on the probe set, without a graph: computed once a snapshot, not to be written to."""
+
+        def computed() -> Any:
+            with torch.no_grad():
+                return self.outputs()
+
+        return self.once("predictions", computed)
+
     def loss(
         self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None, targets: Tensor | None = None
     ) -> Tensor:
@@ -128,8 +137,8 @@ class Snapshot:
         return self.loss_fn(self.outputs(params, inputs), targets)
 
     def on(self, split: str) -> "Snapshot":
-        """The same snapshot with one of the further sets as its probe set; nothing computed is shared with it."""
-        return replace(self, probe_set=self.further_sets[split])
+        """The same snapshot with one of the further sets as its probe set; what `once` keeps there is its own."""
+        return self.once(f"on {split}", lambda: replace(self, probe_set=self.further_sets[split]))
 
     def views(self) -> Iterator[tuple[dict[str, str], "Snapshot"]]:
         """The snapshot on its probe set, without a label, and on each further set, labelled as its split."""

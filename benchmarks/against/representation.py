@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from probe_agent.estimators.ranks import spectrum
 from probe_agent.estimators.reconstruction import reconstruction_draws
 from probe_agent.estimators.subspace import overlap, top_eigenvectors
 from probe_agent.estimators.trained_decoder import trained_decoder
+from probe_agent.presets import liu_gurevych
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.gradient_subspace import GradientSubspace
 from probe_agent.probes.local_complexity import LocalComplexity
@@ -32,6 +34,7 @@ CHECKPOINTS = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 def on_images(workload: Workload, step: int) -> Iterator[Comparison]:
     """What is measured on the convolutional network."""
+    yield subspace(workload, step, 256)
     yield reconstruction(workload, step)
     yield complexity(workload, step, points=32, directions=20)
 
@@ -40,20 +43,24 @@ def on_digits() -> Iterator[Comparison]:
     """What is measured on small networks."""
     workload = digits(64, 48, 48, 10).train({200, 800})
     for step in workload.states:
-        yield subspace(workload, step)
+        yield subspace(workload, step, 512)
     yield complexity(digits(64, 200, 200, 200, 10).train({200}), 200, points=1000, directions=DIRECTIONS)
     yield signals(digits(64, 100, 100, 10, rate=0.05).train(set(CHECKPOINTS)))
 
 
-def subspace(workload: Workload, step: int) -> Comparison:
+def subspace(workload: Workload, step: int, n: int) -> Comparison:
     """The ten directions that gradients lie in, from the classes' gradients and from the Hessian."""
-    at = workload.at(step, 512)
-    truth = top_eigenvectors(workload.at(step, 512, torch.float64).snapshot(), 10, 200)
+    at = workload.at(step, n)
+    small = sum(p.numel() for p in workload.model.parameters()) < 10_000
+    dtype, products = (torch.float64, 200) if small else (torch.float32, 60)
+    truth = top_eigenvectors(workload.at(step, n, dtype).snapshot(), 10, products)
     arms = [_subspace_arm("ours, route classes", GradientSubspace(), at, truth)]
     arms += [_subspace_arm("ours, route hessian, 60 products", GradientSubspace(route="hessian"), at, truth)]
-    truth_is = "the top 10 of 200 products in float64, and error what the span lacks of them; value: share of the gradient inside"
-    where = f"{workload.name}, step {step}, B=512"
-    return compare("gradient subspace", where, truth_is, arms, workload.step(slice(512)))
+    truth_is = (
+        f"the top 10 of {products} products; error: what the span lacks of them; value: share of the gradient inside"
+    )
+    where = f"{workload.name}, step {step}, B={n}"
+    return compare("gradient subspace", where, truth_is, arms, workload.step(slice(n)))
 
 
 def _subspace_arm(name: str, probe: GradientSubspace, at: Frozen, truth: Tensor) -> Arm:
@@ -80,13 +87,13 @@ def reconstruction(workload: Workload, step: int) -> Comparison:
         hook.remove()
         return torch.cat(seen)
 
-    def published() -> Value:
+    def published(epochs: int) -> Value:
         h, x = features(at.x), at.x.flatten(1)
-        return trained_decoder(h[n:], x[n:], (h[:n], x[:n]), torch.Generator().manual_seed(0))
+        return trained_decoder(h[n:], x[n:], (h[:n], x[:n]), torch.Generator().manual_seed(0), epochs=epochs)
 
     h, x = features(at.x).double(), at.x.flatten(1).double()
     held_out, left_out = _best_ridge(h[n:], x[n:], h[:n], x[:n]), _best_leave_one_out(h[:n], x[:n])
-    probe = Reconstruction(samples=n, per_layer=False)
+    probe = Reconstruction(samples=n)
     memory: dict[str, Any] = {}
 
     def estimated() -> Value:
@@ -94,10 +101,11 @@ def reconstruction(workload: Workload, step: int) -> Comparison:
         return mean_of(reconstruction_draws(of_features, memory["inputs"])).value
 
     arms = [
-        Arm("ours, this layer alone, later", estimated, relative(left_out), "no other layer is looked at"),
-        Arm("ours, first snapshot", lambda: of(probe, few), relative(left_out), f"leave-one-out, {n} images"),
-        Arm("ours, later snapshots", lambda: of(probe, few, memory), relative(left_out), "with standard error"),
-        Arm("published: Adam, 20 epochs", published, relative(held_out), f"2048 images, judged on {n} others"),
+        Arm("ours, this layer", estimated, relative(left_out), f"leave-one-out, {n} images"),
+        Arm("ours, all layers, first snapshot", lambda: of(probe, few), relative(left_out), "with standard errors"),
+        Arm("ours, all layers, later", lambda: of(probe, few, memory), relative(left_out), "with standard errors"),
+        Arm("Adam, 20 epochs", lambda: published(20), relative(held_out), f"2048 images, judged on {n} others"),
+        Arm("published: Adam, 7800 steps", lambda: published(488), relative(held_out), "on the same 2048 images"),
     ]
     of(probe, few, memory)
     truth_is = "the best ridge decoder, of all pixels, in float64, on the same split"
@@ -253,6 +261,27 @@ def signals(workload: Workload) -> Comparison:
     return Comparison(
         "cheap signals", where, "theirs; value: Spearman correlation with it over training", unit, results
     )
+
+
+def signal_set(workload: Workload, step: int) -> Comparison:
+    """What the three signals of an early intervention cost together, and so how often 1 % of training affords them."""
+    (watch,) = liu_gurevych()
+
+    def arm(n: int) -> Arm:
+        at = workload.at(step, n)
+
+        def run() -> Value:
+            snapshot = at.snapshot()
+            return float(sum(len(list(probe.measure(snapshot, {}))) for probe in watch.probes))
+
+        return Arm(f"ours, tr F, S_worst, S_avg on {n}", run)
+
+    found = compare(
+        "the three signals", f"{workload.name}, step {step}", "value: how many numbers", [arm(n) for n in (16, 64, 128)],
+        workload.step(slice(128)),
+    )  # fmt: skip
+    results = [replace(r, note=f"at 1 %: every {round(100 * (r.steps or 0))} steps of B=128") for r in found.results]
+    return replace(found, results=results)
 
 
 def _their_trace(at: Frozen) -> Value:

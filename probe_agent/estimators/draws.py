@@ -19,11 +19,30 @@ def numbers(values: Tensor) -> Draws:
 
 
 def mean_of(draws: Draws) -> Estimate:
-    """The mean of the draws with its standard error sd / √n (``ddof=1``), NaN for a single draw."""
+    """The mean of the draws with its standard error, NaN for a single draw.
+
+    It is sd / √n (``ddof=1``), made larger for few draws by what Student's distribution is wider than the
+    normal (`student`): of all standard errors, ± 1.96 of them is what must hold in 95 of 100 cases.
+    """
     n = draws.size
     with np.errstate(invalid="ignore", over="ignore"):
-        stderr = float(np.std(draws, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        stderr = student(n) * float(np.std(draws, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
         return Estimate(float(np.mean(draws)), stderr, n=n).checked()
+
+
+def student(n: int) -> float:
+    """Student's t over the normal z: how much wider a 95 % interval of the mean of n draws is for not knowing their spread; 1.6 for 4, 1.2 for 8.
+
+    By the expansion of the quantile in 1 / (n − 1) (Fisher and Cornish 1960), good to 1 % from 3 draws on.
+    """
+    z, v = 1.959964, n - 1
+    terms = (
+        (z**2 + 1) / 4,
+        (5 * z**4 + 16 * z**2 + 3) / 96,
+        (3 * z**6 + 19 * z**4 + 17 * z**2 - 15) / 384,
+        (79 * z**8 + 776 * z**6 + 1482 * z**4 - 1920 * z**2 - 945) / 92160,
+    )
+    return 1 + math.fsum(term / v**power for power, term in enumerate(terms, 1))
 
 
 def ratio_draws(amounts: Draws, counts: Draws) -> Draws:

@@ -135,8 +135,7 @@ def layer_of(parameter: str) -> str:
 
 
 def _outputs(snapshot: Snapshot) -> Tensor:
-    with torch.no_grad():
-        outputs = snapshot.outputs()
+    outputs = snapshot.predictions()
     if not isinstance(outputs, Tensor):
         raise NotApplicable(
             f"Got a model that returns {type(outputs).__name__}; need one tensor with the samples along its first axis. "

@@ -15,6 +15,7 @@ Each group of samples has signs of its own. All groups together cost one product
 signs' variance averages over them, and their spread holds the error of the samples and of the signs at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from probe_agent.estimators.draws import Draws, numbers, ratio_draws
-from probe_agent.estimators.fisher import fisher_of
+from probe_agent.estimators.fisher import fisher_of, layer_of
 from probe_agent.estimators.hvp import Flat, HessianProduct, graphed_gradient, hessian_of, twice_differentiable
 from probe_agent.likelihood import Likelihood
 from probe_agent.probe_set import ProbeSet
@@ -35,16 +36,21 @@ _MEAN = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class TraceDraws:
-    """Parts by group, shape ``(groups,)``, whose mean is the trace, or the Gauss-Newton part of it or the residual.
+    """Parts by group, shape ``(groups,)``, whose mean is a trace, the Gauss-Newton part of it or the residual.
 
-    ``gauss_newton`` and ``residual`` are None where the loss is not a known likelihood. Where it is no
+    ``layers`` are the traces of the layers' diagonal blocks, which add up to the whole. ``gauss_newton`` and ``residual`` are None where the loss is not a known likelihood. Where it is no
     mean over samples either, ``by_samples`` is False: the spread is that of the random signs alone.
     """
 
-    trace: Draws
+    layers: dict[str, Draws]
     gauss_newton: Draws | None = None
     residual: Draws | None = None
     by_samples: bool = True
+
+    @property
+    def trace(self) -> Draws:
+        """Of the whole Hessian."""
+        return _sum(self.layers)
 
     @property
     def residual_ratio(self) -> Draws | None:
@@ -64,8 +70,7 @@ def trace_draws(snapshot: Snapshot, groups: int) -> TraceDraws:
     """
     parts = _dealt(snapshot, groups)
     generator = snapshot.generator(f"trace signs {snapshot.step}")
-    with torch.no_grad():
-        outputs = snapshot.outputs()
+    outputs = snapshot.predictions()
     likelihood = _exact_likelihood(snapshot, outputs)
     if likelihood is None:
         return _by_signs_alone(snapshot, [snapshot.probe_set.part(part) for part in parts], generator)
@@ -74,17 +79,25 @@ def trace_draws(snapshot: Snapshot, groups: int) -> TraceDraws:
     mean_nll = float(numbers(likelihood.negative_log(outputs, targets)).sum()) / counts.sum()
     scale = float(snapshot.loss_fn(outputs, targets)) / mean_nll if mean_nll > 0 else 1.0
 
-    samples = _fisher(snapshot)
     indices = [part.cpu().numpy() for part in parts]
-    by_group = np.array([samples[index].mean() for index in indices])
-    gauss_newton = scale * (by_group - by_group.mean() + samples.mean())
+    by_group = np.array([counts[index].sum() for index in indices])
+
+    def gauss_newton_of(samples: Draws) -> Draws:
+        means = np.array([samples[index].mean() for index in indices])
+        moved: Draws = scale * (means - means.mean() + samples.mean())
+        return moved
+
     found = [_residual(snapshot, snapshot.probe_set.part(part), likelihood, generator) for part in parts]
-    residual = scale * ratio_draws(np.array(found), np.array([counts[index].sum() for index in indices]))
-    return TraceDraws(gauss_newton + residual, gauss_newton, residual)
+    gauss_newton = {layer: gauss_newton_of(samples) for layer, samples in _fisher(snapshot).items()}
+    residual = {layer: scale * ratio_draws(amounts, by_group) for layer, amounts in _stacked(found).items()}
+    layers = {layer: gauss_newton[layer] + residual[layer] for layer in gauss_newton}
+    return TraceDraws(layers, _sum(gauss_newton), _sum(residual))
 
 
-def _residual(snapshot: Snapshot, part: ProbeSet, likelihood: Likelihood, generator: torch.Generator) -> float:
-    """vᵀ(Σ_ik s_ik ∂²f_ik)v on one group, by double backward of ⟨s, f⟩ with s held constant."""
+def _residual(
+    snapshot: Snapshot, part: ProbeSet, likelihood: Likelihood, generator: torch.Generator
+) -> dict[str, float]:
+    """vᵀ(Σ_ik s_ik ∂²f_ik)v on one group, layer by layer, by double backward of ⟨s, f⟩ with s held constant."""
     flat, kernels = Flat(snapshot), twice_differentiable(snapshot)
     with kernels():
         outputs = snapshot.outputs(inputs=part.inputs)
@@ -93,9 +106,28 @@ def _residual(snapshot: Snapshot, part: ProbeSet, likelihood: Likelihood, genera
         v = flat.pieces(_signs(flat, generator))
         moving = [(g, p) for g, p in zip(slopes, v, strict=True) if g is not None and g.requires_grad]
         if not moving:  # the model is linear in its parameters
-            return 0.0
+            return _along(snapshot, v, [None] * len(v))
         products = torch.autograd.grad([g for g, _ in moving], flat.params, [p for _, p in moving], allow_unused=True)
-    return float(torch.dot(flat.joined(v), flat.joined(products)))
+    return _along(snapshot, v, products)
+
+
+def _along(snapshot: Snapshot, v: Sequence[Tensor], products: Sequence[Tensor | None]) -> dict[str, float]:
+    """vᵀ(A v) by layer, for random signs v: on average the trace of each layer's block of A."""
+    dots: dict[str, float] = {}
+    for name, one, other in zip(snapshot.params, v, products, strict=True):
+        layer = layer_of(name)
+        dot = 0.0 if other is None else float(torch.dot(one.flatten(), other.flatten().to(one)))
+        dots[layer] = dots.get(layer, 0.0) + dot
+    return dots
+
+
+def _stacked(groups: Sequence[dict[str, float]]) -> dict[str, Draws]:
+    return {layer: np.array([group[layer] for group in groups]) for layer in groups[0]}
+
+
+def _sum(layers: dict[str, Draws]) -> Draws:
+    whole: Draws = np.sum(list(layers.values()), axis=0)
+    return whole
 
 
 def _by_signs_alone(snapshot: Snapshot, parts: list[ProbeSet], generator: torch.Generator) -> TraceDraws:
@@ -104,12 +136,17 @@ def _by_signs_alone(snapshot: Snapshot, parts: list[ProbeSet], generator: torch.
     with torch.no_grad():
         loss = float(snapshot.loss())
         mean = sum(part.n / whole.n * float(snapshot.loss(inputs=part.inputs, targets=part.targets)) for part in parts)
+
+    def along(hessian: HessianProduct) -> dict[str, float]:
+        v = _signs(flat, generator)
+        return _along(snapshot, flat.pieces(v), flat.pieces(hessian(v)))
+
     if abs(mean - loss) > _MEAN * abs(loss):
         hessian = hessian_of(snapshot)
-        found = [hessian.curvature(_signs(flat, generator)) for _ in parts]
-        return TraceDraws(np.array(found), by_samples=False)
-    found = [HessianProduct(snapshot, part).curvature(_signs(flat, generator)) for part in parts]
-    return TraceDraws(ratio_draws(np.array([part.n * t for part, t in zip(parts, found, strict=True)]), _sizes(parts)))
+        return TraceDraws(_stacked([along(hessian) for _ in parts]), by_samples=False)
+    sizes = np.array([part.n for part in parts], dtype=np.float64)
+    found = _stacked([along(HessianProduct(snapshot, part)) for part in parts])
+    return TraceDraws({layer: ratio_draws(sizes * traces, sizes) for layer, traces in found.items()})
 
 
 def _exact_likelihood(snapshot: Snapshot, outputs: object) -> Likelihood | None:
@@ -122,12 +159,11 @@ def _exact_likelihood(snapshot: Snapshot, outputs: object) -> Likelihood | None:
     return snapshot.likelihood
 
 
-def _fisher(snapshot: Snapshot) -> Draws:
-    """Each sample's part of the Fisher trace, shape ``(n,)``; shared with whoever measured it at this snapshot."""
+def _fisher(snapshot: Snapshot) -> dict[str, Draws]:
+    """Each sample's part of the layers' Fisher traces, shape ``(n,)``; shared with whoever measured them at this snapshot."""
     found = fisher_of(snapshot).true
     assert found is not None  # noqa: S101 - the likelihood fits
-    whole: Draws = np.sum(list(found.values()), axis=0)
-    return whole
+    return found
 
 
 def _signs(flat: Flat, generator: torch.Generator) -> Tensor:
@@ -140,7 +176,3 @@ def _dealt(snapshot: Snapshot, groups: int) -> list[Tensor]:
     generator = snapshot.generator("trace groups")
     n = snapshot.probe_set.n
     return list(torch.randperm(n, generator=generator, device=generator.device).tensor_split(min(groups, n)))
-
-
-def _sizes(parts: list[ProbeSet]) -> Draws:
-    return np.array([part.n for part in parts], dtype=np.float64)

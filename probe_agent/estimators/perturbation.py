@@ -49,7 +49,7 @@ def loss_at(snapshot: Snapshot, delta: Direction | None = None) -> Loss:
     """L(w + δ) on the snapshot's probe set."""
     params = None if delta is None else {name: p.detach() + delta[name] for name, p in snapshot.params.items()}
     with torch.no_grad():
-        outputs = snapshot.outputs(params)
+        outputs = snapshot.predictions() if params is None else snapshot.outputs(params)
         value = float(snapshot.loss_fn(outputs, snapshot.probe_set.targets))
         return Loss(value, loss_terms(snapshot, outputs, value)[0])
 

@@ -1,6 +1,5 @@
 """The gradient subspace probe: how much of the gradient lies in a few directions, and how fast these turn."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
@@ -101,16 +100,17 @@ class GradientSubspace(Probe):
         return bases, subspace.cross_fitted(gram), settings
 
     def _hessian(self, snapshot: Snapshot) -> tuple[list[Tensor], Draws, dict[str, str]]:
-        basis = subspace.top_eigenvectors(snapshot, self.k, self.products)
-        found = group_gradients(snapshot, equal_parts(snapshot, self.folds))
-        settings = {"route": "hessian", "k": str(len(basis)), "products": str(self.products)}
+        parts = equal_parts(snapshot, self.folds)
+        bases = subspace.eigenvectors_by_part(snapshot, self.k, self.products, parts)
+        found = group_gradients(snapshot, parts)
+        settings = {"route": "hessian", "k": str(len(bases[0])), "products": str(self.products)}
         if found.sketched:
             raise NotApplicable(
                 "Got too many parameters to hold the Hessian's eigenvectors beside gradients; use route='classes'."
             )
         rows = subspace.stacked(found).double()
-        inside = numbers((rows @ basis.double().mT).square().sum(1))
-        return [basis.double()], ratio_draws(inside, numbers(rows.square().sum(1))), settings
+        inside = np.array([float((basis @ row).square().sum()) for basis, row in zip(bases[1:], rows, strict=True)])
+        return [bases[0].double(), *bases[1:]], ratio_draws(inside, numbers(rows.square().sum(1))), settings
 
     def _overlap(self, bases: list[Tensor], memory: Memory, settings: dict[str, str]) -> Measurement:
         before: list[Tensor] | None = memory.get("bases")
@@ -121,8 +121,6 @@ class GradientSubspace(Probe):
                 quantity=OVERLAP, estimate=Estimate.without_value(Outcome.NOT_APPLICABLE), settings=settings
             )
         whole = subspace.overlap(bases[0], before[0])
-        if len(bases) == 1:
-            return Measurement(quantity=OVERLAP, estimate=Estimate(whole, math.nan), settings=settings)
         without = np.array([subspace.overlap(b, a) for b, a in zip(bases[1:], before[1:], strict=True)])
         draws = jackknife_draws(whole, without)
         return Measurement(quantity=OVERLAP, estimate=mean_of(draws), draws=draws, settings=settings)

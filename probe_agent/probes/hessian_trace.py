@@ -37,6 +37,7 @@ class HessianTrace(Probe):
 
     Attributes:
         groups: parts of the probe set with signs of their own.
+        per_layer: whether the traces of the layers' blocks are reported too, at no further cost.
 
     Raises:
         ValueError: at construction, for settings that cannot be met.
@@ -46,6 +47,7 @@ class HessianTrace(Probe):
     quantities: ClassVar[tuple[Quantity, ...]] = (TRACE, RESIDUAL)
 
     groups: int = 8
+    per_layer: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
@@ -53,7 +55,7 @@ class HessianTrace(Probe):
             raise ValueError(f"Got groups={self.groups}; need at least two to see a spread.")
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
-        """The trace, then the residual, not applicable where the loss is not a known likelihood."""
+        """The trace, the layers' traces, then the residual, not applicable where the loss is not a known likelihood."""
         if snapshot.probe_set.n < 2:
             raise NotApplicable("Got a probe set of one sample; need two to see how much samples differ.")
         found = trace_draws(snapshot, self.groups)
@@ -61,14 +63,21 @@ class HessianTrace(Probe):
             "groups": str(found.trace.size),
             "method": "Hutchinson" if found.residual is None else "Fisher + residual",
         }
-        if found.by_samples:
-            yield self._measured(TRACE, found.trace, settings)
-        else:
-            estimate = Estimate(float(found.trace.mean()), math.nan, n=found.trace.size).checked()
+        if not found.by_samples:
             settings["stderr"] = "unknown: the loss is no mean over samples"
-            yield Measurement(quantity=TRACE, estimate=estimate, settings=settings)
-        yield self._measured(RESIDUAL, found.residual_ratio, settings)
+        yield self._trace(found.trace, {}, settings, known=found.by_samples)
+        for layer, draws in found.layers.items() if self.per_layer else ():
+            yield self._trace(draws, {"layer": layer}, settings, known=found.by_samples)
+        ratio = found.residual_ratio
+        yield Measurement(
+            quantity=RESIDUAL,
+            estimate=Estimate.without_value(Outcome.NOT_APPLICABLE) if ratio is None else mean_of(ratio),
+            draws=ratio,
+            settings=settings,
+        )
 
-    def _measured(self, quantity: Quantity, draws: Draws | None, settings: dict[str, str]) -> Measurement:
-        estimate = Estimate.without_value(Outcome.NOT_APPLICABLE) if draws is None else mean_of(draws)
-        return Measurement(quantity=quantity, estimate=estimate, draws=draws, settings=settings)
+    def _trace(self, draws: Draws, labels: dict[str, str], settings: dict[str, str], *, known: bool) -> Measurement:
+        estimate = mean_of(draws) if known else Estimate(float(draws.mean()), math.nan, n=draws.size).checked()
+        return Measurement(
+            quantity=TRACE, estimate=estimate, labels=labels, draws=draws if known else None, settings=settings
+        )

@@ -72,7 +72,7 @@ class Loss(Probe):
 def _graded(snapshot: Snapshot, labels: dict[str, str]) -> Iterator[Measurement]:
     """The loss, then the accuracy, on the snapshot's probe set."""
     with torch.no_grad():
-        outputs = snapshot.outputs()
+        outputs = snapshot.predictions()
         whole = float(snapshot.loss_fn(outputs, snapshot.probe_set.targets))
         draws, terms = loss_terms(snapshot, outputs, whole)
     settings = {"n": str(snapshot.probe_set.n)}

@@ -158,7 +158,7 @@ def test_the_standard_error_covers_the_populations_edge() -> None:
         )
         estimate = measured(snapshot, rule).estimate
         z.append((estimate.value - truth) / estimate.stderr)
-    assert 0.9 <= np.mean(np.abs(z) < 2.36) <= 0.99  # 95 % for the t distribution of 8 groups
+    assert 0.9 <= np.mean(np.abs(z) < 1.96) <= 0.99
 
 
 @pytest.mark.parametrize(

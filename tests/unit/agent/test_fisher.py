@@ -340,7 +340,7 @@ def test_layers_add_up_to_the_whole(problem: Callable[[], Problem]) -> None:
     for m in found.values():
         assert m.draws is not None
         assert m.estimate.value == m.draws.mean()
-        assert m.estimate.stderr == pytest.approx(m.draws.std(ddof=1) / math.sqrt(len(m.draws)))
+        assert m.estimate.stderr == pytest.approx(mean_of(m.draws).stderr)
 
 
 def test_layers_are_named_by_the_module_that_owns_the_parameters() -> None:

@@ -1,6 +1,7 @@
 """Subspaces against dense projections and eigenvectors, and the probe of the gradient's share in them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,27 @@ def test_the_hessian_route_takes_the_top_eigenvectors() -> None:
     fraction, _ = measured(snapshot, route="hessian", k=3)
     assert 0 < fraction.estimate.value < 1
     assert fraction.estimate.stderr > 0
+
+
+def test_the_hessian_routes_subspaces_without_a_part_are_those_of_the_others_to_first_order() -> None:
+    """A part of a hundredth moves them little, so what first order leaves out is less than what it holds."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES)).double()
+    snapshot = snapshot_of(model, normal(200, 4), labels(200), likelihood=Categorical())
+    left_out, others = snapshot.probe_set.part(torch.arange(2)), snapshot.probe_set.part(torch.arange(2, 200))
+    whole, without = subspace.eigenvectors_by_part(snapshot, 2, 60, [left_out])
+    _, vectors = torch.linalg.eigh(dense_hessian(replace(snapshot, probe_set=others)))
+    truth = vectors[:, -2:].T
+    moved, missed = 1 - subspace.overlap(whole, truth), 1 - subspace.overlap(without, truth)
+    assert missed < 0.02 * moved
+
+
+def test_the_hessian_routes_overlap_has_an_error() -> None:
+    memory: dict[str, Any] = {}
+    measured(classifier(), memory, route="hessian", k=3)
+    _, overlap = measured(classifier(moved=0.3), memory, route="hessian", k=3)
+    assert overlap.estimate.outcome is Outcome.OK
+    assert 0 < overlap.estimate.stderr < 1
 
 
 def test_the_class_gradients_span_the_top_space_of_softmax_regression_better_than_chance() -> None:

@@ -36,7 +36,7 @@ def _seeded() -> None:
 
 
 def measured(snapshot: Snapshot, **settings: Any) -> tuple[Measurement, Measurement]:
-    trace, residual = HessianTrace(**settings).measure(snapshot, {})
+    trace, residual = HessianTrace(per_layer=False, **settings).measure(snapshot, {})
     return trace, residual
 
 
@@ -53,6 +53,19 @@ def assert_unbiased(snapshot: Snapshot, seeds: int = 60) -> None:
     values = np.array([trace_draws(replace(snapshot, step=step), 4).trace.mean() for step in range(seeds)])
     assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / seeds**0.5
     assert values.std() < 4 * abs(truth) + 10
+
+
+@pytest.mark.parametrize("likelihood", [None, Categorical()], ids=["Hutchinson", "Fisher + residual"])
+def test_layers_are_the_blocks_of_the_hessian_and_add_up_to_the_whole(likelihood: Likelihood | None) -> None:
+    loss = smoothed if likelihood is None else F.cross_entropy
+    snapshot = classified(loss, likelihood)
+    blocks = dense_hessian(snapshot).diagonal().split([4 * 6 + 6, 6 * CLASSES + CLASSES])
+    found = [list(HessianTrace(groups=4).measure(replace(snapshot, step=step), {})) for step in range(60)]
+    assert [m.labels.get("layer") for m in found[0]] == [None, "0", "2", None]
+    values = np.array([[m.estimate.value for m in each] for each in found])
+    np.testing.assert_allclose(values[:, 0], values[:, 1] + values[:, 2])
+    for mean, spread, block in zip(values.mean(0)[1:3], values.std(0, ddof=1)[1:3], blocks, strict=True):
+        assert abs(mean - float(block.sum())) < 4 * spread / 60**0.5
 
 
 def summed(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from probe_agent.estimators.draws import mean_of
 from probe_agent.likelihood import Categorical
 from probe_agent.probe import Measurement
 from probe_agent.probe_set import ProbeSet
@@ -40,7 +41,7 @@ def test_cross_entropy_is_the_mean_of_its_terms(problem: Callable[[], Problem]) 
     assert loss.draws is not None
     assert loss.draws.mean() == pytest.approx(expected, rel=1e-12)
     assert loss.estimate.n == problem().probe_set.n
-    assert loss.estimate.stderr == pytest.approx(loss.draws.std(ddof=1) / math.sqrt(loss.draws.size))
+    assert loss.estimate.stderr == pytest.approx(mean_of(loss.draws).stderr)
 
 
 def test_the_terms_of_cross_entropy_are_the_samples_losses() -> None:
@@ -161,7 +162,7 @@ def test_accuracy_is_the_share_of_hits() -> None:
     assert isinstance(inputs, Tensor)
     hits = (problem.model(inputs).argmax(-1) == problem.probe_set.targets).double()
     assert accuracy.estimate.value == pytest.approx(float(hits.mean()))
-    assert accuracy.estimate.stderr == pytest.approx(float(hits.std()) / math.sqrt(40))
+    assert accuracy.estimate.stderr == pytest.approx(mean_of(hits.numpy()).stderr)
     assert accuracy.quantity.unit == "ratio"
     np.testing.assert_array_equal(accuracy.draws, hits)
 

@@ -298,7 +298,7 @@ def test_the_estimates_are_those_of_the_draws_and_say_what_they_are_of() -> None
     assert reconstructed.draws is not None
     assert probed.draws is not None
     assert reconstructed.estimate.value == reconstructed.draws.mean()
-    assert reconstructed.estimate.stderr == pytest.approx(reconstructed.draws.std(ddof=1) / math.sqrt(40))
+    assert reconstructed.estimate.stderr == pytest.approx(mean_of(reconstructed.draws).stderr)
     assert reconstructed.settings == {"n": "40", "last": "input of 3", "target": "inputs"}
     assert probed.estimate.stderr > 0
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from probe_agent.errors import NotApplicable
+from probe_agent.estimators.draws import mean_of, student
 from probe_agent.probe import Measurement
 from probe_agent.probes.sharpness import Sharpness
 from probe_agent.snapshot import Snapshot
@@ -66,7 +67,7 @@ def test_the_draws_average_to_the_value(n: int) -> None:
     assert measurement.draws is not None
     assert len(measurement.draws) == measurement.estimate.n == min(8, n)
     assert measurement.draws.mean() == pytest.approx(measurement.estimate.value, rel=1e-9)
-    sampling = measurement.draws.std(ddof=1) / math.sqrt(len(measurement.draws))
+    sampling = mean_of(measurement.draws).stderr
     assert sampling <= measurement.estimate.stderr <= math.hypot(sampling, 0.05 * measurement.estimate.value)
 
 
@@ -84,9 +85,9 @@ def test_the_standard_error_covers_the_populations_sharpness(n: int) -> None:
         for seed in range(repeats)
     ]
     z = np.array([(e.value - 4) / e.stderr for e in estimates])
-    assert 0.86 <= np.mean(np.abs(z) < 2.36) <= 1  # 95 % for the t distribution of 8 groups
+    assert 0.86 <= np.mean(np.abs(z) < 1.96) <= 1
     spread = np.std([e.value for e in estimates], ddof=1)
-    assert 0.85 <= math.sqrt(np.mean([e.stderr**2 for e in estimates])) / spread <= 1.2
+    assert 0.85 <= math.sqrt(np.mean([e.stderr**2 for e in estimates])) / student(8) / spread <= 1.2
 
 
 def test_the_standard_error_covers_the_sharpness_of_softmax_regression_on_all_the_data() -> None:
@@ -99,7 +100,7 @@ def test_the_standard_error_covers_the_sharpness_of_softmax_regression_on_all_th
         some = torch.randperm(20000, generator=torch.Generator().manual_seed(seed))[:200]
         estimate = measured(snapshot_of(model, x[some], y[some], seed=seed)).estimate
         z.append((estimate.value - truth) / estimate.stderr)
-    assert np.mean(np.abs(z) < 2.36) >= 0.85
+    assert np.mean(np.abs(z) < 1.96) >= 0.85
 
 
 def test_the_same_snapshot_gives_the_same_numbers() -> None:

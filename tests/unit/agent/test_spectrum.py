@@ -135,7 +135,7 @@ def test_the_standard_errors_cover_the_populations_values() -> None:
             estimate = found[name].estimate
             z[name].append((estimate.value - truth) / estimate.stderr)
     for values in z.values():
-        assert 0.85 <= np.mean(np.abs(values) < 2.36) <= 0.99  # 95 % for the t distribution of 8 groups
+        assert 0.85 <= np.mean(np.abs(values) < 1.96) <= 0.99
 
 
 def test_too_few_products_are_said_and_the_errors_still_hold_the_truth() -> None:
