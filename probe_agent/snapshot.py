@@ -121,13 +121,14 @@ class Snapshot:
         return torch.func.functional_call(self.model, dict(params), args, kwargs)
 
     def predictions(self) -> Any:
-        """What the model gives on the probe set, without a graph: computed once a snapshot, not to be written to."""
-
-        def computed() -> Any:
-            with torch.no_grad():
-                return self.outputs()
-
-        return self.once("predictions", computed)
+        """What the model gives on the probe set, without a graph; a tensor is computed once a snapshot."""
+        with torch.no_grad():
+            if "predictions" not in self._shared:
+                outputs = self.outputs()
+                if not isinstance(outputs, Tensor):
+                    return outputs
+                self._shared["predictions"] = outputs
+            return self._shared["predictions"].clone()  # the user's loss may work in place
 
     def loss(
         self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None, targets: Tensor | None = None

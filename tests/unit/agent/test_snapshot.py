@@ -190,3 +190,25 @@ def test_a_generator_gives_the_same_draws_for_the_same_purpose_only() -> None:
     other = torch.rand(4, generator=snapshot.generator("vectors"))
     assert torch.equal(*same)
     assert not torch.equal(same[0], other)
+
+
+def test_predictions_are_computed_once_and_a_loss_that_works_in_place_spoils_them_for_nobody() -> None:
+    calls = []
+    model = nn.Linear(3, 2)
+    snapshot = take(model, torch.randn(5, 3))
+    snapshot.model.register_forward_hook(lambda *_: calls.append(1))
+    first = snapshot.predictions()
+    expected = first.clone()
+    first.mul_(0)
+    assert torch.equal(snapshot.predictions(), expected)
+    assert not first.requires_grad
+    assert len(calls) == 1
+
+
+def test_what_is_computed_on_a_further_set_is_shared_and_is_not_that_of_the_probe_set() -> None:
+    further = {"test": ProbeSet(torch.ones(4, 3), torch.zeros(4, dtype=torch.long))}
+    probe_set = ProbeSet(torch.zeros(5, 3), torch.zeros(5, dtype=torch.long))
+    snapshot = Snapshot.take(nn.Linear(3, 2), 0, probe_set, F.cross_entropy, None, 0, further_sets=further)
+    assert snapshot.on("test") is snapshot.on("test")
+    assert snapshot.on("test").predictions().shape == (4, 2)
+    assert snapshot.predictions().shape == (5, 2)
