@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from against import local_complexity
 from against.curvature import curvature
 from against.learning_coefficient import learning_coefficients
 from against.linear_regions import in_planes
@@ -71,7 +72,9 @@ def measured(images: Path | None, text: Path | None) -> Iterator[Comparison]:
         yield signal_set(workload, STEPS[-1])
         if workload.inputs.is_floating_point():
             yield from on_images(workload, STEPS[-1])
+            yield from local_complexity.on_images(workload, STEPS[-1])
     yield from on_digits()
+    yield from local_complexity.on_digits()
     yield from learning_coefficients()
     yield from in_planes()
 
@@ -115,7 +118,8 @@ def machine() -> dict[str, Any]:
 
 
 def _title(comparison: Comparison) -> str:
-    return f"{comparison.quantity}: {comparison.workload} (one step {comparison.step_seconds * 1000:.3g} ms)"
+    unit = f" (one step {comparison.step_seconds * 1000:.3g} ms)" if comparison.step_seconds else ""
+    return f"{comparison.quantity}: {comparison.workload}{unit}"
 
 
 def _cells(result: Result) -> tuple[str, ...]:

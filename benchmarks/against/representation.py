@@ -1,14 +1,13 @@
-"""Gradient subspace, reconstruction, local complexity and the three signals of an early intervention, beside the published ways."""
+"""Gradient subspace, reconstruction and the three signals of an early intervention, beside the published ways."""
 
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from against import peers
 from against.curvature import RADIUS, first, of, rise
@@ -16,7 +15,6 @@ from against.timing import Arm, Comparison, Result, Value, compare, relative
 from against.workloads import Frozen, Workload, digits
 from probe_agent.estimators.draws import mean_of
 from probe_agent.estimators.features import features_of
-from probe_agent.estimators.local_complexity import FRAMES, crossings, frames
 from probe_agent.estimators.perturbation import average_rise, loss_at, loss_here
 from probe_agent.estimators.ranks import spectrum
 from probe_agent.estimators.reconstruction import reconstruction_draws
@@ -25,10 +23,8 @@ from probe_agent.estimators.trained_decoder import trained_decoder
 from probe_agent.presets import liu_gurevych
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.gradient_subspace import GradientSubspace
-from probe_agent.probes.local_complexity import LocalComplexity
 from probe_agent.probes.reconstruction import Reconstruction
 
-DIRECTIONS = 25
 CHECKPOINTS = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
@@ -36,7 +32,6 @@ def on_images(workload: Workload, step: int) -> Iterator[Comparison]:
     """What is measured on the convolutional network."""
     yield subspace(workload, step, 256)
     yield reconstruction(workload, step)
-    yield complexity(workload, step, points=32, directions=20)
 
 
 def on_digits() -> Iterator[Comparison]:
@@ -44,7 +39,6 @@ def on_digits() -> Iterator[Comparison]:
     workload = digits(64, 48, 48, 10).train({200, 800})
     for step in workload.states:
         yield subspace(workload, step, 512)
-    yield complexity(digits(64, 200, 200, 200, 10).train({200}), 200, points=1000, directions=DIRECTIONS)
     yield signals(digits(64, 100, 100, 10, rate=0.05).train(set(CHECKPOINTS)))
 
 
@@ -111,80 +105,6 @@ def reconstruction(workload: Workload, step: int) -> Comparison:
     truth_is = "the best ridge decoder, of all pixels, in float64, on the same split"
     where = f"{workload.name}, step {step}, 128 features to 3072 pixels"
     return compare("reconstruction", where, truth_is, arms, workload.step(slice(64)))
-
-
-def complexity(workload: Workload, step: int, *, points: int, directions: int) -> Comparison:
-    """Units crossed around a point, counted in one pass and as published."""
-    at = workload.at(step, max(points, 128))
-    x = at.x[:points]
-    radius = 0.02 * float((x - x.mean(0)).flatten(1).norm(dim=1).mean())
-    own = frames(at.snapshot().generator(FRAMES), x, directions)
-    exact = _published_counts(at.model, x, own, radius)
-    counted: dict[str, Tensor] = {}
-
-    def ours() -> Value:
-        found = crossings(at.snapshot(), x, radius=radius, directions=directions)
-        counted["ours"] = torch.from_numpy(np.sum(list(found.by_layer.values()), axis=0))
-        return float(counted["ours"].mean())
-
-    def published() -> Value:
-        return float(_published_counts(at.model, x, own[:1], radius).mean())
-
-    vertices = f"{points} points, {2 * directions} vertices"
-    wrong = f"the published way with our frames; error: share of the {points} points whose count differs"
-    arms = [
-        Arm("ours, crossings()", ours, lambda _: float((counted["ours"] != exact).double().mean()), "a frame a point"),
-        Arm("published", published, note="one frame for all points"),
-        Arm("ours, LocalComplexity()", lambda: of(LocalComplexity(), at), note="at its defaults, all its quantities"),
-        Arm("bare forward of the vertices", lambda: _bare(at.model, x, own, radius), note="nothing counted"),
-    ]
-    batch = 64 if x.dim() > 2 else 128
-    where = f"{workload.name}, step {step}, {vertices}"
-    return compare("local complexity", where, wrong, arms, workload.step(slice(batch)))
-
-
-def _published_counts(model: nn.Module, points: Tensor, of_points: Tensor, radius: float) -> Tensor:
-    """Humayun, Balestriero and Baraniuk (2024, sec. 3): all pre-activations kept, signs compared with the first vertex's.
-
-    ``of_points`` are frames of shape (n, P, D), or (1, P, D) for one that all points share.
-    """
-    kept: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
-        for module in model.modules()
-        if isinstance(module, nn.ReLU)
-    ]
-    counts = []
-    for start in range(0, len(points), _at_once(points)):
-        some = slice(start, start + _at_once(points))
-        vertices = _vertices(points[some], of_points if len(of_points) == 1 else of_points[some], radius)
-        with torch.no_grad():
-            model(vertices.flatten(0, 1))
-        signs = [torch.sign(values).reshape(*vertices.shape[:2], -1) for values in kept]
-        counts.append(sum((s != s[:, :1]).any(1).sum(1) for s in signs))
-        kept.clear()
-    for hook in hooks:
-        hook.remove()
-    return torch.cat([c for c in counts if isinstance(c, Tensor)]).double()
-
-
-def _bare(model: nn.Module, points: Tensor, of_points: Tensor, radius: float) -> float:
-    size = _at_once(points)
-    with torch.no_grad():
-        for some, where in zip(points.split(size), of_points.split(size), strict=True):
-            model(_vertices(some, where, radius).flatten(0, 1))
-    return 0.0
-
-
-def _at_once(points: Tensor) -> int:
-    """Points in a batch: as the published code takes images; of vectors the number that made it fastest where we tried."""
-    return 16 if points.dim() > 2 else 100
-
-
-def _vertices(points: Tensor, of_points: Tensor, radius: float) -> Tensor:
-    """X ± r v, shape (n, 2P, ...)."""
-    moved = radius * of_points.reshape(*of_points.shape[:2], *points.shape[1:])
-    return torch.cat([points[:, None] + moved, points[:, None] - moved], 1)
 
 
 def _best_ridge(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor) -> float:

@@ -47,7 +47,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A question, the workload it was asked of, and what each arm gave."""
+    """A question, the workload it was asked of, and what each arm gave; a step of 0 seconds where nothing was timed."""
 
     quantity: str
     workload: str

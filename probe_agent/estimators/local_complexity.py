@@ -15,6 +15,7 @@ by all points adds an error that more points do not average out.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -30,14 +31,17 @@ from probe_agent.snapshot import Snapshot
 ROUNDINGS = 64.0
 """The radius must exceed the rounding of the inputs this many times for x ± r v to be what it says."""
 
-CPU_CHUNK_BYTES = 4 * 2**20
-"""What a chunk's vertices may take in the widest layer: the size in which a CPU was fastest, from 1 to 64 MiB."""
+CPU_CHUNK_BYTES = 2**20
+"""What a chunk's vertices may take in the widest layer: of the sizes tried, from 1/4 to 64 MiB, a CPU was among the fastest at it."""
 
 GPU_CHUNK_BYTES = 128 * 2**20
 """The same on an accelerator, where few large launches are cheaper than many small ones."""
 
 ALIVE_GROUPS = 8
 """Groups of points a unit's being alive is noted for, so that what other points would show can be jackknifed."""
+
+KEPT_BYTES = 32 * 2**20
+"""What the frames kept from one snapshot to the next may take; larger ones are made anew each time."""
 
 FRAMES = "local complexity frames"
 """What the frames' random numbers are drawn for: the same at every snapshot of a run."""
@@ -53,11 +57,12 @@ class Crossings:
     """Crossed units around each of n points: by layer, in the order the layers run, arrays of shape ``(n,)``.
 
     A point whose pre-activations are not numbers counts NaN. ``functions`` names each layer's
-    activation function, ``units`` is how many it has. ``alive`` tells of each unit whether it was ever
-    above zero around each of `ALIVE_GROUPS` groups of points (fewer where there are fewer points): bool of
-    shape ``(groups, units)``. ``directions`` is P, the number of them that was used. ``bend`` and
-    ``slope`` are each point's ‖f(x+rv) + f(x−rv) − 2f(x)‖ and ‖f(x+rv) − f(x−rv)‖, averaged over v,
-    of shape ``(n,)``; None where the outputs are not one row a vertex.
+    activation function, ``units`` is how many it has. ``directions`` is P, the number of them that was used.
+
+    Where the points themselves were run too, ``alive`` tells of each unit whether it was ever above zero at or
+    around each of `ALIVE_GROUPS` groups of points (fewer where there are fewer points): bool of shape
+    ``(groups, units)``. ``bend`` and ``slope`` are then each point's ‖f(x+rv) + f(x−rv) − 2f(x)‖ and
+    ‖f(x+rv) − f(x−rv)‖, averaged over v, of shape ``(n,)``; None where the outputs are not one row a vertex.
     """
 
     by_layer: dict[str, Draws]
@@ -68,6 +73,12 @@ class Crossings:
     bend: Draws | None
     slope: Draws | None
 
+    @property
+    def whole(self) -> Draws:
+        """Crossed units of all layers together, around each point."""
+        summed: Draws = np.sum(list(self.by_layer.values()), axis=0)
+        return summed
+
 
 def crossings(
     snapshot: Snapshot,
@@ -75,6 +86,9 @@ def crossings(
     *,
     radius: float,
     directions: int = 25,
+    around: int | None = None,
+    centres: bool = True,
+    memory: dict[str, Any] | None = None,
     chunk_bytes: int | None = None,
     evaluate: Evaluate | None = None,
 ) -> Crossings:
@@ -85,6 +99,9 @@ def crossings(
         points: inputs, shape ``(n, ...)``, or what stands for them (an embedding), moved about by ``evaluate``.
         radius: r > 0, in units of the points.
         directions: P, at most; D where the points have fewer dimensions.
+        around: how many of the points to look around; by default all. At the others only ``alive`` is noted.
+        centres: whether the points themselves are run, for all but the counts.
+        memory: where the frames are kept from one call to the next, if they are small.
         chunk_bytes: what the vertices of one chunk of points may take in the widest layer; by default as
             the device likes it. The counts do not depend on it but for rounding.
         evaluate: how the model is run at moved points; by default they are its inputs.
@@ -95,42 +112,55 @@ def crossings(
     _check_radius(points, radius)
     evaluate = evaluate or (lambda vertices, _: snapshot.outputs(inputs=vertices))
     directions = min(directions, points[0].numel())
-    survey, link = _count(snapshot, snapshot.generator(FRAMES), points, slice(0, 1), radius, directions, evaluate)
-    layers = [layer for layer in survey.functions if layer != link]
-    if not layers:
-        raise NotApplicable(_nothing_seen(snapshot))
     if chunk_bytes is None:
         chunk_bytes = CPU_CHUNK_BYTES if points.device.type == "cpu" else GPU_CHUNK_BYTES
-    widest = max(points[0].numel(), *(survey.units[layer] for layer in layers))
-    chunk = max(1, chunk_bytes // (2 * directions * widest * points.element_size()))
-    groups = min(ALIVE_GROUPS, len(points))
-    chunk = min(chunk, math.ceil(len(points) / groups))
-    by_layer = {layer: torch.zeros(len(points), dtype=torch.float64, device=points.device) for layer in layers}
-    alive = {
-        layer: torch.zeros(groups, survey.units[layer], dtype=torch.bool, device=points.device) for layer in layers
-    }
-    bends, slopes = [], []
+    n = len(points) if around is None else min(around, len(points))
+    count = _Count(n, len(points))
+    kept = None if memory is None else _kept(memory, snapshot, points[:n], directions)
     generator = snapshot.generator(FRAMES)
-    for start in range(0, len(points), chunk):
-        some = slice(start, min(start + chunk, len(points)))
-        count, _ = _count(snapshot, generator, points, some, radius, directions, evaluate)
-        for layer in layers:
-            if layer in count.crossed:  # a network may route some inputs past a layer
-                by_layer[layer][some] = count.crossed[layer]
-                if count.above[layer].shape == alive[layer].shape[1:]:
-                    alive[layer][start * groups // len(points)] |= count.above[layer]
-        bends.append(count.bend)
-        slopes.append(count.slope)
-    whole = all(part is not None for part in bends)
+    chunk = start = 0
+    while start < n:
+        some = slice(start, min(start + max(chunk, 1), n))  # the first point tells how many more fit
+        frame = frames(generator, points[some], directions) if kept is None else kept[some]
+        outputs = _seen(snapshot, count, evaluate, _vertices(points[some], frame, radius), some, directions)
+        if centres:
+            count.bend(some, outputs, _seen(snapshot, count, evaluate, points[some], some, 0))
+        start = some.stop
+        if not chunk:
+            widest = max(points[0].numel(), *(count.units.values() or (0,)))
+            chunk = max(1, chunk_bytes // (2 * directions * widest * points.element_size()))
+    layers = [layer for layer in count.functions if layer not in count.links]
+    if not layers:
+        raise NotApplicable(_nothing_seen(snapshot))
+    rows = 2 * directions * chunk
+    for first in range(n, len(points) if centres else n, rows):
+        some = slice(first, min(first + rows, len(points)))
+        _seen(snapshot, count, evaluate, points[some], some, 0)
+    bent = [part for part in count.bent if part is not None] if None not in count.bent else []
     return Crossings(
-        by_layer={layer: numbers(counts) for layer, counts in by_layer.items()},
-        functions={layer: survey.functions[layer] for layer in layers},
-        units={layer: survey.units[layer] for layer in layers},
-        alive={layer: flags.cpu().numpy() for layer, flags in alive.items()},
+        by_layer={layer: numbers(count.crossed[layer]) for layer in layers},
+        functions={layer: count.functions[layer] for layer in layers},
+        units={layer: count.units[layer] for layer in layers},
+        alive={layer: (count.top[layer] > 0).cpu().numpy() for layer in layers},
         directions=directions,
-        bend=np.concatenate([part for part in bends if part is not None]) if whole else None,
-        slope=np.concatenate([part for part in slopes if part is not None]) if whole else None,
+        bend=np.concatenate([bend for bend, _ in bent]) if bent else None,
+        slope=np.concatenate([slope for _, slope in bent]) if bent else None,
     )
+
+
+def _kept(memory: dict[str, Any], snapshot: Snapshot, points: Tensor, directions: int) -> Tensor | None:
+    """The frames of the points, made once a run and kept under "frames"; None where they are too large to keep."""
+    if points.numel() * directions * points.element_size() > KEPT_BYTES:
+        return None
+    kept: Tensor | None = memory.get("frames")
+    if (
+        kept is None
+        or len(kept) < len(points)
+        or kept.shape[1:] != (directions, points[0].numel())
+        or (kept.dtype, kept.device) != (points.dtype, points.device)
+    ):
+        kept = memory["frames"] = frames(snapshot.generator(FRAMES), points, directions)
+    return kept
 
 
 def frames(generator: torch.Generator, points: Tensor, directions: int) -> Tensor:
@@ -150,81 +180,97 @@ def _vertices(points: Tensor, frame: Tensor, radius: float) -> Tensor:
     return (points.flatten(1).unsqueeze(1) + steps).reshape(-1, *points.shape[1:])
 
 
-def _count(
-    snapshot: Snapshot,
-    generator: torch.Generator,
-    points: Tensor,
-    some: slice,
-    radius: float,
-    directions: int,
-    evaluate: Evaluate,
-) -> tuple["_Count", str | None]:
-    """One pass of some points' vertices: what was crossed, and the layer that is a link function, if any."""
-    centres = points[some]
-    vertices = _vertices(centres, frames(generator, centres, directions), radius)
-    count = _Count(len(centres), directions)
+def _seen(snapshot: Snapshot, count: "_Count", evaluate: Evaluate, moved: Tensor, some: slice, directions: int) -> Any:
+    """One pass: the outputs at moved points, all pre-activations having been counted."""
     outputs: list[Any] = []
 
     def forward() -> Any:
-        outputs.append(evaluate(vertices, some))
+        outputs.append(evaluate(moved, some))
         return outputs[0]
 
     with torch.no_grad():
-        link = see_activations(snapshot.model, forward, count.see)
-        count.bent(outputs[0], evaluate(centres, some))
-    return count, link
+        link = see_activations(snapshot.model, forward, partial(count.see, some, 2 * directions))
+    if link is not None:
+        count.links.add(link)
+    return outputs[0]
 
 
 @final
 class _Count:
-    """Crossed units of one pass, reduced the moment a pre-activation is seen; nothing else is kept."""
+    """What all passes showed, reduced the moment a pre-activation is seen; of the layers nothing else is kept.
 
-    def __init__(self, points: int, directions: int) -> None:
+    ``crossed`` is by layer of shape ``(n,)``; ``top`` the largest pre-activations in each group of points,
+    ``(groups, units)``.
+    """
+
+    def __init__(self, looked_around: int, points: int) -> None:
+        self._n = looked_around
         self._points = points
-        self._vertices = 2 * directions
+        self._groups = min(ALIVE_GROUPS, points)
         self.crossed: dict[str, Tensor] = {}
+        self.top: dict[str, Tensor] = {}
         self.units: dict[str, int] = {}
         self.functions: dict[str, str] = {}
-        self.above: dict[str, Tensor] = {}
-        self.bend: Draws | None = None
-        self.slope: Draws | None = None
+        self.links: set[str] = set()
+        self.bent: list[tuple[Draws, Draws] | None] = []
 
-    def bent(self, around: object, centre: object) -> None:
-        """Compare the outputs at opposite vertices with each other and with the centre's."""
-        if not (isinstance(around, Tensor) and isinstance(centre, Tensor)):
-            return
-        if (
-            len(around) != self._points * self._vertices
-            or len(centre) != self._points
-            or not around.is_floating_point()
-        ):
-            return
-        plus, minus = around.double().reshape(self._points, 2, self._vertices // 2, -1).unbind(1)
-        middle = centre.double().reshape(self._points, 1, -1)
-        self.bend = numbers((plus + minus - 2 * middle).norm(dim=2).mean(1))
-        self.slope = numbers((plus - minus).norm(dim=2).mean(1))
-
-    def see(self, layer: str, function: str, z: Tensor) -> None:
-        by_point = self._by_point(z)
+    def see(self, some: slice, vertices: int, layer: str, function: str, z: Tensor) -> None:
+        """Note a layer's pre-activations at so many vertices a point, or at the points themselves if 0."""
+        by_point = _by_point(z, some.stop - some.start, max(vertices, 1))
         if by_point is None:
             return
-        high, low = by_point.amax(dim=1), by_point.amin(dim=1)
-        # The published sign(z) is 0 at 0, a sign of its own: differing signs are exactly this.
-        crossed = ((high >= 0) & (low <= 0) & (high != low)).sum(dim=1, dtype=torch.float64)
-        self.crossed[layer] = crossed.masked_fill(high.isnan().any(dim=1), math.nan)
-        self.units[layer] = high.shape[1]
-        self.above[layer] = (high > 0).any(dim=0)
-        self.functions[layer] = function
+        high = by_point.amax(dim=1)
+        if layer not in self.top:
+            if not vertices:
+                return  # one row is mistaken for anything
+            self.functions[layer], self.units[layer] = function, high.shape[1]
+            self.crossed[layer] = torch.zeros(self._n, dtype=torch.float64, device=z.device)
+            self.top[layer] = torch.full((self._groups, high.shape[1]), -math.inf, dtype=z.dtype, device=z.device)
+        if vertices:
+            self.crossed[layer][some] = crossed_by(high, by_point.amin(dim=1))
+        top = self.top[layer]
+        if high.shape[1] != top.shape[1]:  # a network may route more of some inputs through a layer
+            return
+        for group in range(some.start * self._groups // self._points, self._groups):
+            # Point i belongs to group ⌊i · groups / points⌋.
+            first, last = (-(-g * self._points // self._groups) - some.start for g in (group, group + 1))
+            if first >= len(high):
+                break
+            torch.maximum(top[group], high[max(first, 0) : last].amax(dim=0), out=top[group])
 
-    def _by_point(self, z: Tensor) -> Tensor | None:
-        """The pre-activation as ``(points, vertices, units)``, whichever axis holds the rows."""
-        rows = self._points * self._vertices
-        axis = next((axis for axis, size in enumerate(z.shape) if size == rows), None)
-        if axis is not None:
-            return z.movedim(axis, 0).reshape(self._points, self._vertices, -1)
-        if z.dim() and z.shape[0] and z.shape[0] % rows == 0:  # positions folded into the batch
-            return z.reshape(self._points, self._vertices, -1)
-        return None
+    def bend(self, some: slice, around: object, centre: object) -> None:
+        """Compare the outputs at opposite vertices with each other and with the centre's."""
+        self.bent.append(None)
+        points = some.stop - some.start
+        if not (isinstance(around, Tensor) and isinstance(centre, Tensor) and around.is_floating_point()):
+            return
+        if len(centre) != points or len(around) % (2 * points) or around[0].numel() != centre[0].numel():
+            return
+        plus, minus = around.double().reshape(points, 2, len(around) // (2 * points), -1).unbind(1)
+        middle = centre.double().reshape(points, 1, -1)
+        bend, slope = (plus + minus - 2 * middle).norm(dim=2).mean(1), (plus - minus).norm(dim=2).mean(1)
+        self.bent[-1] = numbers(bend), numbers(slope)
+
+
+def _by_point(z: Tensor, points: int, vertices: int) -> Tensor | None:
+    """The pre-activation as ``(points, vertices, units)``, whichever axis holds the rows."""
+    rows = points * vertices
+    axis = next((axis for axis, size in enumerate(z.shape) if size == rows), None)
+    if axis is not None:
+        return z.movedim(axis, 0).reshape(points, vertices, -1)
+    if z.dim() and z.shape[0] and z.shape[0] % rows == 0:  # positions folded into the batch
+        return z.reshape(points, vertices, -1)
+    return None
+
+
+def crossed_by(high: Tensor, low: Tensor) -> Tensor:
+    """How many units do not have one sign at all vertices, from their extremes ``(points, units)``: float64 ``(points,)``.
+
+    The published sign(z) is 0 at 0, a sign of its own. Signs are in the order of numbers, so that they all
+    are one where those of the extremes are. A point with an extreme that is not a number counts NaN.
+    """
+    counts = (high.sign() != low.sign()).sum(dim=1).double()
+    return counts.masked_fill(high.sum(dim=1).isnan() & high.isnan().any(dim=1), math.nan)
 
 
 def _check_radius(points: Tensor, radius: float) -> None:

@@ -7,10 +7,12 @@ all 2P vertices. `probe_agent.probes.local_complexity` gives each point a frame 
 logits out, for the reasons in its card.
 
 The counts are the published ones; the work is not. Nothing is kept of a layer but its smallest and largest
-output over the vertices, and where the network begins with a linear layer its outputs at x ± r v are
-z(x) ± r W v: n + P rows are multiplied instead of 2 P n, for all radii at once.
+output over the vertices. Where the network begins with a linear layer its outputs at x ± r v are
+z(x) ± r W v: n + P rows are multiplied instead of 2 P n, for all radii at once, and whether it is crossed
+follows from |z(x)| ≤ r max |W v|.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,10 +21,14 @@ from torch import Tensor, nn
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators.draws import Draws, numbers
+from probe_agent.estimators.local_complexity import crossed_by
 from probe_agent.snapshot import Snapshot
 
-CHUNK_BYTES = 4 * 2**20
-"""What the vertices of a chunk may take: on a CPU the caches decide, not the memory."""
+CHUNK_BYTES = 2**20
+"""What a chunk's vertices may take: on a CPU the caches decide, not the memory."""
+
+FIRST_BYTES = 2**21
+"""The same of the first layer's outputs, where they are all that is made."""
 
 
 def published_frame(dimension: int, directions: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -53,28 +59,42 @@ def published_crossings(
         layers: paths of the modules whose outputs are looked at, each called once in a pass.
     """
     counts = [{layer: torch.zeros(len(points), dtype=torch.float64) for layer in layers} for _ in radii]
-    chunk = max(1, CHUNK_BYTES // (2 * frame.numel() * points.element_size()))
-    first = _first_linear(snapshot.model, points)
-    with torch.no_grad(), _extremes(snapshot.model, layers, 2 * len(frame)) as seen:
-        for start in range(0, len(points), chunk):
-            some = points[start : start + chunk]
-            rows = (len(some) * 2 * len(frame), *some.shape[1:])
-            if first is not None:
-                # The functions, and not the module, which is being watched.
-                centre = nn.functional.linear(some.flatten(1), first.weight, first.bias)
-                along = nn.functional.linear(frame, first.weight)
-            for radius, found in zip(radii, counts, strict=True):
-                steps = torch.cat([frame, -frame]) * radius
-                if first is None:
-                    vertices = (some.flatten(1)[:, None] + steps).reshape(rows)
-                    snapshot.outputs(inputs=vertices)
-                else:
-                    moved = (centre[:, None] + torch.cat([along, -along]) * radius).flatten(0, 1)
-                    with _given(first, moved):
-                        snapshot.outputs(inputs=some[:1].expand(rows))
-                for layer in layers:
-                    found[layer][start : start + len(some)] = seen.pop(layer)
+    vertices = 2 * len(frame)
+    signed = torch.cat([frame, -frame])
+    with torch.no_grad():
+        first = _first_linear(snapshot.model, points)
+        path = next((path for path, module in snapshot.model.named_modules() if module is first), None)
+        most, wide = (CHUNK_BYTES, points[0].numel()) if first is None else (FIRST_BYTES, first.out_features)
+        chunk = max(1, most // (vertices * wide * points.element_size()))
+        # The function, and not the module, which is being watched.
+        along = signed if first is None else nn.functional.linear(signed, first.weight)
+        moves = [radius * along for radius in radii]
+        with _counted(snapshot.model, [layer for layer in layers if layer != path], vertices) as seen:
+            for start in range(0, len(points), chunk):
+                some = points[start : start + chunk]
+                rows = (len(some) * vertices, *some.shape[1:])
+                around = some.flatten(1)
+                if first is not None:
+                    around = nn.functional.linear(around, first.weight, first.bias)
+                for move, found in zip(moves, counts, strict=True):
+                    moved = (around[:, None] + move).flatten(0, 1)
+                    if first is None:
+                        snapshot.outputs(inputs=moved.reshape(rows))
+                    else:
+                        with _given(first, moved):
+                            snapshot.outputs(inputs=some[:1].expand(rows))
+                        if path in found:
+                            seen[path] = _crossed_linear(around, move)
+                    for layer in layers:
+                        found[layer][start : start + len(some)] = seen.pop(layer)
     return [{layer: numbers(count) for layer, count in found.items()} for found in counts]
+
+
+def _crossed_linear(centre: Tensor, moves: Tensor) -> Tensor:
+    """How many outputs z ± r W v change sign: rounding keeps the sign of a sum, so this is exact."""
+    reach = moves.amax(0)
+    counts = ((centre.abs() <= reach) & (reach > 0)).sum(1).double()
+    return counts.masked_fill(centre.isnan().any(1), math.nan)
 
 
 def _first_linear(model: nn.Module, points: Tensor) -> nn.Linear | None:
@@ -87,8 +107,7 @@ def _first_linear(model: nn.Module, points: Tensor) -> nn.Linear | None:
 
     handles = [module.register_forward_pre_hook(note) for module in model.modules()]
     try:
-        with torch.no_grad():
-            model(points[:1])
+        model(points[:1])
     finally:
         for handle in handles:
             handle.remove()
@@ -112,15 +131,13 @@ def _given(module: nn.Linear, output: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _extremes(model: nn.Module, layers: Sequence[str], vertices: int) -> Iterator[dict[str, Tensor]]:
+def _counted(model: nn.Module, layers: Sequence[str], vertices: int) -> Iterator[dict[str, Tensor]]:
     """How many outputs of each layer change sign around each point, told while a pass runs."""
     seen: dict[str, Tensor] = {}
 
     def see(layer: str, z: Tensor) -> None:
         by_point = z.reshape(-1, vertices, z[0].numel())
-        high, low = by_point.amax(1), by_point.amin(1)
-        # sign(0) is 0, a sign of its own: differing signs are exactly this.
-        seen[layer] = ((high >= 0) & (low <= 0) & (high != low)).sum(1).double().cpu()
+        seen[layer] = crossed_by(by_point.amax(1), by_point.amin(1)).cpu()
 
     handles = [
         model.get_submodule(layer).register_forward_hook(lambda _m, _a, z, layer=layer: see(layer, z))

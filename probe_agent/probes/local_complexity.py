@@ -64,8 +64,12 @@ noise; at this one it has some ten and keeps its shape."""
 SMALL_COUNT = 2.0
 """Crossed units a point at which the small radius is set: few enough to see what happens right at the inputs."""
 
-SMALL_POINTS = 16
-"""Points the small radius is searched with, once a run."""
+FEW = 16
+"""The fewest points that are looked around, and those the number of points and the small radius are chosen with."""
+
+
+SEARCHES = 4
+"""Passes in search of the small radius."""
 
 
 @final
@@ -88,11 +92,14 @@ class LocalComplexity(Probe):
     NOT_CONVERGED, and setting ``floor`` says at what loss.
 
     The cost is 2 · points · directions forward passes of one input, 6400 by default, and as many for the small
-    radius and each further split with ``side_points`` for points.
+    radius and each further split with ``side_points`` for points. Where points differ little they are fewer, down
+    to 16: as many, at the first snapshot and for good, as bring the relative standard error of the whole count to ``enough``.
 
     Attributes:
-        points: how many of the probe inputs to look around.
+        points: how many of the probe inputs to look around, at most; which units are dead is judged by so many in any case.
         side_points: the same for the small radius and the other splits.
+        enough: the relative standard error, at the first snapshot, for which no more inputs are looked around. Zero: all
+            points.
         directions: P, the orthonormal directions of a neighbourhood; at most the inputs' dimension.
         radius: of the neighbourhood, in the inputs' units. None is 0.02 times the mean distance of
             the probe inputs from their mean, at the first snapshot and for good: when the inputs
@@ -108,6 +115,7 @@ class LocalComplexity(Probe):
 
     points: int = 128
     side_points: int = 32
+    enough: float = 0.015
     directions: int = 25
     radius: float | None = None
     per_layer: bool = True
@@ -118,6 +126,10 @@ class LocalComplexity(Probe):
             raise ValueError(
                 f"Got points={self.points}, side_points={self.side_points}; need at least two for a standard error."
             )
+        if not self.enough >= 0:
+            raise ValueError(
+                f"Got enough={self.enough}; need a relative standard error, or 0 to look around all points."
+            )
         if self.directions < 1:
             raise ValueError(f"Got directions={self.directions}; need at least one.")
         if self.radius is not None and not self.radius > 0:
@@ -125,11 +137,15 @@ class LocalComplexity(Probe):
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
         """Whole first, then the layers in the order they run; then the small radius, then the other splits."""
-        space = input_space(snapshot, max(self.points, 2))
+        space = input_space(snapshot, self.points)
         if "radius" not in memory:
             memory["radius"] = _spread(space.points) * AUTOMATIC if self.radius is None else self.radius
         large = memory["radius"]
-        found = self._crossings(snapshot, space, large, self.points)
+        if "points" not in memory:
+            memory["points"] = self._enough(self._counted(snapshot, space, memory, large, FEW).whole)
+        points: int = memory["points"]
+        side = min(points, max(FEW, self.side_points * points // self.points), self.side_points)
+        found = self._crossings(snapshot, space, memory, large, points)
         outcome, floor = _floor(snapshot)
         settings = self._settings(snapshot, space, found, large) | floor
         yield from _around(found, {}, settings, outcome)
@@ -138,22 +154,43 @@ class LocalComplexity(Probe):
                 yield from _around(_only(found, layer), {"layer": layer}, settings, outcome)
         yield _defect(found, settings, outcome)
         if "small" not in memory:
-            memory["small"] = self._small(snapshot, space, large, found)
-        few = self._crossings(snapshot, space, memory["small"], self.side_points)
+            memory["small"] = self._small(snapshot, space, memory, found)
+        few = self._counted(snapshot, space, memory, memory["small"], side)
         settings = self._settings(snapshot, space, few, memory["small"]) | floor
         yield _count_of(few, {"radius": "small"}, settings, outcome)
-        for split, view in self._others(snapshot, space):
-            there = input_space(view, self.side_points)
-            counted = self._crossings(view, there, large, self.side_points)
+        for split, view in self._others(snapshot, space, side):
+            there = input_space(view, side)
+            counted = self._counted(view, there, memory, large, side)
             settings = self._settings(view, there, counted, large) | floor
             yield _count_of(counted, {"split": split}, settings, outcome)
             for layer in counted.by_layer if self.per_layer else ():
                 yield _count_of(_only(counted, layer), {"split": split, "layer": layer}, settings, outcome)
 
-    def _crossings(self, snapshot: Snapshot, space: InputSpace, radius: float, most: int) -> Crossings:
+    def _crossings(
+        self, snapshot: Snapshot, space: InputSpace, memory: Memory, radius: float, around: int, *, centres: bool = True
+    ) -> Crossings:
         return crossings(
-            snapshot, space.points[:most], radius=radius, directions=self.directions, evaluate=space.evaluate
+            snapshot,
+            space.points if centres else space.points[:around],
+            radius=radius,
+            directions=self.directions,
+            around=around,
+            centres=centres,
+            memory=memory,
+            evaluate=space.evaluate,
         )
+
+    def _counted(self, snapshot: Snapshot, space: InputSpace, memory: Memory, radius: float, around: int) -> Crossings:
+        """Crossed units alone."""
+        return self._crossings(snapshot, space, memory, radius, around, centres=False)
+
+    def _enough(self, counts: Draws) -> int:
+        """How many points bring the relative standard error to what is asked, by the spread of a few."""
+        mean, spread = float(counts.mean()), float(counts.std(ddof=1))
+        if not (self.enough and mean and math.isfinite(spread / mean)):
+            return self.points
+        needed = math.ceil((spread / mean / self.enough) ** 2)
+        return min(max(needed, FEW), self.points)
 
     def _settings(self, snapshot: Snapshot, space: InputSpace, found: Crossings, radius: float) -> dict[str, str]:
         settings = {
@@ -170,22 +207,29 @@ class LocalComplexity(Probe):
             settings["unseen"] = ", ".join(hidden)[:200]
         return settings
 
-    def _small(self, snapshot: Snapshot, space: InputSpace, large: float, found: Crossings) -> float:
-        """The radius at which a point has about `SMALL_COUNT` crossed units, or an eighth of the large one's, if that is less."""
-        target = min(SMALL_COUNT, float(_whole(found).mean()) / 8)
-        least = 100 * torch.finfo(space.points.dtype).eps * float(space.points.flatten(1).norm(dim=1).max())
-        low, high = min(math.log(max(large / 1000, least)), math.log(large / 2)), math.log(large)
-        for _ in range(8):
-            middle = (low + high) / 2
-            count = float(_whole(self._crossings(snapshot, space, math.exp(middle), SMALL_POINTS)).mean())
-            low, high = (middle, high) if count < target else (low, middle)
-        return math.exp((low + high) / 2)
+    def _small(self, snapshot: Snapshot, space: InputSpace, memory: Memory, found: Crossings) -> float:
+        """The radius at which a point has about `SMALL_COUNT` crossed units, or an eighth of the large one's, if that is less.
 
-    def _others(self, snapshot: Snapshot, space: InputSpace) -> Iterator[tuple[str, Snapshot]]:
+        The count is nearly proportional to the radius, which is therefore scaled, some times over.
+        """
+        large: float = memory["radius"]
+        count = float(found.whole.mean())
+        target = min(SMALL_COUNT, count / 8)
+        least = 100 * torch.finfo(space.points.dtype).eps * float(space.points.flatten(1).norm(dim=1).max())
+        least, most = min(max(large / 1000, least), large / 2), large / 2
+        radius = large
+        for tried in range(SEARCHES + 1):
+            if tried:
+                count = float(self._counted(snapshot, space, memory, radius, FEW).whole.mean())
+            scale = min(max(target / count, 1 / 64), 4) if count > 0 else 4
+            radius = min(max(radius * scale, least), most)
+        return radius
+
+    def _others(self, snapshot: Snapshot, space: InputSpace, points: int) -> Iterator[tuple[str, Snapshot]]:
         for split in snapshot.further_sets:
             yield split, snapshot.on(split)
         if space.name == "inputs":
-            yield "random", replace(snapshot, probe_set=_random(snapshot, self.side_points))
+            yield "random", replace(snapshot, probe_set=_random(snapshot, points))
 
 
 def _around(
@@ -193,20 +237,18 @@ def _around(
 ) -> Iterator[Measurement]:
     """Count, share of units, share of live units and dead share of one or all layers."""
     yield _count_of(found, labels, settings, outcome)
-    counts, units = _whole(found), sum(found.units.values())
+    counts, units = found.whole, sum(found.units.values())
     yield _measured(FRACTION, counts / units, labels, settings, outcome)
     alive = np.concatenate(list(found.alive.values()), axis=1)
-    live = int(alive.any(axis=0).sum())
+    woken = alive.sum(axis=0)
+    live = int((woken > 0).sum())
     if live:
         yield _measured(LIVE, counts / live, labels, settings, outcome)
     else:
         yield Measurement(
             quantity=LIVE, estimate=Estimate.without_value(Outcome.NOT_APPLICABLE), labels=labels, settings=settings
         )
-    others = ~np.eye(len(alive), dtype=bool)
-    without = (
-        np.array([1 - alive[kept].any(axis=0).mean() for kept in others]) if len(alive) > 1 else np.array([math.nan])
-    )
+    without = 1 - (woken > alive).mean(axis=1) if len(alive) > 1 else np.array([math.nan])
     finite = np.isfinite(counts).all()  # of pre-activations that are not numbers none is above zero
     dead = jackknife_draws(1 - live / units if finite else math.nan, without)
     yield _measured(DEAD, dead, labels, settings, outcome)
@@ -225,7 +267,7 @@ def _defect(found: Crossings, settings: dict[str, str], outcome: Outcome) -> Mea
 def _count_of(found: Crossings, labels: dict[str, str], settings: dict[str, str], outcome: Outcome) -> Measurement:
     functions = sorted(set(found.functions.values()))
     activation = ", ".join(name if name in BENT_AT_ZERO else f"{name} (proxy)" for name in functions)[:200]
-    return _measured(LOCAL_COMPLEXITY, _whole(found), labels, settings | {"activation": activation}, outcome)
+    return _measured(LOCAL_COMPLEXITY, found.whole, labels, settings | {"activation": activation}, outcome)
 
 
 def _measured(
@@ -235,12 +277,6 @@ def _measured(
     if mean.outcome is Outcome.OK:
         mean = Estimate(mean.value, mean.stderr, n=mean.n, outcome=outcome)
     return Measurement(quantity=quantity, estimate=mean, labels=labels, draws=draws, settings=settings)
-
-
-def _whole(found: Crossings) -> Draws:
-    """Crossed units of all layers together around each point."""
-    summed: Draws = np.sum(list(found.by_layer.values()), axis=0)
-    return summed
 
 
 def _only(found: Crossings, layer: str) -> Crossings:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators import local_complexity
-from probe_agent.estimators.local_complexity import FRAMES, crossings, frames
+from probe_agent.estimators.draws import mean_of
+from probe_agent.estimators.local_complexity import FRAMES, crossed_by, crossings, frames
 from probe_agent.probe import Measurement, Memory
 from probe_agent.probe_set import ProbeSet
 from probe_agent.probes.local_complexity import AUTOMATIC, LocalComplexity
@@ -260,6 +261,59 @@ def test_activations_of_something_else_than_the_inputs_are_left_out() -> None:
     assert list(crossings(at(Positions().double(), x), x, radius=0.1).by_layer) == ["table#2"]
 
 
+def test_points_that_are_not_looked_around_still_tell_which_units_are_alive() -> None:
+    x, model = normal(64, 8), mlp()
+    snapshot = at(model, x)
+    found = crossings(snapshot, x, radius=1e-3, around=5)
+    first = crossings(snapshot, x[:5], radius=1e-3, centres=False)
+    for layer, counts in found.by_layer.items():
+        assert np.array_equal(counts, first.by_layer[layer])
+    hidden = model[0](x).detach()
+    groups = torch.arange(64) * 8 // 64
+    expected = torch.stack([(hidden[groups == g] > 0).any(0) for g in range(8)]).numpy()
+    vertices = torch.cat([x[:5, None] + s * 1e-3 * frames(snapshot.generator(FRAMES), x[:5], 8) for s in (1, -1)], 1)
+    expected[0] |= (model[0](vertices).detach() > 0).flatten(0, 1).any(0).numpy()
+    assert np.array_equal(found.alive["0"], expected)
+    assert not expected.all()
+
+
+@pytest.mark.parametrize("points", [1, 3, 8, 11, 29])
+def test_groups_of_points_do_not_depend_on_the_chunk(points: int) -> None:
+    x = normal(points, 8)
+    snapshot = at(mlp(), x)
+    whole, parts = (crossings(snapshot, x, radius=0.2, chunk_bytes=size) for size in (2**24, 1))
+    assert all(np.array_equal(whole.alive[layer], parts.alive[layer]) for layer in whole.alive)
+    assert whole.alive["0"].shape == (min(points, 8), 30)
+
+
+def test_kept_frames_are_those_that_would_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(12, 8)
+    snapshot = at(mlp(), x)
+    drawn = crossings(snapshot, x, radius=0.3, directions=5)
+    memory: Memory = {}
+    for n in (4, 12, 7):  # more are needed, then fewer
+        kept = crossings(snapshot, x[:n], radius=0.3, directions=5, memory=memory)
+        assert all(np.array_equal(kept.by_layer[layer], drawn.by_layer[layer][:n]) for layer in drawn.by_layer)
+    assert memory["frames"].shape == (12, 5, 8)
+    held = memory["frames"]
+    crossings(at(mlp(), normal(12, 8)), x, radius=0.3, directions=5, memory=memory)
+    assert memory["frames"] is held
+    monkeypatch.setattr(local_complexity, "KEPT_BYTES", 12 * 5 * 8 * 8 - 1)
+    too_large: Memory = {}
+    again = crossings(snapshot, x, radius=0.3, directions=5, memory=too_large)
+    assert too_large == {}
+    assert all(np.array_equal(again.by_layer[layer], drawn.by_layer[layer]) for layer in drawn.by_layer)
+
+
+def test_signs_of_zero_and_of_what_is_not_a_number_are_told_apart() -> None:
+    z = torch.tensor([[[0.0, 0.0, -1.0, 1.0, math.inf], [0.0, 1.0, 0.0, 2.0, -math.inf]]])
+    assert crossed_by(z.amax(1), z.amin(1)).tolist() == [3.0]
+    broken = torch.tensor([[[math.nan, 1.0]], [[1.0, -1.0]]])
+    counts = crossed_by(broken.amax(1), broken.amin(1))
+    assert counts.isnan().tolist() == [True, False]
+    assert counts[1] == 0
+
+
 # -- the probe ------------------------------------------------------------------------------------
 
 
@@ -270,7 +324,7 @@ def test_the_whole_is_the_sum_of_the_layers_and_draws_average_to_values() -> Non
     for m in (whole, *layers):
         assert m.draws is not None
         assert m.draws.mean() == pytest.approx(m.estimate.value)
-        assert m.estimate.stderr == pytest.approx(m.draws.std(ddof=1) / math.sqrt(20))
+        assert m.estimate.stderr == pytest.approx(mean_of(m.draws).stderr)
         assert (m.estimate.n, m.estimate.outcome) == (20, Outcome.OK)
     assert len(measured(at(mlp(), normal(20, 8)), per_layer=False)) == 1
 
@@ -339,6 +393,21 @@ def test_only_the_first_points_are_looked_around() -> None:
     x = normal(40, 8)
     few = measured(at(mlp(), x), points=10, radius=0.1)[0]
     assert (few.estimate.n, few.settings["points"]) == (10, "10")
+
+
+def test_no_more_points_are_looked_around_than_the_precision_asks_for() -> None:
+    x, model = normal(128, 8), mlp(width=300)
+    memory: Memory = {}
+    [all_of_them, *_] = measured(at(model, x), radius=0.5, enough=0)
+    [few, *_] = measured(at(model, x), memory, radius=0.5, enough=0.05)
+    relative = all_of_them.draws[:16].std(ddof=1) / all_of_them.draws[:16].mean()
+    assert few.estimate.n == max(16, math.ceil((relative / 0.05) ** 2)) < 128
+    assert np.array_equal(few.draws, all_of_them.draws[: few.estimate.n])
+    assert few.estimate.stderr / few.estimate.value < 0.1
+    [later, *_] = measured(at(mlp(width=30), x), memory, radius=0.5, enough=0.05)
+    assert later.estimate.n == few.estimate.n, "as many for good"
+    [nothing, *_] = measured(at(model, x), radius=1e-9, enough=0.05)
+    assert nothing.estimate.n == 128, "of none crossed there is no relative error"
 
 
 def test_settings_tell_exact_counts_from_proxies_and_what_is_unseen() -> None:
@@ -510,7 +579,12 @@ def test_what_has_no_local_complexity_says_why() -> None:
 
 
 def test_settings_that_cannot_be_met_are_refused() -> None:
-    for settings, words in (({"points": 1}, "points"), ({"directions": 0}, "directions"), ({"radius": 0.0}, "radius")):
+    for settings, words in (
+        ({"points": 1}, "points"),
+        ({"directions": 0}, "directions"),
+        ({"radius": 0.0}, "radius"),
+        ({"enough": -0.1}, "enough"),
+    ):
         with pytest.raises(ValueError, match=words):
             LocalComplexity(**settings)
 

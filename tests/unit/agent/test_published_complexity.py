@@ -1,5 +1,6 @@
 """Local complexity as published: the same counts, to the unit, as the straightforward algorithm."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -69,6 +70,25 @@ def test_the_counts_are_those_of_the_published_algorithm(name: str, dtype: torch
             wrong += int((torch.from_numpy(counts[layer]) != expected).sum())
             compared += len(expected)
     assert wrong == 0, f"{wrong} of {compared}"
+
+
+def test_a_first_layer_whose_units_are_flat_dead_or_no_number_is_counted_as_published() -> None:
+    """What its closed form could get wrong: no slope, a zero that stays or moves, no number."""
+    torch.manual_seed(0)
+    model, points = mlp().double(), torch.randn(9, 1, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model[1].weight[:4] = 0
+        model[1].bias[:2] = 0
+        model[1].bias[4:20] = 0
+        points[0] = 0
+    snapshot = Snapshot.take(model, 0, ProbeSet(points, torch.zeros(9, dtype=torch.long)), F.cross_entropy, None, 0)
+    frame = published_frame(36, 8, torch.Generator().manual_seed(1), torch.float64)
+    for radius, found in zip(RADII, published_crossings(snapshot, points, frame, RADII, ["1"]), strict=True):
+        assert found["1"].tolist() == straightforward(model, points, frame, radius, ["1"])["1"].tolist()
+        assert found["1"][0] >= 16
+    points[3] = torch.nan
+    for found in published_crossings(snapshot, points, frame, RADII, ["1", "3"]):
+        assert [np.isnan(found[layer]).tolist() for layer in ("1", "3")] == [[i == 3 for i in range(9)]] * 2
 
 
 def test_the_snapshot_is_as_it_was_afterwards() -> None:
