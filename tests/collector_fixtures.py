@@ -1,4 +1,4 @@
-"""A digits-like run in a real store: about 150 log-spaced steps, seven quantities, three transitions, some failures.
+"""A digits-like run in a real store: about 150 log-spaced steps, eight quantities, three transitions, an unfreezing, some failures.
 
 The curves are drawn from formulas with seeded noise, so a test or a screenshot sees the same run
 every time. ``Seeded`` can also go on training, to show a page what live means.
@@ -85,6 +85,7 @@ QUANTITIES = (
         "Distance travelled",
         "log",
     ),
+    Quantity("trainable_parameters", "1", "How many numbers the optimizer may change.", "Trainable parameters"),
 )
 _MEASURED = (
     ("loss", Column("probe_loss")),
@@ -96,7 +97,10 @@ _MEASURED = (
     ("local_complexity", Column("local_complexity")),
     *(("local_complexity", Column("local_complexity", {"layer": layer})) for layer in LAYERS[2:]),
     ("", Column("weight_distance")),
+    ("weights", Column("trainable_parameters")),
 )
+UNFROZEN = 100
+"""From this step on the whole network is trained, and not its head alone."""
 COLUMNS = tuple(
     Column(column.quantity, column.labels, SETTINGS | {"probe": probe} if probe else {}) for probe, column in _MEASURED
 )
@@ -331,4 +335,5 @@ def measure(step: int) -> list[Estimate]:
     ]
     travelled = 0.0 if step == 0 else 0.9 * (1 - math.exp(-0.011 * step**0.62))
     estimates.append(Estimate(travelled, 0.0, 0.0, 1))
+    estimates.append(Estimate(650.0 if step < UNFROZEN else 12_345.0, 0.0, 0.0, 1))
     return estimates

@@ -17,6 +17,7 @@ FILES = (
     "heatmap.js",
     "legend.js",
     "link.js",
+    "marks.js",
     "palette.js",
     "phases.js",
     "plot.js",

@@ -196,7 +196,7 @@ def test_an_empty_collector_says_how_to_attach_to_it(page: Chrome, tmp_path: Pat
 
 def test_the_page_draws_every_quantity_with_title_unit_and_help(page: Chrome, site: Site) -> None:
     open_run(page, site)
-    assert count(page, ".card") == 7
+    assert count(page, ".card") == 8
     assert text(page, "#q-fisher_trace h3") == "Fisher trace"
     assert text(page, "#q-probe_loss .card-unit") == "nats"
     assert "Achille" in text(page, "#q-fisher_trace .card-help")
@@ -241,6 +241,16 @@ def test_phases_are_painted_on_every_chart(page: Chrome, site: Site) -> None:
         assert len(painted) == 3, name  # a rule of its own colour for each transition
     click(page, ".track-switches button[aria-pressed=true]")  # the critical period's two are hidden
     until(lambda: sum(page.execute_script(PAINTED, "#q-probe_loss", list(ink)) > 50 for ink in rules) == 1)
+
+
+def test_a_change_of_what_is_trained_is_marked_on_every_chart(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    until(lambda: page.execute_script("return document.querySelector('.board').dataset.marks") == "1")
+    until(lambda: page.execute_script(PAINTED, "#q-probe_loss", tone(page, "--mark")) > 20)
+    page.execute_script("document.querySelector('#q-hessian_lambda_max').scrollIntoView()")
+    until(lambda: points(page, "hessian_lambda_max") > 0)
+    until(lambda: page.execute_script(PAINTED, "#q-hessian_lambda_max", tone(page, "--mark")) > 20)
+    assert complaints(page) == []
 
 
 def test_the_timeline_tells_when_why_and_how_to_undo(page: Chrome, site: Site) -> None:

@@ -25,7 +25,7 @@ export class Board {
   view = {
     key: "board",
     logSteps: true,
-    phases: { tracks: [], highlighted: null },
+    phases: { tracks: [], highlighted: null, marks: [] },
     outcomes: new Map(),
     range: () => this.#zoomed ?? this.#all(),
     zoom: (ends) => this.#zoom(ends),
@@ -108,6 +108,14 @@ export class Board {
     const keys = this.#shown ?? this.#first();
     this.#offer(keys);
     this.view.phases.tracks = tracks.filter((track) => keys.has(track.key));
+    this.#repaint();
+  }
+
+  /** Where the set of trained parameters changed, see marks.js. */
+  setMarks(marks) {
+    if (marks.length === this.view.phases.marks.length) return; // they only ever grow in number
+    this.view.phases.marks = marks;
+    this.root.dataset.marks = marks.length;
     this.#repaint();
   }
 

@@ -18,7 +18,7 @@ export function ribbonHeight(machines) {
   return machines ? machines * (RIBBON + GAP) + 3 : 8;
 }
 
-/** uPlot hooks that paint `phases()`: `{ tracks, highlighted }`, see phases.js. */
+/** uPlot hooks that paint `phases()`: `{ tracks, highlighted, marks }`, see phases.js and marks.js. */
 export function regionHooks(phases, quantity) {
   return {
     drawClear: [(u) => painted(u, (brush) => behind(brush, phases(), quantity))],
@@ -110,7 +110,8 @@ function hatch({ ctx, top, bottom, scale }, from, to, ink) {
   ctx.restore();
 }
 
-function above(brush, { tracks }) {
+function above(brush, { tracks, marks }) {
+  for (const { step, text } of marks) mark(brush, step, text);
   for (const [row, track] of tracks.entries()) {
     ribbon(brush, row, track);
     for (const transition of track.transitions) {
@@ -121,6 +122,20 @@ function above(brush, { tracks }) {
       rule(brush, transition.known_step, ink, [1.5, 3]);
     }
   }
+}
+
+/** A dashed rule where the set of trained parameters changed, and what it became, where there is room. */
+function mark(brush, step, text) {
+  const ink = colour("--mark");
+  rule(brush, step, ink, [5, 3]);
+  if (step < brush.first || step > brush.last) return;
+  const { ctx, scale, x, right, top } = brush;
+  ctx.font = scaled(FONT, scale);
+  const wide = ctx.measureText(text).width + 4 * scale;
+  const left = x(step) + 2 * scale + wide > right;
+  ctx.fillStyle = faint(colour("--surface"), 0.85); // other rules and curves may run through
+  ctx.fillRect(x(step) + (left ? -wide - 2 * scale : 2 * scale), top + 2 * scale, wide, 12 * scale);
+  label(brush, text, x(step) + (left ? -4 : 4) * scale, top + 8 * scale, ink, left ? "right" : "left");
 }
 
 function ribbon(brush, row, track) {

@@ -5,17 +5,22 @@ import { el, renew, say } from "./dom.js";
 import { ago, confidence, labelled, moment, sentence, whole } from "./format.js";
 import { counters, healthPanel } from "./health.js";
 import { ask, tolerate } from "./link.js";
+import { marksOf } from "./marks.js";
 import { phaseName, phaseSummary, tracksOf } from "./phases.js";
+import { SeriesSet } from "./series.js";
 import { Timeline } from "./timeline.js";
 
 const SECONDS_BETWEEN = 2;
 const QUIET_SECONDS = 15;
+const TRAINABLE = "trainable_parameters";
+const MOST_POINTS = 20000;
 
 export class RunPage {
   #path;
   #detail = null;
   #last = 0;
   #skew = 0;
+  #trainable = new SeriesSet();
   #waiting = 0;
 
   constructor(id, announce) {
@@ -86,6 +91,14 @@ export class RunPage {
     this.board.setQuantities(detail.quantities, detail.outcomes);
     this.board.setTracks(tracks);
     this.#tellTime();
+    if (detail.quantities.some(({ name }) => name === TRAINABLE)) this.board.setMarks(await this.#unfrozen());
+  }
+
+  /** Where the set of trained parameters changed: gradients before and after are not of one space. */
+  async #unfrozen() {
+    const query = new URLSearchParams({ quantity: TRAINABLE, series: "whole", after: this.#trainable.frame, max: MOST_POINTS });
+    this.#trainable.take(await ask(`${this.#path}/points?${query}`));
+    return marksOf(this.#trainable.list);
   }
 
   #tellHead(run) {
