@@ -68,7 +68,7 @@ def measured(images: Path | None, text: Path | None) -> Iterator[Comparison]:
     for workload in (resnet(images), gpt(text)):
         workload.train(set(STEPS))
         for step in STEPS:
-            yield from curvature(workload, step, full=step == STEPS[-1])
+            yield from curvature(workload, step, full=step > 0)
         yield signal_set(workload, STEPS[-1])
         if workload.inputs.is_floating_point():
             yield from on_images(workload, STEPS[-1])
