@@ -122,7 +122,7 @@ def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
 def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
     before = _versions(subject.model)
     try:
-        snapshot = subject.snapshot(step)
+        snapshot = replace(subject, fresh=True).snapshot(step)
     except Exception as error:
         raise AttachError(
             f"Got a model that cannot be copied ({type(error).__name__}: {error}); need one that copy.deepcopy accepts. "
@@ -143,7 +143,19 @@ def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
         )
     for split in snapshot.further_sets:
         _evaluated(snapshot.on(split), f"{split} batch")
-    return replace(subject, likelihood=_likelihood(snapshot, outputs, likelihood))
+    found = _likelihood(snapshot, outputs, likelihood)
+    return replace(subject, likelihood=found, fresh=_writes_to_what_it_is_given(subject.snapshot(step)))
+
+
+def _writes_to_what_it_is_given(snapshot: Snapshot) -> bool:
+    """Whether the model changes its inputs in place, or the loss its own."""
+    inputs = each(snapshot.probe_set.inputs, Tensor.clone)
+    given = [t._version for t in tensors_of(inputs)]  # noqa: SLF001
+    outputs, targets = snapshot.outputs(inputs=inputs), snapshot.probe_set.targets.clone()
+    made = [t for t in (outputs, targets) if isinstance(t, Tensor) and not t.is_inference()]
+    given += [t._version for t in made]  # noqa: SLF001
+    snapshot.loss_fn(outputs, targets)
+    return given != [t._version for t in (*tensors_of(inputs), *made)]  # noqa: SLF001
 
 
 def _evaluated(snapshot: Snapshot, name: str) -> tuple[Any, Tensor]:

@@ -39,6 +39,7 @@ class Subject:
     seed: int
     further_sets: Mapping[str, ProbeSet] = field(default_factory=dict)
     widen: bool = True
+    fresh: bool = False
 
     def snapshot(self, step: int, rule: UpdateRule | None = None) -> Snapshot:
         """The model as it is now."""
@@ -52,6 +53,7 @@ class Subject:
             further_sets=self.further_sets,
             rule=rule,
             widen=self.widen,
+            fresh=self.fresh,
         )
 
 

@@ -48,7 +48,8 @@ class Snapshot:
 
     ``precision`` is empty where everything is computed as the model would, else says how it is not.
     ``further_sets`` are other inputs the user gave to compare with, such as "test" and "ood". ``rule``
-    is the optimizer's, where one is known.
+    is the optimizer's, where one is known. ``fresh`` is for models and losses that write to what they are given: they
+    are given copies.
     """
 
     step: int
@@ -61,6 +62,7 @@ class Snapshot:
     further_sets: Mapping[str, ProbeSet] = field(default_factory=dict)
     rule: UpdateRule | None = None
     precision: str = ""
+    fresh: bool = False
     deadline: Deadline = field(default_factory=Deadline, repr=False, compare=False)
     _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -77,6 +79,7 @@ class Snapshot:
         further_sets: Mapping[str, ProbeSet] | None = None,
         rule: UpdateRule | None = None,
         widen: bool = True,
+        fresh: bool = False,
     ) -> "Snapshot":
         """Copy the model as it is now. The live model is only read.
 
@@ -91,23 +94,28 @@ class Snapshot:
             if widen:
                 probe_set = widened(probe_set)
                 further_sets = {name: widened(further) for name, further in further_sets.items()}
+        # A loss that is a module may keep state.
+        loss_fn = copy_of(loss_fn, widen=widen) if isinstance(loss_fn, nn.Module) else loss_fn
         return cls(
             step=step,
             model=frozen,
             params={name: p for name, p in frozen.named_parameters() if p.requires_grad},
             probe_set=probe_set,
-            loss_fn=copy_of(loss_fn, widen=widen) if isinstance(loss_fn, nn.Module) else loss_fn,  # it may keep state
+            loss_fn=_on_copies(loss_fn) if fresh else loss_fn,
             likelihood=likelihood,
             seed=seed,
             further_sets=further_sets,
             rule=rule,
             precision=precision,
+            fresh=fresh,
         )
 
     def outputs(self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None) -> Any:
         """What the model gives for ``inputs`` (default: the probe set) at ``params`` (default: the snapshot's)."""
         self.deadline.check()
         inputs = self.probe_set.inputs if inputs is None else inputs
+        if self.fresh:
+            inputs = each(inputs, Tensor.clone)
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
         if isinstance(inputs, Tensor):
@@ -127,7 +135,7 @@ class Snapshot:
                 outputs = self.outputs()
                 if not isinstance(outputs, Tensor):
                     return outputs
-                self._shared["predictions"] = outputs
+                self._shared["predictions"] = outputs.clone()  # the model may hand out a buffer of its own
             return self._shared["predictions"].clone()  # the user's loss may work in place
 
     def loss(
@@ -173,6 +181,12 @@ class Snapshot:
 def widened(probe_set: ProbeSet) -> ProbeSet:
     """The same numbers, half precision taken to single."""
     return ProbeSet(each(probe_set.inputs, _single), _single(probe_set.targets))
+
+
+def _on_copies(loss_fn: LossFn) -> LossFn:
+    return lambda outputs, targets: loss_fn(
+        outputs.clone() if isinstance(outputs, Tensor) else outputs, targets.clone()
+    )
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Estimate(msgspec.Struct, frozen=True, array_like=True):
         return cls(math.nan, outcome=outcome)
 
     def checked(self) -> "Estimate":
-        """This estimate, or the same marked NON_FINITE when an ok value is NaN or infinite."""
-        if self.outcome is Outcome.OK and not math.isfinite(self.value):
+        """This estimate, or the same marked NON_FINITE when an ok value is NaN or infinite, or its error infinite."""
+        if self.outcome is Outcome.OK and (not math.isfinite(self.value) or math.isinf(self.stderr)):
             return msgspec.structs.replace(self, outcome=Outcome.NON_FINITE)
         return self

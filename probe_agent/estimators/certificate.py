@@ -13,33 +13,60 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+ROUNDINGS = 1000.0
+"""So many roundings of all parameters' gradients together are no difference."""
+
 
 class Uncertified(Exception):
     """This route cannot be used for this model; says why."""
 
 
-def certify(squares: Mapping[str, Tensor], added: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
-    """Check that what a route found for each sample adds up to the batch's gradient.
+def certify(
+    squares: Mapping[str, Tensor],
+    added: Mapping[str, Tensor],
+    lengths: Mapping[str, Tensor],
+    whole: Mapping[str, Tensor],
+) -> None:
+    """Check that what a route found for some samples adds up to, and is as long as, what plain backpropagation gives.
 
     The distance is measured against √Σ‖g_i‖², the size of a random sum of the samples' gradients, and
-    not against the sum itself, which may vanish. Non-finite gradients prove nothing and pass: the
-    estimate will say so itself.
+    not against the sum itself, which may vanish. A gradient that is zero but for rounding, such as that of a bias
+    before a normalisation, is measured against all parameters' together. Non-finite gradients prove nothing and
+    pass: the estimate will say so itself.
 
     Args:
         squares: ‖J_iᵀ c_i‖² by parameter name, each of shape ``(m,)``.
         added: Σ_i r_i J_iᵀ c_i as the route found it, each of the parameter's shape.
-        whole: the same by plain backpropagation.
+        lengths: the squares by plain backpropagation.
+        whole: the sums by plain backpropagation.
 
     Raises:
         Uncertified: they are further apart than `tolerance_of` their type.
     """
     names = list(whole)
+    dtype = whole[names[0]].dtype
     gaps = torch.stack([_norm(added[name] - whole[name]) for name in names])
     wholes = torch.stack([_norm(whole[name]) for name in names])
-    sizes = wholes + torch.stack([squares[name].sum().sqrt().to(wholes) for name in names])
-    wrong = (gaps > tolerance_of(whole[names[0]].dtype) * sizes) | (gaps.isnan() & wholes.isfinite())
+    found, plain = (torch.stack([of[name].to(wholes).sqrt() for name in names]) for of in (squares, lengths))
+    sizes = wholes + plain.norm(dim=1)
+    rounding = ROUNDINGS * torch.finfo(dtype).eps * sizes.norm()
+    gaps = torch.maximum(gaps, (found - plain).norm(dim=1))
+    wrong = (gaps > tolerance_of(dtype) * sizes + rounding) | (gaps.isnan() & sizes.isfinite())
     if wrong.any():
         raise Uncertified(f"the samples' gradients of {names[int(wrong.int().argmax())]} do not add up to the batch's")
+
+
+def certify_outputs(outputs: Tensor, predictions: Tensor) -> None:
+    """Check that a route, which may have run each sample alone, met the outputs that the whole probe set has.
+
+    Raises:
+        Uncertified: a sample's outputs are further off than `tolerance_of` their type.
+    """
+    flat, expected = (t.detach().reshape(len(predictions), -1) for t in (outputs, predictions))
+    size = expected.norm(dim=1) + expected.norm() / max(len(expected), 1) ** 0.5
+    gaps = (flat - expected).norm(dim=1)
+    if (gaps > tolerance_of(expected.dtype) * size).any():
+        raise Uncertified("a sample's outputs depend on the samples beside it, or on chance")
 
 
 def tolerance_of(dtype: torch.dtype) -> float:

@@ -5,10 +5,13 @@ own is its own row; `factors` makes norms of it. The price of K cotangents is K 
 weight gradients: tens of times cheaper than forming the gradients, for models of the modules known there.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from probe_agent.estimators.certificate import Uncertified, widened
 from probe_agent.estimators.factors import RULES
@@ -32,15 +35,19 @@ def _wide(a: Tensor, dtype: torch.dtype) -> Tensor:
 
 def factored(
     snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tensor
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """‖J_iᵀ c_ik‖² and Σ_i r_i J_iᵀ c_i0, as `squared_norms` asks of every route.
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """‖J_iᵀ c_ik‖², Σ_i r_i J_iᵀ c_i0 and the outputs, as `squared_norms` asks of every route.
 
     Raises:
-        Uncertified: a trainable parameter belongs to a module without a rule, to two modules, or to
-            one that is called twice.
+        Uncertified: a trainable parameter belongs to a module without a rule, to two modules, to one that is
+            called twice or not on one row a sample, or is used beside its module.
     """
     calls, outputs = _forward(snapshot, inputs)
     m, count = cotangents.shape[:2]
+    for call in calls:
+        if len(call.a) != m or len(call.z) != m:
+            raise Uncertified(f"{call.path or 'the model'} is not given one row a sample")
+    _check_used_once(snapshot, outputs)
     wide = widened(outputs.dtype)
     combines = [RULES[type(call.module)](call.module, _wide(call.a, wide)) for call in calls]
     squares = {name: p.new_zeros(m, count, dtype=wide) for name, p in snapshot.params.items()}
@@ -57,7 +64,7 @@ def factored(
                     squares[name][:, k] = factors.squares()
                     if k == 0:
                         added[name] = factors.added(signs.to(wide)).to(outputs.dtype).reshape(added[name].shape)
-    return squares, added
+    return squares, added, outputs.detach()
 
 
 def _forward(snapshot: Snapshot, inputs: Inputs) -> tuple[list[Call], Tensor]:
@@ -96,3 +103,25 @@ def _owners(snapshot: Snapshot) -> dict[nn.Module, str]:
                 owners[module] = path
                 seen.add(id(p))
     return owners
+
+
+def _check_used_once(snapshot: Snapshot, outputs: Tensor) -> None:
+    """Refuse a parameter that the graph leads to from two places: only its module's use of it is seen."""
+    names = {id(p): name for name, p in snapshot.params.items()}
+    used = Counter(id(node.variable) for node in _parents([outputs]) if hasattr(node, "variable"))
+    for p, times in used.items():
+        if times > 1 and p in names:
+            raise Uncertified(f"{names[p]} is used beside its module")
+
+
+def _parents(tensors: list[Tensor]) -> Iterator[Node]:
+    """The nodes of the graph behind the tensors, each once for every edge that leads to it."""
+    ahead = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set(ahead)
+    while ahead:
+        for parent, _ in ahead.pop().next_functions:
+            if parent is not None:
+                yield parent
+                if parent not in seen:
+                    seen.add(parent)
+                    ahead.append(parent)

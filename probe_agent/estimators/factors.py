@@ -10,6 +10,7 @@ Manoel and Tramel 2019, "Efficient per-example gradient computations in convolut
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as torch's own documentation names it
@@ -17,6 +18,17 @@ from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from probe_agent.estimators.certificate import Uncertified
+from probe_agent.estimators.graph_memory import GRADIENT_BYTES
+
+
+class Gradients(Protocol):
+    """The per-sample gradients of one parameter, in whatever form."""
+
+    def squares(self) -> Tensor:
+        """The squared norm of each sample's gradient, shape ``(m,)``."""
+
+    def added(self, signs: Tensor) -> Tensor:
+        """The sum of the samples' gradients with a sign each, or zero to leave it out, of the shape of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +87,8 @@ def _square(gradients: Tensor) -> Tensor:
     return norms.square()
 
 
-Combine = Callable[[Tensor], dict[str, Factors]]
-"""The gradient at a module's output → the factors of its own parameters, by name."""
+Combine = Callable[[Tensor], Mapping[str, Gradients]]
+"""The gradient at a module's output → the gradients of its own parameters, by name."""
 
 Rule = Callable[[nn.Module, Tensor], Combine]
 """(module, its input) → how to combine it with gradients; what depends on the input alone is computed once."""
@@ -110,11 +122,11 @@ def convolution(module: nn.Module, a: Tensor) -> Combine:
     by_patches = gram_over_patches(module, _positions(module, a))
     patches = _patches(module, a) if by_patches else None
 
-    def combine(delta: Tensor) -> dict[str, Factors]:
+    def combine(delta: Tensor) -> Mapping[str, Gradients]:
         positions = delta.flatten(2)
         if patches is not None:
             return {"weight": Factors(positions.mT, patches), "bias": Factors(positions.sum(2))}
-        return {"weight": Factors(_weight_gradients(module, a, delta)), "bias": Factors(positions.sum(2))}
+        return {"weight": Convolved(module, a, delta), "bias": Factors(positions.sum(2))}
 
     return combine
 
@@ -153,19 +165,35 @@ def _patches(module: Convolution, padded: Tensor) -> Tensor:
     return F.unfold(image, of[0], of[1], 0, of[2]).mT
 
 
-def _weight_gradients(module: Convolution, padded: Tensor, delta: Tensor) -> Tensor:
-    """Each sample's weight gradient, ``(m, weight.numel())``: a grouped convolution, the samples its groups."""
-    m, weight = len(padded), module.weight
-    gradients = WEIGHT_GRADIENTS[type(module)](
-        padded.reshape(1, -1, *padded.shape[2:]),
-        (m * weight.shape[0], *weight.shape[1:]),
-        delta.reshape(1, -1, *delta.shape[2:]),
-        module.stride,
-        0,
-        module.dilation,
-        m * module.groups,
-    )
-    return gradients.reshape(m, -1)
+@dataclass(frozen=True, slots=True)
+class Convolved:
+    """The per-sample gradients of a convolution's weight, from its padded input and the gradient at its output."""
+
+    module: Convolution
+    padded: Tensor
+    delta: Tensor
+
+    def squares(self) -> Tensor:
+        """Of so many samples at a time as may be formed at once: the groups of a grouped convolution."""
+        size = self.module.weight.numel() * self.padded.element_size()
+        chunks = zip(*(t.split(max(1, GRADIENT_BYTES // size)) for t in (self.padded, self.delta)), strict=True)
+        return torch.cat([self._squares_of(a, delta) for a, delta in chunks])
+
+    def added(self, signs: Tensor) -> Tensor:
+        """One ordinary weight gradient."""
+        of = signs.nonzero().squeeze(1)
+        signed = signs[of].reshape(-1, *(1,) * (self.delta.dim() - 1)) * self.delta[of]
+        return self._weight_gradient(self.padded[of], signed, 1)
+
+    def _squares_of(self, a: Tensor, delta: Tensor) -> Tensor:
+        m = len(a)
+        side_by_side, deltas = (t.reshape(1, -1, *t.shape[2:]) for t in (a, delta))
+        return _square(self._weight_gradient(side_by_side, deltas, m).reshape(m, -1))
+
+    def _weight_gradient(self, a: Tensor, delta: Tensor, samples: int) -> Tensor:
+        out, *rest = self.module.weight.shape
+        of, module = WEIGHT_GRADIENTS[type(self.module)], self.module
+        return of(a, (samples * out, *rest), delta, module.stride, 0, module.dilation, samples * module.groups)
 
 
 def embedding(module: nn.Module, a: Tensor) -> Combine:

@@ -73,12 +73,16 @@ def equal_parts(snapshot: Snapshot, groups: int) -> list[ProbeSet]:
 
     The deal is the same at every snapshot.
     """
-    whole = snapshot.probe_set
-    groups = min(groups, whole.n)
+    return [snapshot.probe_set.part(index) for index in equal_deal(snapshot, groups)]
+
+
+def equal_deal(snapshot: Snapshot, groups: int) -> list[Tensor]:
+    """The indices of the samples in each of the `equal_parts`."""
+    n = snapshot.probe_set.n
+    groups = min(groups, n)
     generator = snapshot.generator("equal parts")
-    order = torch.randperm(whole.n, generator=generator, device=generator.device)
-    size = whole.n // groups
-    return [whole.part(order[i * size : (i + 1) * size]) for i in range(groups)]
+    order = torch.randperm(n, generator=generator, device=generator.device)
+    return list(order[: n // groups * groups].split(n // groups))
 
 
 def _kept(snapshot: Snapshot, name: str, g: Tensor, buckets: int) -> Tensor:

@@ -16,23 +16,17 @@ import torch
 from torch import Tensor
 
 from probe_agent.errors import NotApplicable
-from probe_agent.estimators.certificate import Uncertified, certify, widened
+from probe_agent.estimators.certificate import Uncertified, certify, certify_outputs, widened
 from probe_agent.estimators.draws import Draws, numbers
 from probe_agent.estimators.factored import factored
-from probe_agent.estimators.graph_memory import bytes_of_a_sample
+from probe_agent.estimators.graph_memory import BLOCK_BYTES, GRADIENT_BYTES, bytes_of_a_sample
 from probe_agent.estimators.mapping import mappable
 from probe_agent.probe_set import Inputs, each, rows
 from probe_agent.snapshot import Snapshot
 
 Route = Literal["factored", "vmap", "loop"]
-Findings = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""By parameter name: ‖J_iᵀ c_ik‖² of shape ``(m, K)``, and Σ_i r_i J_iᵀ c_i0 of the parameter's shape."""
-
-BLOCK_BYTES = 256 * 2**20
-"""What the graph of the samples taken at once may hold for its backward pass."""
-
-GRADIENT_BYTES = 64 * 2**20
-"""What the gradients `vmapped` forms at once may take, down to one sample at a time."""
+Findings = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
+"""By parameter name ‖J_iᵀ c_ik‖² of shape ``(m, K)``, and Σ_i r_i J_iᵀ c_i0 of the parameter's shape; and the outputs."""
 
 CERTIFIED = 4
 """Samples of a block whose gradients are compared with plain backpropagation; others at every step of the run."""
@@ -90,6 +84,9 @@ def _by_blocks(
     """Run a route over the probe set, certifying each block."""
     n = snapshot.probe_set.n
     generator = snapshot.generator(f"certificate {snapshot.step}")
+    # The first cotangent is the one that is certified: it must not be the one that vanishes.
+    largest = int(cotangents.detach().transpose(0, 1).flatten(1).norm(dim=1).argmax())
+    cotangents, predictions = cotangents.roll(-largest, 1), snapshot.predictions()
     # Two at least: a sample alone cannot be seen to mix with others.
     size = max(2, BLOCK_BYTES // bytes_of_a_sample(snapshot))
     found: dict[str, list[Draws]] = {name: [] for name in snapshot.params}
@@ -97,11 +94,12 @@ def _by_blocks(
         block = slice(start, start + size)
         inputs, scores = rows(snapshot.probe_set.inputs, block), cotangents[block]
         signs, chosen = _signs(len(scores), generator)
-        squares, added = run(snapshot, inputs, scores, signs.to(scores))
-        whole = _whole(snapshot, rows(inputs, chosen), scores[chosen, 0], signs[chosen].to(scores))
-        certify({name: s[chosen, 0] for name, s in squares.items()}, added, whole)
+        squares, added, outputs = run(snapshot, inputs, scores, signs.to(scores))
+        certify_outputs(outputs, predictions[block])
+        alone, lengths = _plainly(snapshot, rows(inputs, chosen), scores[chosen, 0], signs[chosen].to(scores))
+        certify({name: s[chosen, 0] for name, s in squares.items()}, added, lengths, alone)
         for name, square in squares.items():
-            found[name].append(numbers(square))
+            found[name].append(np.roll(numbers(square), largest, 1))
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
@@ -114,11 +112,20 @@ def _signs(m: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return signs, chosen
 
 
-def _whole(snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tensor) -> dict[str, Tensor]:
-    """Σ_i r_i J_iᵀ c_i by plain backpropagation through these samples."""
+def _plainly(
+    snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Σ_i r_i J_iᵀ c_i and ‖J_iᵀ c_i‖² by plain backpropagation through these samples, one after the other."""
     outputs = snapshot.outputs(inputs=inputs)
-    weighted = cotangents * signs.reshape(-1, *(1,) * (cotangents.dim() - 1))
-    return _gradient(snapshot, outputs, weighted, keep=False)
+    added = {name: torch.zeros_like(p) for name, p in snapshot.params.items()}
+    lengths: dict[str, list[Tensor]] = {name: [] for name in added}
+    for i, sign in enumerate(signs):
+        only = torch.zeros_like(cotangents)
+        only[i] = cotangents[i]
+        for name, g in _gradient(snapshot, outputs, only, keep=i + 1 < len(signs)).items():
+            added[name] += sign * g
+            lengths[name].append(_squares(g[None])[0])
+    return added, {name: torch.stack(found) for name, found in lengths.items()}
 
 
 def _gradient(snapshot: Snapshot, outputs: Tensor, cotangent: Tensor, *, keep: bool) -> dict[str, Tensor]:
@@ -146,21 +153,24 @@ def vmapped(snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tenso
             found: Tensor = snapshot.outputs(params, alone).reshape(cotangents.shape[1:])
             return found
 
-        pull_back = torch.func.vjp(outputs, params)[1]
+        seen, pull_back = torch.func.vjp(outputs, params)[:2]
         (gradients,) = torch.func.vmap(pull_back, chunk_size=at_once if at_once < count else None)(cotangents)
-        return {name: _squares(g) for name, g in gradients.items()}, {name: g[0] for name, g in gradients.items()}
+        squares = {name: _squares(g) for name, g in gradients.items()}
+        return squares, {name: g[0] for name, g in gradients.items()}, seen
 
     squares: dict[str, list[Tensor]] = {name: [] for name in params}
     added = {name: torch.zeros_like(p) for name, p in params.items()}
+    outputs_seen: list[Tensor] = []
     chunk = max(1, at_once // count)
     for start in range(0, m, chunk):
         part = slice(start, start + chunk)
         with mappable():
-            found, first = torch.func.vmap(one)(rows(inputs, part), cotangents[part])
+            found, first, seen = torch.func.vmap(one)(rows(inputs, part), cotangents[part])
+        outputs_seen.append(seen)
         for name in params:
             squares[name].append(found[name])
             added[name] += torch.tensordot(signs[part], first[name], dims=1)
-    return {name: torch.cat(parts) for name, parts in squares.items()}, added
+    return {name: torch.cat(parts) for name, parts in squares.items()}, added, torch.cat(outputs_seen)
 
 
 def looped(snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tensor) -> Findings:
@@ -168,17 +178,19 @@ def looped(snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tensor
     m, count = cotangents.shape[:2]
     squares = {name: p.new_zeros(m, count, dtype=widened(p.dtype)) for name, p in snapshot.params.items()}
     added = {name: torch.zeros_like(p) for name, p in snapshot.params.items()}
+    seen: list[Tensor] = []
     for i in range(m):
         try:
             outputs = snapshot.outputs(inputs=rows(inputs, slice(i, i + 1))).reshape(cotangents.shape[2:])
         except Exception as error:
             raise Uncertified(f"one sample alone raises {type(error).__name__}: {error}") from error
+        seen.append(outputs.detach())
         for k in range(count):
             for name, g in _gradient(snapshot, outputs, cotangents[i, k], keep=k + 1 < count).items():
                 squares[name][i, k] = _squares(g[None])[0]
                 if k == 0:
                     added[name] += signs[i] * g
-    return squares, added
+    return squares, added, torch.stack(seen)
 
 
 ROUTES: dict[Route, Callable[[Snapshot, Inputs, Tensor, Tensor], Findings]] = {

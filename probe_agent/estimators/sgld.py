@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from probe_agent.estimators.draws import Draws, numbers
+from probe_agent.estimators.graph_memory import BLOCK_BYTES, bytes_of_a_sample
 from probe_agent.estimators.mapping import mappable
 from probe_agent.snapshot import Snapshot
 
@@ -29,15 +30,16 @@ Both = Callable[[Tensor], tuple[Tensor, Tensor]]
 @final
 @dataclass(frozen=True, slots=True)
 class Chains:
-    """Losses along chains that began at w*.
+    """What was seen along the chains, ``(chains, draws)``, after burn-in.
 
-    ``excess`` is L(w_t) − L(w*), ``(chains, draws)``; ``acceptance`` the mean probability that a step was
-    accepted, ``(chains,)``; both after burn-in. ``distance`` is the root mean square of |w − w*| at the end.
+    ``excess`` is L(w_t) − L(w*) and ``virial`` −(w_t − w*)·∇ log p(w_t), whose mean is the
+    number of weights for whatever loss, by partial integration: chains that have not filled the directions the
+    loss leaves free show less. ``acceptance`` is the mean probability that a step was accepted, ``(chains,)``.
     """
 
     excess: Draws
+    virial: Draws
     acceptance: Draws
-    distance: float
 
 
 def langevin_chains(
@@ -70,7 +72,7 @@ def langevin_chains(
     start = loss
     drift = -inverse_temperature * gradient
     step = BEST_ACCEPTANCE / max(localisation, 1.0)
-    excess, acceptance = [], []
+    excess, virial, acceptance = [], [], []
     for t in range(burn_in + draws):
         noise = normal()
         now = _held(drift, step)
@@ -92,8 +94,9 @@ def langevin_chains(
             step *= math.exp(late**-0.6 * (float(chance.mean()) - BEST_ACCEPTANCE))
         else:
             excess.append(numbers(loss - start))
+            virial.append(-numbers((away * drift).sum(1)))
             acceptance.append(numbers(chance))
-    return Chains(np.stack(excess, 1), np.stack(acceptance, 1).mean(1), float(away.square().sum(1).mean().sqrt()))
+    return Chains(np.stack(excess, 1), np.stack(virial, 1), np.stack(acceptance, 1).mean(1))
 
 
 def _held(drift: Tensor, step: float) -> Tensor:
@@ -112,10 +115,16 @@ def _loss_and_gradient(snapshot: Snapshot, chains: int) -> Both:
 
     def parts(flat: Tensor) -> Mapping[str, Tensor]:
         cut = flat.split([p.numel() for p in snapshot.params.values()])
-        return {name: part.view_as(p) for part, (name, p) in zip(cut, snapshot.params.items(), strict=True)}
+        # Copies: an embedding with a largest norm writes to the weights it is given.
+        return {
+            name: part.view_as(p).to(p.dtype, copy=True)
+            for part, (name, p) in zip(cut, snapshot.params.items(), strict=True)
+        }
 
     def one(flat: Tensor) -> Tensor:
         return snapshot.loss(parts(flat))
+
+    at_once = max(1, BLOCK_BYTES // (bytes_of_a_sample(snapshot) * snapshot.probe_set.n))
 
     def each(weights: Tensor) -> tuple[Tensor, Tensor]:
         found = []
@@ -128,7 +137,7 @@ def _loss_and_gradient(snapshot: Snapshot, chains: int) -> Both:
 
     def together(weights: Tensor) -> tuple[Tensor, Tensor]:
         with mappable():
-            gradients, losses = torch.func.vmap(torch.func.grad_and_value(one))(weights)
+            gradients, losses = torch.func.vmap(torch.func.grad_and_value(one), chunk_size=at_once)(weights)
         return losses, gradients
 
     # Not every model can be mapped over (recurrent kernels, values read in Python), and a few map wrongly.

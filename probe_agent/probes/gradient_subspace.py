@@ -11,7 +11,7 @@ from torch import Tensor
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators import subspace
 from probe_agent.estimators.draws import Draws, jackknife_draws, mean_of, numbers, ratio_draws
-from probe_agent.estimators.group_gradients import equal_parts, group_gradients
+from probe_agent.estimators.group_gradients import equal_deal, group_gradients
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -100,9 +100,10 @@ class GradientSubspace(Probe):
         return bases, subspace.cross_fitted(gram), settings
 
     def _hessian(self, snapshot: Snapshot) -> tuple[list[Tensor], Draws, dict[str, str]]:
-        parts = equal_parts(snapshot, self.folds)
-        bases = subspace.eigenvectors_by_part(snapshot, self.k, self.products, parts)
-        found = group_gradients(snapshot, parts)
+        parts = equal_deal(snapshot, self.folds)
+        found = group_gradients(snapshot, [snapshot.probe_set.part(part) for part in parts])
+        bases = [subspace.top_eigenvectors(snapshot, self.k, self.products).double()]
+        bases += [b.double() for b in subspace.eigenvectors_without(snapshot, self.k, self.products, parts)]
         settings = {"route": "hessian", "k": str(len(bases[0])), "products": str(self.products)}
         if found.sketched:
             raise NotApplicable(
@@ -110,7 +111,7 @@ class GradientSubspace(Probe):
             )
         rows = subspace.stacked(found).double()
         inside = np.array([float((basis @ row).square().sum()) for basis, row in zip(bases[1:], rows, strict=True)])
-        return [bases[0].double(), *bases[1:]], ratio_draws(inside, numbers(rows.square().sum(1))), settings
+        return bases, ratio_draws(inside, numbers(rows.square().sum(1))), settings
 
     def _overlap(self, bases: list[Tensor], memory: Memory, settings: dict[str, str]) -> Measurement:
         before: list[Tensor] | None = memory.get("bases")

@@ -43,12 +43,13 @@ class LocalLearningCoefficient(Probe):
 
     Attributes:
         n_train: n in nβ, two or more; None for the size of the probe set.
-        localisation: γ, not negative.
+        localisation: γ, positive: without it the distribution need not exist.
         chains: how many, at least two.
         burn_in: steps before the first draw, in which the step size is found.
         draws: steps after it, at least four.
         max_rhat: the split R̂ above which the chains have not mixed (NOT_CONVERGED).
         min_effective: independent draws below which they have not either.
+        max_unfilled: the share of the weights' directions that the chains may seem not to have filled, by the virial theorem.
 
     Raises:
         ValueError: at construction, for settings that cannot be met.
@@ -64,13 +65,14 @@ class LocalLearningCoefficient(Probe):
     draws: int = 300
     max_rhat: float = 1.1
     min_effective: float = 40.0
+    max_unfilled: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
         if self.n_train is not None and self.n_train < 2:
             raise ValueError(f"Got n_train={self.n_train}; need at least 2 training samples, or log n is zero.")
-        if not 0 <= self.localisation < math.inf:
-            raise ValueError(f"Got localisation={self.localisation}; need a number that is not negative, such as 100.")
+        if not 0 < self.localisation < math.inf:
+            raise ValueError(f"Got localisation={self.localisation}; need a positive number, such as 100.")
         if self.chains < 2:
             raise ValueError(f"Got chains={self.chains}; need at least two to see whether they agree.")
         if self.burn_in < 1 or self.draws < 4:
@@ -92,18 +94,23 @@ class LocalLearningCoefficient(Probe):
             burn_in=self.burn_in,
             draws=self.draws,
         )
+        weights = sum(p.numel() for p in snapshot.params.values())
+        unfilled = abs(1 - float(found.virial.mean()) / weights)
         settings = {
             "n_train": str(n),
             "localisation": f"{self.localisation:g}",
             "chains": f"{self.chains} of {self.draws} after {self.burn_in}",
             "error": "of the chains, not of the probe set",
+            "unfilled": f"{unfilled:.2g}",
         }
         coefficients = inverse_temperature * found.excess
         mixed = mixing(coefficients)
         outcome = Outcome.OK
         if not np.isfinite(coefficients).all():
             outcome = Outcome.NON_FINITE
-        elif not (mixed.rhat <= self.max_rhat and mixed.effective >= self.min_effective):
+        elif not (
+            mixed.rhat <= self.max_rhat and mixed.effective >= self.min_effective and unfilled <= self.max_unfilled
+        ):
             outcome = Outcome.NOT_CONVERGED
         yield Measurement(
             quantity=COEFFICIENT,

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 import probe_agent
 from probe_agent import AttachError, Every, ListOutbox, Monitor, Watch
 from probe_agent.door import unwrapped
-from probe_agent.probes import LocalComplexity
+from probe_agent.probes.fisher_trace import FisherTrace
+from probe_agent.probes.hessian_trace import HessianTrace
+from probe_agent.probes.local_complexity import LocalComplexity
+from probe_agent.probes.loss import Loss
+from probe_agent.probes.sharpness import Sharpness
 
 
 def attach(model: object = None, optimizer: object = None, **changes: object) -> Monitor:
@@ -248,4 +252,51 @@ def test_the_environment_can_switch_the_agent_off(monkeypatch: pytest.MonkeyPatc
     monitor = attach(outbox=outbox)
     assert monitor._watches == ()
     assert outbox.drafts == []
+    monitor.close()
+
+
+class Centring(nn.Module):
+    """Writes to its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.sub_(0.5).div_(2))
+
+
+def tempered(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Writes to the outputs."""
+    return F.cross_entropy(outputs.div_(2.0), targets)
+
+
+def blunting(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Writes to the targets."""
+    return (outputs - targets.mul_(0.9)).square().mean()
+
+
+@pytest.mark.parametrize("way", ["inputs", "outputs", "targets", "none"])
+def test_what_writes_to_what_it_is_given_is_given_copies(way: str) -> None:
+    """Nothing moves, so no number may: neither the probe set nor shared outputs may be spoiled."""
+    torch.manual_seed(0)
+    model = Centring() if way == "inputs" else nn.Linear(3, 2)
+    y = torch.randn(16, 2) if way == "targets" else torch.randint(2, (16,))
+    loss = {"outputs": tempered, "targets": blunting}.get(way, F.cross_entropy)
+    outbox = ListOutbox()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    probes = (Loss(), FisherTrace(), Sharpness(), HessianTrace(per_layer=False))
+    watches = [Watch(Every(1), probes)]
+    batch = (torch.randn(16, 3), y)
+    monitor = attach(model, optimizer, loss_fn=loss, probe_batch=batch, watches=watches, outbox=outbox)
+    assert monitor._subject.fresh == (way != "none")
+    assert monitor._subject.likelihood is None or way not in ("outputs", "targets")
+    optimizer.step()
+    first, second = (
+        {(c.quantity, *c.labels.values()): e.value for _, c, e in draft.columns} for draft in outbox.drafts
+    )
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        if key[0] != "hessian_trace":  # its signs are new at every step
+            assert second[key] == pytest.approx(value, rel=1e-3, nan_ok=True), key
     monitor.close()

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import t
 
 from probe_agent.estimators.draws import mean_of, student
+from probe_wire import Outcome
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 8, 20, 1000])
@@ -22,6 +23,10 @@ def test_ninety_five_of_a_hundred_intervals_hold_the_mean_however_few_draws_ther
     estimates = [mean_of(rng.standard_normal(n) + 7) for _ in range(4000)]
     held = np.mean([abs(e.value - 7) < 1.96 * e.stderr for e in estimates])
     assert held == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+def test_an_error_too_large_for_a_float_is_not_finite() -> None:
+    assert mean_of(np.array([1e200, -1e200, 3.0])).outcome is Outcome.NON_FINITE
 
 
 def test_one_draw_has_no_error() -> None:

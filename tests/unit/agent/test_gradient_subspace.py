@@ -11,6 +11,7 @@ from torch import nn
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators import subspace
+from probe_agent.estimators.group_gradients import equal_deal
 from probe_agent.likelihood import Categorical
 from probe_agent.probe import Measurement
 from probe_agent.probes.gradient_subspace import GradientSubspace
@@ -94,17 +95,16 @@ def test_the_hessian_route_takes_the_top_eigenvectors() -> None:
     assert fraction.estimate.stderr > 0
 
 
-def test_the_hessian_routes_subspaces_without_a_part_are_those_of_the_others_to_first_order() -> None:
-    """A part of a hundredth moves them little, so what first order leaves out is less than what it holds."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES)).double()
-    snapshot = snapshot_of(model, normal(200, 4), labels(200), likelihood=Categorical())
-    left_out, others = snapshot.probe_set.part(torch.arange(2)), snapshot.probe_set.part(torch.arange(2, 200))
-    whole, without = subspace.eigenvectors_by_part(snapshot, 2, 60, [left_out])
-    _, vectors = torch.linalg.eigh(dense_hessian(replace(snapshot, probe_set=others)))
-    truth = vectors[:, -2:].T
-    moved, missed = 1 - subspace.overlap(whole, truth), 1 - subspace.overlap(without, truth)
-    assert missed < 0.02 * moved
+def test_the_hessian_routes_fraction_is_of_gradients_its_eigenvectors_have_not_seen() -> None:
+    snapshot = classifier()
+    fraction, _ = measured(snapshot, route="hessian", k=3, folds=4)
+    n, inside, whole = snapshot.probe_set.n, 0.0, 0.0
+    for part in equal_deal(snapshot, 4):
+        others = torch.tensor([i for i in range(n) if i not in part.tolist()])
+        _, vectors = torch.linalg.eigh(dense_hessian(replace(snapshot, probe_set=snapshot.probe_set.part(others))))
+        g = flat_gradient(snapshot, part)
+        inside, whole = inside + float((vectors[:, -3:].T @ g).square().sum()), whole + float(g.square().sum())
+    assert fraction.estimate.value == pytest.approx(inside / whole, rel=1e-4)
 
 
 def test_the_hessian_routes_overlap_has_an_error() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.errors import NotApplicable
-from probe_agent.estimators import per_sample
+from probe_agent.estimators import factors, per_sample
 from probe_agent.estimators.factors import Factors
 from probe_agent.estimators.graph_memory import bytes_of_a_sample
 from probe_agent.estimators.per_sample import Route, SquaredNorms, squared_norms
@@ -380,32 +380,6 @@ def test_a_module_without_a_rule_is_named() -> None:
     )
 
 
-def test_every_sample_comes_to_be_certified_in_the_course_of_a_run() -> None:
-    """One sample's gradient is wrong, by a rule of the model that only it meets: it is found within some steps."""
-
-    class Masked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.Linear(3, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            used = self.inner(x)
-            odd = (x[:, :1] > 5).to(x)
-            return used + odd * torch.nn.functional.linear(x, self.inner.weight)
-
-    torch.manual_seed(0)
-    x = torch.rand(30, 3, dtype=torch.float64)
-    x[17] = 6.0
-    probe_set = ProbeSet(x, torch.zeros(30, dtype=torch.long))
-    model = Masked().double()
-    routes = []
-    for step in range(60):
-        snapshot = Snapshot.take(model, step, probe_set, nn.CrossEntropyLoss(), None, 0)
-        routes.append(squared_norms(snapshot, cotangents_for(snapshot)).route)
-    assert "vmap" in routes
-    assert "factored" in routes
-
-
 def test_the_memory_of_a_sample_is_what_its_graph_holds() -> None:
     model = nn.Sequential(nn.Linear(100, 50), nn.Tanh(), nn.Linear(50, 10)).double()
     x = torch.randn(7, 100, dtype=torch.float64)
@@ -413,3 +387,123 @@ def test_the_memory_of_a_sample_is_what_its_graph_holds() -> None:
     assert bytes_of_a_sample(snapshot) == (100 + 50) * 8, (
         "what the first layer was given, and what tanh gave the second"
     )
+
+
+def classified(model: nn.Module, x: Tensor) -> Snapshot:
+    targets = torch.zeros(len(x), dtype=torch.long)
+    return Snapshot.take(model, 0, ProbeSet(x, targets), nn.CrossEntropyLoss(), None, 0)
+
+
+class Placed(nn.Module):
+    """Positions that are embedded once for the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.head = nn.Embedding(3, 4), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x + self.place(torch.arange(3)[None])).flatten(1))
+
+
+def test_a_module_that_is_run_once_for_all_samples_is_noticed_before_anything_is_indexed() -> None:
+    torch.manual_seed(0)
+    snapshot = classified(Placed().double(), torch.randn(6, 3, 4, dtype=torch.float64))
+    cotangents = cotangents_for(snapshot)
+    found = squared_norms(snapshot, cotangents)
+    assert (found.route, found.why) == ("vmap", "not factored: place is not given one row a sample")
+    assert_same(found, by_hand(snapshot, cotangents))
+
+
+class Attention(nn.Module):
+    """With a bias to its keys, by which no output changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (Attention(), (7, 4)),
+        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.InstanceNorm1d(3), nn.Flatten(), nn.Linear(15, 2)), (2, 7)),
+        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.GroupNorm(3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(15, 2)), (2, 7)),
+    ],
+    ids=["bias of keys", "bias before instance normalisation", "bias before group normalisation"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_that_is_zero_but_for_rounding_is_no_reason_to_refuse(
+    model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    snapshot = classified(model.to(dtype), torch.randn(9, *shape, dtype=dtype))
+    assert squared_norms(snapshot, cotangents_for(snapshot)).route == "factored"
+
+
+def test_a_weight_that_few_samples_use_a_second_time_is_found_in_the_graph() -> None:
+    class Rare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            again = torch.nn.functional.linear(x, self.a.weight).tanh()
+            return self.b(self.a(x).tanh()) + (x[:, :1] > 2.5) * torch.nn.functional.linear(again, self.b.weight)
+
+    torch.manual_seed(0)
+    x = torch.randn(60, 4, dtype=torch.float64)
+    x[0, 0] = 3.0
+    snapshot = classified(Rare().double(), x)
+    cotangents = cotangents_for(snapshot)
+    found = squared_norms(snapshot, cotangents)
+    assert (found.route, found.why) == ("vmap", "not factored: b.weight is used beside its module")
+    assert_same(found, by_hand(snapshot, cotangents))
+
+
+def test_a_model_that_mixes_only_large_batches_is_not_applicable() -> None:
+    """Experts of limited capacity: which samples they take depends on all others, and a few alone never fill them."""
+
+    class Capacity(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.expert, self.head = nn.Linear(4, 1), nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            gate = self.gate(x)
+            taken = gate >= gate.sort(0, descending=True).values[min(8, len(gate) - 1)]
+            return self.head(x) + taken * gate * self.expert(x)
+
+    torch.manual_seed(0)
+    snapshot = classified(Capacity().double(), torch.randn(40, 4, dtype=torch.float64))
+    with pytest.raises(NotApplicable, match="outputs depend on the samples beside it"):
+        squared_norms(snapshot, cotangents_for(snapshot), route="vmap")
+
+
+def test_a_cotangent_that_vanishes_certifies_nothing() -> None:
+    torch.manual_seed(0)
+    snapshot = snapshot_of(Problem(Net(sequence_axis_first), nn.CrossEntropyLoss(), problems.vectors(6, 4, 3)))
+    cotangents = cotangents_for(snapshot)
+    cotangents[:, 0] = 0
+    found = squared_norms(snapshot, cotangents)
+    assert found.route == "vmap"
+    assert_same(found, by_hand(snapshot, cotangents))
+
+
+def test_convolutions_form_no_more_gradients_at_once_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = snapshot_of(problems.conv_batch_norm())
+    cotangents = cotangents_for(snapshot, 3)
+    whole = squared_norms(snapshot, cotangents, route="factored")
+    monkeypatch.setattr(factors, "GRADIENT_BYTES", 1)
+    assert_same(squared_norms(snapshot, cotangents, route="factored"), whole.by_parameter)
+
+
+def test_inner_products_that_cancel_are_noticed() -> None:
+    """‖Σ_t δ_t a_tᵀ‖² from inner products loses its digits where Σ δ is zero and a far from it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(32, 32, 3), nn.InstanceNorm1d(32), nn.Flatten(), nn.Linear(32 * 6, 2))
+    snapshot = classified(model, torch.randn(6, 32, 8) + 3000)
+    with pytest.raises(NotApplicable, match="cannot be trusted"):
+        squared_norms(snapshot, cotangents_for(snapshot), route="factored")
