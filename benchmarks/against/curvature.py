@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -46,16 +46,11 @@ def fisher(workload: Workload, at: Frozen, where: str, rounds: int) -> Compariso
         raise TypeError
     exact = by_layer(truth)
     arms = [Arm(f"ours, route {route}", lambda route=route: _norms(at, route), exact) for route in ROUTES]  # type: ignore[misc]
-    sampled = "true and empirical, with draws and standard errors"
     arms += [
-        Arm(
-            "ours, FisherTrace()",
-            lambda: of(FisherTrace(), at),
-            note="the default; exact labels where at most 16 outputs",
-        ),
-        Arm("ours, FisherTrace(labels=sampled)", lambda: of(FisherTrace(labels="sampled"), at), note=sampled),
-        Arm("ours, FisherTrace(labels=sampled), first 16", lambda: of(FisherTrace(labels="sampled"), first(at, 16))),
-        Arm("ours, FisherBatch()", lambda: of(FisherBatch(), at), note="true Fisher; no per-sample gradients"),
+        probed("ours, FisherTrace()", FisherTrace(), at, note="true and empirical; exact labels, at most 16 outputs"),
+        probed("ours, FisherTrace(labels=sampled)", FisherTrace(labels="sampled"), at, note="true and empirical"),
+        probed("ours, FisherTrace(labels=sampled), first 16", FisherTrace(labels="sampled"), first(at, 16)),
+        probed("ours, FisherBatch()", FisherBatch(), at, note="true Fisher; no per-sample gradients"),
         Arm("loop of gradients", peers.naive_loop(at), exact),
         Arm("torch.func vmap(grad), chunk 8", peers.vmap_grad(at), exact),
         Arm("BackPACK BatchL2Grad", peers.deferred(lambda: peers.backpack_l2(at)), exact),
@@ -77,7 +72,7 @@ def top(workload: Workload, at: Frozen, precise: Frozen, where: str, rounds: int
     krylov.grow_to(16)
     exact = relative(float(torch.linalg.eigvalsh(torch.from_numpy(krylov.tridiagonal))[-1]))
     arms = [
-        Arm("ours, Sharpness()", lambda: of(Sharpness(), at), exact, "with standard error, to 1 %"),
+        probed("ours, Sharpness()", Sharpness(), at, exact, "of the solver and of the samples"),
         Arm(
             "ours, Sharpness(), a quarter of B",
             lambda: of(Sharpness(), first(at, len(at.x) // 4)),
@@ -111,7 +106,7 @@ def trace(workload: Workload, at: Frozen, where: str, rounds: int, products: int
     curvatures = torch.tensor([hessian.curvature(v) for v in signs], dtype=torch.float64)
     truth, luck = float(curvatures.mean()), float(curvatures.std()) / math.sqrt(products)
     arms = [
-        Arm("ours, HessianTrace()", lambda: of(HessianTrace(), at), relative(truth), "with standard error"),
+        probed("ours, HessianTrace()", HessianTrace(), at, relative(truth), "of signs and samples"),
         Arm("PyHessian trace()", peers.deferred(lambda: peers.pyhessian_trace(at)), relative(truth)),
         Arm("PyHessian trace(maxIter=4)", peers.deferred(lambda: peers.pyhessian_trace(at, 4, 0.0)), relative(truth)),
     ]
@@ -130,6 +125,12 @@ def _norms(at: Frozen, route: Route) -> Value:
         layer: float(n.mean()) / at.y[0].numel()
         for layer, n in by_our_layer({name: s[:, 0] for name, s in found.by_parameter.items()}).items()
     }
+
+
+def probed(name: str, probe: Probe, at: Frozen, error: Callable[[Value], float] | None = None, note: str = "") -> Arm:
+    """One of our probes at its settings; its note begins with the standard error it gives."""
+    stderr = next(iter(list(probe.measure(at.snapshot(), {})))).estimate.stderr
+    return Arm(name, lambda: of(probe, at), error, "; ".join(filter(None, (f"± {stderr:.2g}", note))))
 
 
 def of(probe: Probe, at: Frozen, memory: Memory | None = None) -> float:
