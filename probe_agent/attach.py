@@ -20,6 +20,7 @@ from probe_agent.probe_set import Inputs
 from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import LossFn
+from probe_agent.witness import asked_for
 
 logger = logging.getLogger("probe_agent")
 
@@ -98,7 +99,10 @@ def attach(
         raise AttachError(
             f"Got the collector address {address!r}; need tcp://HOST:PORT or ipc://PATH, such as {DEFAULT_COLLECTOR}."
         )
-    if os.environ.get("PHASEWATCH_DISABLE", "").lower() in ("1", "true", "yes", "on"):
+    witness = asked_for(model, optimizer)
+    if witness is not None:
+        outbox, budget = witness.outbox, Budget(share=1000)
+    if _switched_off() or (witness is not None and not witness.watching):
         watches, outbox = (), ListOutbox()
     else:
         subject = door.tried_out(subject, likelihood, step)
@@ -123,3 +127,7 @@ def attach(
         return ZmqOutbox(address, identity, rank(), current_step)
 
     return Monitor(subject, optimizer, identity, watches, budget or Budget(), open_outbox, step=step)
+
+
+def _switched_off() -> bool:
+    return os.environ.get("PHASEWATCH_DISABLE", "").lower() in ("1", "true", "yes", "on")

@@ -35,6 +35,9 @@ from probe_wire import Advice, Losses, Run
 
 logger = logging.getLogger("probe_agent")
 
+NEVER = 2**62
+"""The step at which nothing is due."""
+
 _turn = threading.Lock()
 """Held while any monitor measures: random streams and attention kernels are switches of the whole process."""
 
@@ -75,7 +78,7 @@ class Monitor:
         self._first_step = step
         self._started = time.perf_counter()
         self._due = [step for _ in self._watches]  # the state training starts from is the first to be measured
-        self._next_due = step
+        self._next_due = step if self._watches else NEVER
         self._in_step = False
         self._began: float | None = None
         self._outbox = open_outbox(self)
@@ -87,7 +90,8 @@ class Monitor:
         )
         # Not at interpreter exit: then the outbox itself still waits for what is queued.
         weakref.finalize(self, self._outbox.abandon).atexit = False
-        self._guarded_measure()
+        if self._watches:
+            self._guarded_measure()
 
     # -- what a training script may use -----------------------------------------------------------
 
@@ -167,7 +171,7 @@ class Monitor:
         except Exception as error:  # noqa: BLE001 - nothing of ours raises into training
             self._complain("monitor", f"measuring at step {self.step} failed: {error!r}")
             self.snapshots_skipped += 1
-            self._next_due = min(self._due, default=self.step + 1)
+            self._next_due = min(self._due)
         finally:
             self.probe_seconds, self._began = self._spent, None
             _turn.release()
@@ -190,7 +194,7 @@ class Monitor:
             for i in due:
                 self._due[i] = self._watches[i].schedule.after(self.step)
             self._measure(probes)
-        self._next_due = min(self._due, default=self.step + 1)
+        self._next_due = min(self._due)
         if self._recorder and self._next_due > self.step + 2:
             self._recorder.forget()
 

@@ -3,6 +3,7 @@
 import typer
 
 from probe_agent.cli.probes import probes
+from probe_agent.cli.verify import verify
 
 app = typer.Typer(
     name="probe-agent",
@@ -13,12 +14,8 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _several_verbs() -> None:
-    """Make a single command a verb, so that more can follow."""
-
-
 app.command()(probes)
+app.command()(verify)
 
 
 def main() -> None:

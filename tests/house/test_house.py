@@ -54,7 +54,11 @@ def test_every_machine_judges_a_quantity_that_some_probe_measures() -> None:
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        ("reference/cli.md", [f"probe-collector {command.__name__}" for command in COMMANDS] + ["probe-agent probes"]),
+        (
+            "reference/cli.md",
+            [f"probe-collector {command.__name__}" for command in COMMANDS]
+            + ["probe-agent probes", "probe-agent verify"],
+        ),
         ("reference/config.md", names()),
         ("reference/outcomes.md", [outcome.label for outcome in Outcome] + [outcome.sentence for outcome in Outcome]),
         ("reference/phases.md", [word for m in MACHINES for word in (f"`{m.name}`", f"`{m.version}`")]),

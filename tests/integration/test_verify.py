@@ -1,0 +1,128 @@
+"""probe-agent verify on real training scripts, each run three times in a process of its own."""
+
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from probe_agent.cli import app
+
+SCRIPT = """
+import sys, torch
+import torch.nn.functional as F
+from torch import nn
+import probe_agent
+from probe_agent import Every, Watch
+from probe_agent.probes.fisher_trace import FisherTrace
+from probe_agent.probes.loss import Loss
+from probe_agent.probes.weights import Weights
+
+{before}
+model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+x, y = torch.randn(64, 6), torch.randint(3, (64,))
+probes = (Loss(), FisherTrace(), Weights())
+{bad}
+monitor = probe_agent.attach(
+    model, optimizer, loss_fn=F.cross_entropy, probe_batch=(x[:32], y[:32]), run="verified", watches=[Watch(Every(2), probes)]
+)
+for step in range(1000):
+    at = torch.randint(64, (16,))
+    optimizer.zero_grad()
+    F.cross_entropy(model(x[at]), y[at]).backward()
+    optimizer.step()
+    monitor.observe(loss=1.0)
+"""
+BAD_PROBE = """
+class Bad(Loss):
+    def measure(self, snapshot, memory):
+        {does}
+        yield from super().measure(snapshot, memory)
+Bad.name = "bad"
+probes = (*probes, Bad())
+"""
+
+
+def verify(folder: Path, before: str = "torch.manual_seed(0)", bad: str = "", *options: str) -> tuple[Result, Any]:
+    script, out = folder / "train.py", folder / "receipt.json"
+    script.write_text(SCRIPT.format(before=before, bad=BAD_PROBE.format(does=bad) if bad else ""))
+    arguments = ["verify", "--steps", "6", "--out", str(out), *options, "--", sys.executable, str(script)]
+    result = CliRunner().invoke(app, arguments)
+    return result, json.loads(out.read_text()) if out.exists() else None
+
+
+def test_a_watched_script_gets_a_sealed_receipt(tmp_path: Path) -> None:
+    result, receipt = verify(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "identical over 6 steps" in result.output
+    assert "3 buffers" in " ".join(result.output.split())
+    assert receipt["verdict"] == "identical"
+    assert receipt["difference"] is None
+    assert receipt["compared"]["parameters"] == receipt["compared"]["gradients"] == 6
+    assert receipt["digests"]["with"] != receipt["digests"]["without"]  # a stream of Python's that nobody seeded
+    assert receipt["measured"]["fisher_trace"]["ok"] == 3 + 1
+    seal = receipt.pop("sha256")
+    assert seal == sha256(json.dumps(receipt, sort_keys=True).encode()).hexdigest()
+
+
+def test_streams_that_nobody_seeds_are_judged_by_when_they_are_drawn_from(tmp_path: Path) -> None:
+    result, receipt = verify(tmp_path)
+    assert receipt["unseeded"] == ["random stream of Python", "random stream of numpy"]
+    assert "compared is when it was drawn from" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("does", "fact"),
+    [
+        ("model[0].weight.data.mul_(1 + 1e-7)", "parameter 0.weight"),
+        ("model[1].running_mean.add_(1)", "buffer 1.running_mean"),
+        ("model.eval()", "mode of the model"),
+        ("model[2].register_forward_hook(lambda *_: None)", "hooks on 2"),
+        ("optimizer.param_groups[0]['lr'] = 2e-3", "optimizer setting lr of group 0"),
+    ],
+)
+def test_a_bad_probe_is_caught_and_what_it_did_is_named(tmp_path: Path, does: str, fact: str) -> None:
+    result, receipt = verify(tmp_path, bad=does)
+    assert result.exit_code == 1, result.output
+    assert receipt["verdict"] == "differs"
+    assert receipt["difference"] == {"step": 1, "monitor": "rank0-monitor0", "fact": fact}
+    assert f"first at step 1: {fact}" in result.output
+
+
+def test_a_script_that_does_not_repeat_itself_is_not_blamed_on_the_agent(tmp_path: Path) -> None:
+    result, receipt = verify(tmp_path, before="")
+    assert result.exit_code == 2
+    assert receipt["verdict"] == "not repeatable"
+    assert "seed every random stream it uses" in " ".join(result.output.split())
+
+
+def test_a_script_that_never_attaches_gives_no_testimony(tmp_path: Path) -> None:
+    out = tmp_path / "receipt.json"
+    result = CliRunner().invoke(app, ["verify", "--out", str(out), "--", sys.executable, "-c", "print('trained')"])
+    assert result.exit_code == 2
+    assert "must call probe_agent.attach" in " ".join(result.output.split())
+
+
+def test_a_command_that_fails_says_what_it_said(tmp_path: Path) -> None:
+    result, receipt = verify(tmp_path, before="raise SystemExit('no data here')")
+    assert result.exit_code == 2
+    assert receipt is None
+    assert "exit status 1" in result.output
+    assert "no data here" in result.output
+
+
+def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
+    result, receipt = verify(tmp_path, "import time; time.sleep(60)", "", "--timeout", "1")
+    assert result.exit_code == 2
+    assert receipt is None
+    assert "it took longer than 1 s" in result.output
+
+
+def test_a_command_that_is_not_there_is_a_sentence() -> None:
+    result = CliRunner().invoke(app, ["verify", "--", "no-such-command"])
+    assert result.exit_code == 2
+    assert "'no-such-command' cannot be run" in result.output
