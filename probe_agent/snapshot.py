@@ -126,7 +126,23 @@ class Snapshot:
             args = inputs
         if params is None:
             return self.model(*args, **kwargs)
-        return torch.func.functional_call(self.model, dict(params), args, kwargs)
+        # Not by tie_weights: of a module that stands in two places torch would not put the weights back.
+        aliases = self._aliases()
+        every = {alias: p for name, p in params.items() for alias in aliases.get(name, [name])}
+        return torch.func.functional_call(self.model, every, args, kwargs, tie_weights=False)
+
+    def _aliases(self) -> dict[str, list[str]]:
+        """Where each parameter stands in modules that are not the same: several places for tied weights."""
+
+        def found() -> dict[str, list[str]]:
+            names = {id(p): name for name, p in self.model.named_parameters()}
+            places: dict[str, list[str]] = {name: [] for name in names.values()}
+            for path, module in self.model.named_modules():
+                for own, p in module.named_parameters(recurse=False, remove_duplicate=False):
+                    places[names[id(p)]].append(f"{path}.{own}" if path else own)
+            return places
+
+        return self.once("aliases", found)
 
     def predictions(self) -> Any:
         """What the model gives on the probe set, without a graph; a tensor is computed once a snapshot."""

@@ -123,6 +123,12 @@ def _tokens(n: int) -> Tensor:
     return torch.randint(CLASSES + 2, (n, 4), generator=torch.Generator().manual_seed(1))
 
 
+def _shared() -> nn.Module:
+    """One module in two places."""
+    inner = nn.Linear(6, 6)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), inner, nn.Tanh(), inner, nn.ReLU(), nn.Linear(6, CLASSES))
+
+
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "MLP": (lambda: _mlp(nn.ReLU()), lambda n: normal(n, 4)),
     "in-place ReLU": (lambda: _mlp(nn.ReLU(inplace=True)), lambda n: normal(n, 4)),
@@ -135,6 +141,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "GPT with fused attention": (Attention, _tokens),
     "GPT with explicit attention": (lambda: Attention(fused=False), _tokens),
     "tied embedding": (lambda: Attention(tied=True), _tokens),
+    "shared module": (_shared, lambda n: normal(n, 4)),
     "compiled": (lambda: unwrapped(torch.compile(_mlp(nn.GELU()), backend="eager")), lambda n: normal(n, 4)),
     "dropout": (lambda: _mlp(nn.Tanh(), nn.Dropout(0.5)), lambda n: normal(n, 4)),
     "LSTM": (Recurrent, lambda n: normal(n, 3, 3)),

@@ -24,7 +24,14 @@ from torch import Tensor
 
 from probe_agent.estimators.draws import Draws, numbers, ratio_draws
 from probe_agent.estimators.fisher import fisher_of, layer_of
-from probe_agent.estimators.hvp import Flat, HessianProduct, graphed_gradient, hessian_of, twice_differentiable
+from probe_agent.estimators.hvp import (
+    Flat,
+    HessianProduct,
+    graphed_gradient,
+    hessian_of,
+    refusals_named,
+    twice_differentiable,
+)
 from probe_agent.likelihood import Likelihood
 from probe_agent.probe_set import ProbeSet
 from probe_agent.recognition import recognise
@@ -107,7 +114,10 @@ def _residual(
         moving = [(g, p) for g, p in zip(slopes, v, strict=True) if g is not None and g.requires_grad]
         if not moving:  # the model is linear in its parameters
             return _along(snapshot, v, [None] * len(v))
-        products = torch.autograd.grad([g for g, _ in moving], flat.params, [p for _, p in moving], allow_unused=True)
+        with refusals_named(outputs):
+            products = torch.autograd.grad(
+                [g for g, _ in moving], flat.params, [p for _, p in moving], allow_unused=True
+            )
     return _along(snapshot, v, products)
 
 

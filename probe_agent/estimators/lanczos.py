@@ -91,8 +91,9 @@ class Krylov:
     def grow_to(self, products: int) -> None:
         """Take products until there are that many, the space is exhausted, or one is not finite."""
         while self.products < products and self.finite and not self.exhausted:
-            self.basis.append(self._following)
-            w, along = _orthogonalised(self._product(self._following), self.basis)
+            basis = [*self.basis, self._following]
+            w, along = _orthogonalised(self._product(self._following), basis)
+            self.basis = basis  # only now: the product may be refused
             self._departure = max([self._departure, *_departures(along, self.betas)])
             self.alphas.append(along[-1])
             self.betas.append(float(torch.linalg.vector_norm(w)))

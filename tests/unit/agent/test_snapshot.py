@@ -212,3 +212,35 @@ def test_what_is_computed_on_a_further_set_is_shared_and_is_not_that_of_the_prob
     assert snapshot.on("test") is snapshot.on("test")
     assert snapshot.on("test").predictions().shape == (4, 2)
     assert snapshot.predictions().shape == (5, 2)
+
+
+def test_a_module_in_two_places_is_evaluated_at_other_weights_and_gets_its_own_back() -> None:
+    """torch.func.functional_call leaves the weights it was given in a module that stands in two places."""
+    torch.manual_seed(0)
+    inner = nn.Linear(3, 3)
+    snapshot = take(nn.Sequential(inner, nn.Tanh(), inner), torch.randn(5, 3))
+    own = dict(snapshot.model.named_parameters())
+    before = snapshot.outputs()
+    moved = {name: p.detach() + 1.0 for name, p in snapshot.params.items()}
+    expected = F.linear(F.linear(snapshot.probe_set.inputs, *moved.values()).tanh(), *moved.values())
+    torch.testing.assert_close(snapshot.outputs(moved), expected)
+    assert all(own[name] is p for name, p in snapshot.model.named_parameters())
+    assert torch.equal(snapshot.outputs(), before)
+
+
+def test_tied_weights_of_two_modules_move_together() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.other.weight = self.one.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(self.one(x).tanh())
+
+    snapshot = take(Tied(), torch.randn(5, 3))
+    assert list(snapshot.params) == ["one.weight"]
+    weight = torch.randn(3, 3)
+    expected = F.linear(F.linear(snapshot.probe_set.inputs, weight).tanh(), weight)
+    torch.testing.assert_close(snapshot.outputs({"one.weight": weight}), expected)
+    assert snapshot.model.other.weight is snapshot.model.one.weight is snapshot.params["one.weight"]
