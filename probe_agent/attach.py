@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from probe_agent import door
 from probe_agent.budget import Budget
 from probe_agent.errors import AttachError
+from probe_agent.examination import asked_for as examination_asked_for
 from probe_agent.measuring import Subject
 from probe_agent.monitor import Monitor
 from probe_agent.outbox import ListOutbox, Outbox, ZmqOutbox
-from probe_agent.presets import standard
 from probe_agent.probe_set import Inputs
 from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import LossFn
-from probe_agent.witness import asked_for
+from probe_agent.witness import asked_for as witness_asked_for
 
 logger = logging.getLogger("probe_agent")
 
@@ -38,8 +38,8 @@ def attach(
     test_batch: tuple[Inputs, Tensor] | None = None,
     ood_batch: tuple[Inputs, Tensor] | None = None,
     collector: str | None = None,
-    watches: Sequence[Watch] | None = None,
-    budget: Budget | None = None,
+    watches: Sequence[Watch] | str | None = None,
+    budget: Budget | str | None = None,
     likelihood: str | None = None,
     labels: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -64,8 +64,9 @@ def attach(
             local complexity are measured there too, under ``split="test"``.
         ood_batch: the same of inputs from another distribution (corrupted, shifted), under ``split="ood"``.
         collector: the collector's inlet; default ``$PHASEWATCH_COLLECTOR``, else ``tcp://127.0.0.1:5757``.
-        watches: which probes follow which schedule; default `presets.standard`.
-        budget: how much time probes may take; default 2 % of training beyond the first 20 seconds.
+        watches: which probes follow which schedule, or the name of a preset: "light", "standard" (the default) or "full".
+        budget: how much time probes may take beyond the first 20 seconds, such as "1%", or a `Budget`; default 2 % of
+            training.
         likelihood: "categorical", "gaussian" or "bernoulli" where the loss does not tell by itself which
             distribution p(y | x) it stands for; the true Fisher information is defined by it.
         labels: facts about the run to show beside it, such as ``{"dataset": "mnist"}``.
@@ -92,14 +93,17 @@ def attach(
         },
     )
     door.check_name(run, labels or {})
-    watches = standard() if watches is None else watches
+    watches = door.watches(watches)
     door.check_probes(watches)
+    budget = door.budget(budget)
     address = collector or os.environ.get("PHASEWATCH_COLLECTOR") or DEFAULT_COLLECTOR
     if not _ADDRESS.fullmatch(address):
         raise AttachError(
             f"Got the collector address {address!r}; need tcp://HOST:PORT or ipc://PATH, such as {DEFAULT_COLLECTOR}."
         )
-    witness = asked_for(model, optimizer)
+    witness = witness_asked_for(model, optimizer)
+    if (examination := examination_asked_for()) is not None:
+        outbox, watches, budget = examination, examination.watches, Budget(share=1000)
     if witness is not None:
         outbox, budget = witness.outbox, Budget(share=1000)
     if _switched_off() or (witness is not None and not witness.watching):
@@ -126,7 +130,7 @@ def attach(
 
         return ZmqOutbox(address, identity, rank(), current_step)
 
-    return Monitor(subject, optimizer, identity, watches, budget or Budget(), open_outbox, step=step)
+    return Monitor(subject, optimizer, identity, watches, budget, open_outbox, step=step)
 
 
 def _switched_off() -> bool:

@@ -1,7 +1,9 @@
 """Budget: how much of a run's time probes may take."""
 
 import math
+import re
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,18 @@ class Budget:
                 f"Got Budget(share={self.share}, allowance={self.allowance}); need a share of training time from 0 up "
                 "(0.02 is 2 %) and an allowance of 0 or more seconds."
             )
+
+    @classmethod
+    def of(cls, share: str) -> Self:
+        """A budget of a share, such as "1%" or "0.5 %", beyond the default allowance.
+
+        Raises:
+            ValueError: it is no percentage.
+        """
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", share)
+        if found is None:
+            raise ValueError(f'Got budget={share!r}; need a percentage of training time, such as "1%", or a Budget.')
+        return cls(share=float(found[1]) / 100)
 
     def remaining(self, *, spent: float, training: float) -> float:
         """Seconds that are left when ``spent`` went to probes and ``training`` to training."""

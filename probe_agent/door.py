@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from probe_agent.budget import Budget
 from probe_agent.errors import AttachError
 from probe_agent.likelihood import Likelihood
 from probe_agent.measuring import Subject
+from probe_agent.presets import PRESETS
 from probe_agent.probe import Probe
 from probe_agent.probe_set import ProbeSet, each, tensors_of
 from probe_agent.recognition import named, recognise
@@ -215,6 +217,23 @@ def check_identity(identity: Run, number: int, step: int) -> None:
             f"Got a run the collector would refuse: {error} Check step ({step!r}), PHASEWATCH_RUN_ID ({identity.id!r}; letters, "
             f"digits, '_', '.', ':' and '-', 64 at the most), RANK ({number}) and WORLD_SIZE ({identity.world_size})."
         ) from error
+
+
+def watches(given: Sequence[Watch] | str | None) -> Sequence[Watch]:
+    """The watches, or those of the preset of that name."""
+    if isinstance(given, str):
+        if given not in PRESETS:
+            raise AttachError(f"Got watches={given!r}; need {', '.join(map(repr, PRESETS))} or a sequence of Watch.")
+        return PRESETS[given]()
+    return PRESETS["standard"]() if given is None else given
+
+
+def budget(given: Budget | str | None) -> Budget:
+    """The budget, or the one of that percentage."""
+    try:
+        return Budget.of(given) if isinstance(given, str) else given or Budget()
+    except ValueError as error:
+        raise AttachError(str(error)) from error
 
 
 def check_probes(watches: Sequence[Watch]) -> None:

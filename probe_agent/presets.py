@@ -1,5 +1,7 @@
 """Presets: which probes run, and when, if nobody says otherwise. The budget wins over all of them."""
 
+from collections.abc import Callable, Mapping
+
 from probe_agent.probes.calibration import Calibration
 from probe_agent.probes.critical_sharpness import CriticalSharpness
 from probe_agent.probes.edge_of_stability import EdgeOfStability
@@ -56,3 +58,7 @@ def liu_gurevych(every: int = 10) -> tuple[Watch, ...]:
     """
     signals = (Loss(), FisherTrace(labels="sampled", per_layer=False), Perturbation())
     return (Watch(Every(every), signals),)
+
+
+PRESETS: Mapping[str, Callable[[], tuple[Watch, ...]]] = {"light": light, "standard": standard, "full": full}
+"""By name, each a part of the next."""

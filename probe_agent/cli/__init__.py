@@ -2,6 +2,7 @@
 
 import typer
 
+from probe_agent.cli.doctor import doctor
 from probe_agent.cli.probes import probes
 from probe_agent.cli.verify import verify
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 
 app.command()(probes)
 app.command()(verify)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -7,10 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from probe_agent.presets import full, light, standard
+from probe_agent.presets import PRESETS
 from probe_agent.probes import PROBES
-
-PRESETS = {"light": light, "standard": standard, "full": full}
 
 
 def probes(

@@ -1,11 +1,8 @@
 """probe-agent verify."""
 
 import json
-import os
 import platform
 import shlex
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from probe_agent.cli.running import run
 from probe_agent.receipt import Receipt, Testimony, receipt
 from probe_agent.witness import VARIABLE, WITH, WITHOUT
 
@@ -48,7 +46,8 @@ def verify(
     for name, way in (("without the agent", WITHOUT), ("without it, again", WITHOUT), ("with it", WITH)):
         with tempfile.TemporaryDirectory() as folder, console.status(f"{name} …"):
             began = time.monotonic()
-            said = _run(command, f"{way}:{steps}:{folder}", timeout)
+            wish = f"{way}:{steps}:{folder}"
+            said = run(command, {VARIABLE: wish, "PYTHONHASHSEED": "0"}, timeout)
             runs[name] = Testimony.read(Path(folder))
         reached = runs[name].length
         console.print(f"  {name:18} {reached:>4} steps {time.monotonic() - began:>7.1f} s")
@@ -59,38 +58,6 @@ def verify(
     seal = _write(out, found, command)
     _print(console, found, out, seal)
     raise typer.Exit({"identical": 0, "differs": 1}.get(found.verdict, 2))
-
-
-def _run(command: list[str], wish: str, timeout: float) -> str:
-    """Run the command in a session of its own, so that its children end with it; what it said where it failed."""
-    environment = os.environ | {VARIABLE: wish, "PYTHONHASHSEED": "0"}
-    with tempfile.TemporaryFile() as output:
-        try:
-            running = subprocess.Popen(  # noqa: S603 - the user's own command
-                command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        except OSError as error:
-            return f"{command[0]!r} cannot be run: {error}"
-        try:
-            code: int | None = running.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            _end(running)
-        if code == 0:
-            return ""
-        output.seek(0)
-        tail = output.read()[-2000:].decode(errors="replace").strip()
-    why = f"it took longer than {timeout:g} s (--timeout)" if code is None else f"exit status {code}"
-    return f"{why}\n{tail}"
-
-
-def _end(running: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(running.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    running.wait()
 
 
 def _write(out: Path, found: Receipt, command: list[str]) -> str:

@@ -57,7 +57,7 @@ def test_every_machine_judges_a_quantity_that_some_probe_measures() -> None:
         (
             "reference/cli.md",
             [f"probe-collector {command.__name__}" for command in COMMANDS]
-            + ["probe-agent probes", "probe-agent verify"],
+            + ["probe-agent probes", "probe-agent verify", "probe-agent doctor"],
         ),
         ("reference/config.md", names()),
         ("reference/outcomes.md", [outcome.label for outcome in Outcome] + [outcome.sentence for outcome in Outcome]),

@@ -8,8 +8,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import probe_agent
-from probe_agent import AttachError, Every, ListOutbox, Monitor, Watch
+from probe_agent import AttachError, Budget, Every, ListOutbox, Monitor, Watch
 from probe_agent.door import unwrapped
+from probe_agent.presets import light
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.hessian_trace import HessianTrace
 from probe_agent.probes.local_complexity import LocalComplexity
@@ -300,3 +301,23 @@ def test_what_writes_to_what_it_is_given_is_given_copies(way: str) -> None:
         if key[0] != "hessian_trace":  # its signs are new at every step
             assert second[key] == pytest.approx(value, rel=1e-3, nan_ok=True), key
     monitor.close()
+
+
+def test_a_preset_and_a_budget_may_be_given_by_name() -> None:
+    monitor = attach(watches="light", budget="1%")
+    assert [watch.probes for watch in monitor._watches] == [watch.probes for watch in light()]
+    assert monitor._budget == Budget(share=0.01)
+    monitor.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"watches": "everything"}, "Got watches='everything'; need 'light', 'standard', 'full' or a sequence"),
+        ({"budget": "a little"}, "Got budget='a little'; need a percentage of training time, such as \"1%\""),
+        ({"budget": "-1%"}, "Got budget='-1%'; need a percentage"),
+    ],
+)
+def test_a_preset_or_a_budget_that_does_not_exist_is_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(AttachError, match=words):
+        attach(**changes)

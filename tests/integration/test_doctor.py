@@ -1,0 +1,74 @@
+"""probe-agent doctor on real training scripts."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from probe_agent.cli import app
+from probe_agent.probes import PROBES
+
+SCRIPT = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+import probe_agent
+
+torch.manual_seed(0)
+model = {model}
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+x, y = torch.randn(32, 6), torch.randint(3, (32,))
+{attach}
+for step in range({steps}):
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+print("trained")
+"""
+ATTACH = "probe_agent.attach(model, optimizer, loss_fn=F.cross_entropy, probe_batch=(x, y), run='examined')"
+MODEL = "nn.Sequential(nn.Linear(6, 4), {activation}, nn.Linear(4, 3))"
+
+
+def doctor(
+    folder: Path, *options: str, activation: str = "nn.ReLU()", attach: str = ATTACH, steps: int = 1000
+) -> Result:
+    script = folder / "train.py"
+    script.write_text(SCRIPT.format(model=MODEL.format(activation=activation), attach=attach, steps=steps))
+    return CliRunner().invoke(app, ["doctor", *options, "--", sys.executable, str(script)])
+
+
+def test_every_probe_is_tried_and_what_it_costs_is_told(tmp_path: Path) -> None:
+    result = doctor(tmp_path)
+    assert result.exit_code == 0, result.output
+    for name in (*(probe.name for probe in PROBES), "light", "standard", "full"):
+        assert name in result.output
+    assert "failed" not in result.output
+    assert "steps between measurements at 2%" in " ".join(result.output.split())
+
+
+def test_what_does_not_apply_says_why(tmp_path: Path) -> None:
+    result = doctor(tmp_path, "--json", activation="nn.Identity()")
+    assert result.exit_code == 0, result.output
+    found = {each["probe"]: each for each in json.loads(result.output)["probes"]}
+    assert found["local_complexity"]["outcome"] == "not_applicable"
+    assert "Saw no activation function" in found["local_complexity"]["why"]
+    assert found["fisher_trace"]["outcome"] == "ok"
+    assert found["edge_of_stability"]["outcome"] == "ok", "the optimizer has taken steps"
+    assert found["fisher_trace"]["series"] == {"ok": 3 + 3 + 1 + 2}
+
+
+@pytest.mark.parametrize(("attach", "steps"), [("", 10), (ATTACH, 1)])
+def test_a_script_that_attaches_nothing_or_ends_too_soon_is_told_so(tmp_path: Path, attach: str, steps: int) -> None:
+    result = doctor(tmp_path, attach=attach, steps=steps)
+    assert result.exit_code == 2
+    assert "never called probe_agent.attach(...), or took fewer than 2 optimizer steps" in " ".join(
+        result.output.split()
+    )
+
+
+def test_a_script_that_fails_says_what_it_said(tmp_path: Path) -> None:
+    result = doctor(tmp_path, attach="raise SystemExit('no data here')")
+    assert result.exit_code == 2
+    assert "no data here" in result.output
