@@ -79,9 +79,7 @@ def test_streams_that_nobody_seeds_are_judged_by_when_they_are_drawn_from(tmp_pa
     ("does", "fact"),
     [
         ("model[0].weight.data.mul_(1 + 1e-7)", "parameter 0.weight"),
-        ("model[1].running_mean.add_(1)", "buffer 1.running_mean"),
         ("model.eval()", "mode of the model"),
-        ("model[2].register_forward_hook(lambda *_: None)", "hooks on 2"),
         ("optimizer.param_groups[0]['lr'] = 2e-3", "optimizer setting lr of group 0"),
     ],
 )
