@@ -65,8 +65,8 @@ def attach(
         ood_batch: the same of inputs from another distribution (corrupted, shifted), under ``split="ood"``.
         collector: the collector's inlet; default ``$PHASEWATCH_COLLECTOR``, else ``tcp://127.0.0.1:5757``.
         watches: which probes follow which schedule, or the name of a preset: "light", "standard" (the default) or "full".
-        budget: how much time probes may take beyond the first 20 seconds, such as "1%", or a `Budget`; default 2 % of
-            training.
+        budget: how much of training's time probes may take, such as "1%", or a `Budget`; default "2%". A part of it may
+            be spent in advance, early in training.
         likelihood: "categorical", "gaussian" or "bernoulli" where the loss does not tell by itself which
             distribution p(y | x) it stands for; the true Fisher information is defined by it.
         labels: facts about the run to show beside it, such as ``{"dataset": "mnist"}``.

@@ -2,20 +2,33 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
+
+ADVANCE = 500.0
+"""Seconds of training whose share may be spent at once."""
+
+
+class Claim(NamedTuple):
+    """What one probe asks for: the ``seconds`` it is expected to take; those it ``had`` so far; whether it is ``due`` now."""
+
+    seconds: float
+    had: float
+    due: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Probes may take ``allowance`` seconds, and beyond that ``share`` of the training time.
+    """Probes may take ``share`` of the training time, ``allowance`` seconds of it in advance.
 
-    The allowance makes the early period dense: the first minutes of a run decide most, and a few
-    seconds are nothing to a run of hours. Over the whole run the share holds.
+    The advance makes the early period dense: the first minutes of a run decide most. It is paid back by half
+    the share, so that measuring never pauses: after ``2 × allowance / share`` seconds of training (a quarter of an
+    hour, where nothing else is said) the share holds over the whole run so far, and from then on always.
     """
 
     share: float = 0.02
-    allowance: float = 20.0
+    allowance: float = 0.02 * ADVANCE
 
     def __post_init__(self) -> None:
         if not (0 <= self.share <= 1000 and self.allowance >= 0):
@@ -26,7 +39,7 @@ class Budget:
 
     @classmethod
     def of(cls, share: str) -> Self:
-        """A budget of a share, such as "1%" or "0.5 %", beyond the default allowance.
+        """A budget of a share, such as "1%" or "0.5 %".
 
         Raises:
             ValueError: it is no percentage.
@@ -34,27 +47,44 @@ class Budget:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", share)
         if found is None:
             raise ValueError(f'Got budget={share!r}; need a percentage of training time, such as "1%", or a Budget.')
-        return cls(share=float(found[1]) / 100)
+        return cls(share=float(found[1]) / 100, allowance=float(found[1]) / 100 * ADVANCE)
 
-    def remaining(self, *, spent: float, training: float) -> float:
-        """Seconds that are left when ``spent`` went to probes and ``training`` to training."""
-        return self.allowance + self.share * training - spent
+    def allowed(self, training: float) -> float:
+        """Seconds that probes may take in all, after so many of training."""
+        return max(self.share * training, self.allowance + self.share * training / 2)
 
-    def steps_to_wait(self, *, spent: float, expected: float, training: float, steps: int) -> int:
-        """How many more training steps must pass before a measurement of ``expected`` seconds is affordable.
+    def steps_to_wait(self, missing: float, *, training: float, steps: int) -> int:
+        """How many more training steps must pass before ``missing`` more seconds are allowed, at least 1.
 
         Args:
-            spent: seconds probes took so far.
-            expected: seconds the measurement will take, as far as known.
+            missing: seconds of probes beyond those that are allowed now.
             training: seconds of training so far, probes excluded.
             steps: training steps in that time.
-
-        Returns:
-            0 when it is affordable now.
         """
-        missing = expected - self.remaining(spent=spent, training=training)
-        if missing <= 0:
-            return 0
-        if self.share == 0 or training <= 0 or steps == 0:
-            return 1000  # nothing to extrapolate from, or nothing will ever free time: look again much later
-        return max(1, math.ceil(missing / (self.share * training / steps)))
+        if self.share == 0:
+            return 1000  # nothing will ever be earned: look again much later
+        if training <= 0 or steps == 0:
+            return 1  # nothing to extrapolate from
+        needed = self.allowed(training) + missing
+        paid = min(needed / self.share, 2 * (needed - self.allowance) / self.share)
+        return max(1, math.ceil((paid - training) / (training / steps)))
+
+
+def affordable(claims: Sequence[Claim], left: float, fair: float) -> tuple[list[int], float]:
+    """Which of the due claims ``left`` seconds pay for, by their places; and the seconds missing for the next of them.
+
+    Those that had least come first. A claim that is too dear now keeps what it has saved, up to the ``fair`` share
+    of all that was allowed: so a dear probe neither keeps the cheap ones waiting nor is starved by them, and each of
+    n has an n-th part or all it asks for.
+    """
+    chosen, missing = [], math.inf
+    for i in sorted(range(len(claims)), key=lambda i: claims[i].had):
+        seconds, had, due = claims[i]
+        if due and seconds <= left:
+            chosen.append(i)
+            left -= seconds
+            continue
+        if due:
+            missing = min(missing, seconds - left)
+        left -= max(0.0, min(seconds, fair - had))
+    return sorted(chosen), missing

@@ -2,9 +2,10 @@
 
     optimizer.step()
       └─ post-step hook          1  count the step; is anything due, and affordable?
-           └─ Snapshot.take      2  a frozen copy of the model
-                └─ Probe …       3  Snapshot → Measurements, each timed and guarded
-                     └─ Outbox   4  one Report, queued; a daemon thread sends it
+           └─ Place              2  here and now, or a process of its own:
+                ├─ Snapshot         a frozen copy of the model
+                └─ Probe …          Snapshot → Measurements, each timed and guarded
+                     └─ Outbox   3  one Report, queued; a daemon thread sends it
 
 When nothing is due the hook compares two integers and returns.
 """
@@ -14,24 +15,27 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from probe_agent.budget import Budget
+from probe_agent.budget import Budget, Claim, affordable
 from probe_agent.complaints import Complaints
 from probe_agent.draft import Draft
-from probe_agent.measuring import Measuring, Subject
+from probe_agent.findings import Finding, columns_of, complaints_of
+from probe_agent.measuring import Subject
 from probe_agent.optimizers import Recorder, rule_of
 from probe_agent.outbox import Outbox
+from probe_agent.place import Inline, Place
 from probe_agent.probe import Probe
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch
 from probe_agent.update_rule import UpdateRule
-from probe_wire import Advice, Losses, Run
+from probe_wire import Advice, Losses, Outcome, ProbeCost, Run
 
 logger = logging.getLogger("probe_agent")
 
@@ -58,6 +62,7 @@ class Monitor:
         budget: Budget,
         open_outbox: Callable[["Monitor"], Outbox],
         *,
+        place: Place | None = None,
         step: int = 0,
     ) -> None:
         self.run = run
@@ -68,9 +73,11 @@ class Monitor:
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
         self._budget = budget
-        probes = [probe for watch in self._watches for probe in watch.probes]
+        # By name: two watches may share a probe, and a probe is measured once a step.
+        self._had = dict.fromkeys((probe for watch in self._watches for probe in watch.probes), 0.0)
+        probes = tuple(self._had)
+        self._place = place or Inline(probes)
         self._complain = Complaints()
-        self._measuring = Measuring(subject, probes, self._complain)
         self._recorder = Recorder() if any(probe.sees_updates for probe in probes) else None
         self._scalars = Scalars()
         self._advice: deque[Advice] = deque(maxlen=1000)
@@ -121,6 +128,7 @@ class Monitor:
         self._closed = True
         for hook in self._hooks:
             hook.remove()
+        self._place.close()
         self._outbox.close(reason)
 
     def __enter__(self) -> Self:
@@ -184,36 +192,61 @@ class Monitor:
 
     def _measure_what_is_due(self) -> None:
         due = [i for i, at in enumerate(self._due) if at <= self.step]
-        probes = [probe for i in due for probe in self._watches[i].probes]
-        expected = self._measuring.seconds(probes)
-        if wait := self._wait(expected):
+        probes, wait = self._chosen(due)
+        if wait:
             self.snapshots_skipped += 1
             for i in due:
                 self._due[i] = self.step + wait
         else:
             for i in due:
                 self._due[i] = self._watches[i].schedule.after(self.step)
-            self._measure(probes)
+            self._measure(probes, self._wanted(due) - set(probes))
         self._next_due = min(self._due)
         if self._recorder and self._next_due > self.step + 2:
             self._recorder.forget()
 
-    def _measure(self, probes: Sequence[Probe]) -> None:
-        columns, costs = self._measuring.measure(self.step, probes, self._rule, self._remaining)
-        self._outbox.put(
-            Draft(
-                step=self.step,
-                time=time.time(),
-                columns=[*columns, *self._scalars.drain()],
-                costs=tuple(costs),
-                training_seconds=self.training_seconds,
-                probe_seconds=self._spent,
-                losses=Losses(0, self.snapshots_skipped, self._scalars.dropped),
-            )
+    def _wanted(self, due: Sequence[int]) -> set[Probe]:
+        return {probe for i in due for probe in self._watches[i].probes}
+
+    def _chosen(self, due: Sequence[int]) -> tuple[list[Probe], int]:
+        """The probes of these watches that can be measured now, and how many steps to wait where none can be."""
+        training, steps = self.training_seconds, self.step - self._first_step
+        if busy := self._place.busy():
+            return [], max(1, round(busy * steps / training)) if training > 0 else 1
+        wanted = self._wanted(due)
+        probes, allowed = list(self._had), self._budget.allowed(training)
+        chosen, missing = affordable(
+            [Claim(self._place.expected(probe), self._had[probe], probe in wanted) for probe in probes],
+            allowed - self._spent,
+            allowed / max(1, len(probes)),
         )
+        wait = 0 if chosen or not wanted else self._budget.steps_to_wait(missing, training=training, steps=steps)
+        return [probes[i] for i in chosen], wait
+
+    def _measure(self, probes: Sequence[Probe], skipped: Iterable[Probe]) -> None:
+        observed = list(self._scalars.drain())
+        draft = Draft(self.step, time.time(), observed, tuple(map(_left_out, skipped)))
+        spent = self._spent
+        found = self._place.measure(self._subject, self.step, probes, self._rule, self._remaining)
+        for probe in probes:
+            self._had[probe] += self._place.expected(probe) if found.done() else (self._spent - spent) / len(probes)
+        draft = replace(
+            draft,
+            training_seconds=self.training_seconds,
+            probe_seconds=self._spent,
+            losses=Losses(0, self.snapshots_skipped, self._scalars.dropped),
+        )
+        found.add_done_callback(lambda done: self._report(draft, done.result()))
         for advice in self._outbox.advice():
             self._advice.append(advice)
             logger.info("phasewatch: step %d: %s", self.step, advice.text)
+
+    def _report(self, draft: Draft, findings: Sequence[Finding]) -> None:
+        """Queue what was found; in another thread where the probes did not run in this one."""
+        complaints_of(findings, draft.step, self._complain)
+        columns = [*columns_of(findings, self._complain), *draft.columns]
+        costs = (*(finding.cost for finding in findings), *draft.costs)
+        self._outbox.put(replace(draft, columns=columns, costs=costs))
 
     def _rule(self) -> UpdateRule | None:
         optimizer, model = self._optimizer(), self._subject.model
@@ -222,13 +255,8 @@ class Monitor:
 
     def _remaining(self) -> float:
         """Seconds of the budget that are left now."""
-        return self._budget.remaining(spent=self._spent, training=self.training_seconds)
+        return self._budget.allowed(self.training_seconds) - self._spent
 
-    def _wait(self, expected: float) -> int:
-        """How many steps must pass before the budget holds so many more seconds; 0 when it does now."""
-        return self._budget.steps_to_wait(
-            spent=self._spent,
-            expected=expected,
-            training=self.training_seconds,
-            steps=self.step - self._first_step,
-        )
+
+def _left_out(probe: Probe) -> ProbeCost:
+    return ProbeCost(probe.name, 0.0, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence)

@@ -306,7 +306,7 @@ def test_what_writes_to_what_it_is_given_is_given_copies(way: str) -> None:
 def test_a_preset_and_a_budget_may_be_given_by_name() -> None:
     monitor = attach(watches="light", budget="1%")
     assert [watch.probes for watch in monitor._watches] == [watch.probes for watch in light()]
-    assert monitor._budget == Budget(share=0.01)
+    assert monitor._budget == Budget.of("1%")
     monitor.close()
 
 

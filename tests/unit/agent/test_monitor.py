@@ -293,6 +293,48 @@ def test_probes_beyond_the_budget_are_left_out_and_say_so() -> None:
     assert [e.outcome for _, _, e in outbox.drafts[0].columns] == [Outcome.OK, Outcome.OVER_BUDGET]
 
 
+@final
+@dataclass(frozen=True)
+class Slowing(Probe):
+    """Takes two milliseconds, and from a step on twenty."""
+
+    name: ClassVar = "slowing"
+    quantities: ClassVar = (Quantity("slowing", "1", "Slowing.", "Slowing"),)
+    since: int = 0
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        time.sleep(0.020 if snapshot.step >= self.since else 0.002)
+        yield Measurement(quantity=self.quantities[0], estimate=Estimate(1.0, 0.1))
+
+
+def test_a_probe_that_turns_ten_times_slower_is_back_under_budget_within_three_measurements() -> None:
+    budget = Budget(share=0.2, allowance=0.0)
+    monitor, outbox, optimizer, model = setup(Slowing(since=100), budget=budget)
+    for _ in range(500):
+        time.sleep(0.001)
+        step(optimizer, model)
+    monitor.close()
+    first = next(i for i, d in enumerate(outbox.drafts) if d.step >= 100)
+    shares = [d.probe_seconds / d.training_seconds for d in outbox.drafts]
+    assert len(shares) > first + 2, "it is measured on, more seldom"
+    assert max(shares[first + 1 :]) < 1.1 * budget.share
+    assert outbox.drafts[first + 1].step - outbox.drafts[first].step > 2 * (
+        outbox.drafts[first - 1].step - outbox.drafts[first - 2].step
+    )
+
+
+def test_what_a_budget_leaves_out_is_in_the_report_as_a_cost_without_points() -> None:
+    monitor, outbox, optimizer, model = setup(Slowing(since=0), Weight(), budget=Budget(share=0.0, allowance=0.03))
+    step(optimizer, model)
+    monitor.close()
+    assert [d.step for d in outbox.drafts] == [0, 1]
+    assert [c.quantity for _, c, _ in outbox.drafts[1].columns] == ["weight"]
+    assert [(c.probe, c.outcome) for c in outbox.drafts[1].costs] == [
+        ("weight", Outcome.OK),
+        ("slowing", Outcome.OVER_BUDGET),
+    ]
+
+
 def test_observed_names_have_a_cap_and_what_is_beyond_is_counted() -> None:
     monitor, outbox, optimizer, model = setup()
     monitor.observe(**{f"x{i}": 1.0 for i in range(60)})

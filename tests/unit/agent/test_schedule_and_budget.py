@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from probe_agent import Budget, Every, LogSpaced
+from probe_agent.budget import Claim, affordable
 
 
 def steps_of(schedule: Every | LogSpaced, until: int) -> list[int]:
@@ -48,17 +49,73 @@ def test_a_senseless_setting_is_refused_in_words(make: object, words: str) -> No
         make()  # type: ignore[operator]
 
 
-def test_within_the_allowance_everything_is_affordable() -> None:
-    assert Budget(share=0.01, allowance=10).steps_to_wait(spent=8, expected=1, training=0, steps=0) == 0
+def test_the_allowance_is_an_advance_that_half_the_share_pays_back() -> None:
+    budget = Budget(share=0.01, allowance=10)
+    assert budget.allowed(0) == 10
+    assert budget.allowed(1000) == 15
+    assert budget.allowed(2000) == 20 == 0.01 * 2000
+    assert budget.allowed(5000) == 50
 
 
-def test_beyond_the_allowance_measuring_waits_until_training_has_paid_for_it() -> None:
-    # 100 steps took 50 s; 1 % of them is 0.5 s; 2 s are missing beyond it: 1.5 s / (0.005 s a step) = 300 steps.
-    wait = Budget(share=0.01, allowance=10).steps_to_wait(spent=11, expected=1, training=50, steps=100)
-    assert wait == 300
-    after = Budget(share=0.01, allowance=10).steps_to_wait(spent=11, expected=1, training=50 + 150, steps=400)
-    assert after == 0
+def test_a_percentage_is_advanced_for_the_same_time_of_training_whatever_it_is() -> None:
+    assert Budget.of("2%") == Budget()
+    assert Budget.of(" 0.5 % ") == Budget(share=0.005, allowance=2.5)
+
+
+def test_measuring_waits_until_training_has_paid_for_it() -> None:
+    # 100 steps took 50 s. Paid back already: 1.5 s cost 150 s of training at 1 %, which are 300 steps.
+    assert Budget(share=0.01, allowance=0).steps_to_wait(1.5, training=50, steps=100) == 300
+    # Before, half of that is earned.
+    early = Budget(share=0.01, allowance=10)
+    assert early.steps_to_wait(1.5, training=50, steps=100) == 600
+    assert early.allowed(50 + 300) - early.allowed(50) == pytest.approx(1.5)
+
+
+def test_a_wait_across_the_end_of_the_advance_is_found_exactly() -> None:
+    budget = Budget(share=0.1, allowance=5)  # paid back after 100 s
+    steps = budget.steps_to_wait(4.0, training=60, steps=60)  # 8 s are allowed at 60 s, 12 s at 120 s
+    assert steps == 60
 
 
 def test_a_share_of_nothing_still_looks_again() -> None:
-    assert Budget(share=0, allowance=0).steps_to_wait(spent=1, expected=1, training=5, steps=10) == 1000
+    assert Budget(share=0, allowance=0).steps_to_wait(1, training=5, steps=10) == 1000
+
+
+def test_claims_are_paid_in_the_order_of_what_they_had() -> None:
+    claims = [Claim(2.0, had=5.0), Claim(2.0, had=1.0), Claim(2.0, had=3.0)]
+    assert affordable(claims, left=4.5, fair=0.0) == ([1, 2], pytest.approx(1.5))
+
+
+def test_a_dear_claim_saves_up_while_the_cheap_ones_go_on() -> None:
+    cheap, dear = Claim(1.0, had=3.0), Claim(10.0, had=0.0)
+    chosen, missing = affordable([cheap, dear], left=5.0, fair=4.0)
+    assert chosen == [0], "of the 5 seconds 4 are the dear one's, and 1 is left"
+    assert missing == 5.0
+    assert affordable([cheap, dear], left=4.5, fair=4.0)[0] == []
+    assert affordable([cheap, dear], left=11.0, fair=7.0)[0] == [0, 1]
+
+
+def test_what_is_not_due_keeps_its_savings_too() -> None:
+    cheap, later = Claim(1.0, had=9.0), Claim(10.0, had=0.0, due=False)
+    assert affordable([cheap, later], left=9.5, fair=9.0) == ([], pytest.approx(0.5))
+
+
+def test_over_a_long_run_every_probe_gets_its_nth_part_or_all_it_asks_for() -> None:
+    """Simulated: a second of training a step, 5 % for probes; 0.001 s at every step, 0.2 s at every step, 5 s at every tenth."""
+    budget, seconds, had = Budget(share=0.05, allowance=0.5), [0.001, 0.2, 5.0], [0.0, 0.0, 0.0]
+    times, most = [0, 0, 0], 0.0
+    for step in range(1, 20_001):
+        claims = [
+            Claim(s if n else 0.0, h, i < 2 or step % 10 == 0)
+            for i, (s, h, n) in enumerate(zip(seconds, had, times, strict=True))
+        ]
+        allowed = budget.allowed(step)
+        for i in affordable(claims, allowed - sum(had), allowed / 3)[0]:
+            had[i] += seconds[i]
+            times[i] += 1
+        if step > 1000:
+            most = max(most, sum(had) / step)
+    assert most <= 0.05
+    assert times[0] > 0.95 * 20_000
+    assert min(had[1:]) > 0.95 * 0.05 * 20_000 / 3
+    assert sum(had) == pytest.approx(0.05 * 20_000, rel=0.02)

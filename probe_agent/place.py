@@ -1,0 +1,65 @@
+"""Place: where probes run. `Inline` is the training thread itself; a `Foreman` has them run in a process of their own."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Protocol, final
+
+from probe_agent.findings import Finding
+from probe_agent.measuring import Measuring, Subject
+from probe_agent.probe import Probe
+from probe_agent.update_rule import UpdateRule
+
+
+class Place(Protocol):
+    """Runs the probes of a monitor."""
+
+    def busy(self) -> float:
+        """Seconds until it can measure again, as far as known; 0 when it can now."""
+
+    def expected(self, probe: Probe) -> float:
+        """Seconds of the training thread that the probe will take."""
+
+    def measure(
+        self,
+        subject: Subject,
+        step: int,
+        probes: Sequence[Probe],
+        rule: Callable[[], UpdateRule | None],
+        remaining: Callable[[], float],
+    ) -> Future[list[Finding]]:
+        """What the probes find at this step, one finding each, now or later. ``remaining`` seconds of training may be taken."""
+
+    def close(self) -> None:
+        """Measure nothing more."""
+
+
+@final
+class Inline:
+    """In the training thread, at once: the same numbers at every repetition."""
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self._measuring = Measuring(probes)
+
+    def busy(self) -> float:
+        """Never."""
+        return 0.0
+
+    def expected(self, probe: Probe) -> float:
+        """What it took when it last ran."""
+        return self._measuring.seconds(probe)
+
+    def measure(
+        self,
+        subject: Subject,
+        step: int,
+        probes: Sequence[Probe],
+        rule: Callable[[], UpdateRule | None],
+        remaining: Callable[[], float],
+    ) -> Future[list[Finding]]:
+        """The findings, complete on return."""
+        future: Future[list[Finding]] = Future()
+        future.set_result(list(self._measuring.findings(subject, step, probes, rule, remaining)))
+        return future
+
+    def close(self) -> None:
+        """Nothing runs."""
