@@ -64,6 +64,8 @@ class ProbeState:
     seconds: float = 0.0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     last_problem: str = ""
+    bytes: int = 0
+    apart: bool = False
 
 
 @dataclass(slots=True)
@@ -121,6 +123,8 @@ class LiveRun:
         for cost in costs:
             probe = self.probes.setdefault(cost.probe, ProbeState())
             probe.seconds += cost.seconds
+            probe.bytes += cost.bytes
+            probe.apart |= cost.apart
             outcome = Outcome(cost.outcome)
             probe.outcomes[outcome] += 1
             if outcome is not Outcome.OK:

@@ -12,6 +12,7 @@ from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import ProbeSet
 from probe_agent.schedule import Every, LogSpaced, Watch
 from probe_agent.snapshot import Snapshot
+from probe_agent.worker import Process
 
 __all__ = [
     "AgentError",
@@ -26,6 +27,7 @@ __all__ = [
     "NotApplicable",
     "Probe",
     "ProbeSet",
+    "Process",
     "Snapshot",
     "Watch",
     "ZmqOutbox",

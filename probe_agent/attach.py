@@ -5,6 +5,7 @@ import os
 import re
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,18 @@ from probe_agent import door
 from probe_agent.budget import Budget
 from probe_agent.errors import AttachError
 from probe_agent.examination import asked_for as examination_asked_for
+from probe_agent.foreman import Foreman
 from probe_agent.measuring import Subject
 from probe_agent.monitor import Monitor
 from probe_agent.outbox import ListOutbox, Outbox, ZmqOutbox
+from probe_agent.own_loss import own_loss
+from probe_agent.place import Inline
 from probe_agent.probe_set import Inputs
 from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import LossFn
 from probe_agent.witness import asked_for as witness_asked_for
+from probe_agent.worker import Process
 
 logger = logging.getLogger("probe_agent")
 
@@ -32,14 +37,15 @@ def attach(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
-    loss_fn: LossFn,
-    probe_batch: tuple[Inputs, Tensor],
+    loss_fn: LossFn | None = None,
+    probe_batch: tuple[Inputs, Tensor] | Mapping[str, Tensor],
     run: str,
-    test_batch: tuple[Inputs, Tensor] | None = None,
-    ood_batch: tuple[Inputs, Tensor] | None = None,
+    test_batch: tuple[Inputs, Tensor] | Mapping[str, Tensor] | None = None,
+    ood_batch: tuple[Inputs, Tensor] | Mapping[str, Tensor] | None = None,
     collector: str | None = None,
     watches: Sequence[Watch] | str | None = None,
     budget: Budget | str | None = None,
+    where: Process | Literal["inline", "process"] = "inline",
     likelihood: str | None = None,
     labels: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -53,11 +59,14 @@ def attach(
     the training process stay untouched.
 
     Args:
-        model: the network; a compiled or data-parallel wrapper is looked through.
-        optimizer: the optimizer whose steps count; it must update parameters of ``model``.
-        loss_fn: ``loss_fn(model(inputs), targets)`` → the scalar training loss.
-        probe_batch: ``(inputs, targets)`` with the samples along the first axis, at least two. The
-            same samples are measured every time: when a curve moves, the network moved. A few
+        model: the network; a compiled, data-parallel or framework's wrapper is looked through.
+        optimizer: the optimizer whose steps count; it must update parameters of ``model``. A framework's wrapper is looked
+            through.
+        loss_fn: ``loss_fn(model(inputs), targets)`` → the scalar training loss. Where the model returns an object with
+            ``.logits``, it may take that or the logits. Without one the loss is the model's own:
+            ``model(**inputs, labels=targets).loss``.
+        probe_batch: ``(inputs, targets)``, or a dict of both with the targets under "labels"; the samples along the first
+            axis, at least two. The same samples are measured every time: when a curve moves, the network moved. A few
             hundred training samples without augmentation are a good choice.
         run: the name people will read.
         test_batch: the same of inputs that are not trained on: the loss, the accuracy, the calibration and the
@@ -67,6 +76,9 @@ def attach(
         watches: which probes follow which schedule, or the name of a preset: "light", "standard" (the default) or "full".
         budget: how much of training's time probes may take, such as "1%", or a `Budget`; default "2%". A part of it may
             be spent in advance, early in training.
+        where: "inline" has probes run in the training thread, a few milliseconds at a time. "process", or a `Process` with
+            settings, in a process of their own, on spare cores or another device: training is held up by one copy of the
+            weights, and a probe that crashes, hangs or eats all memory cannot reach it.
         likelihood: "categorical", "gaussian" or "bernoulli" where the loss does not tell by itself which
             distribution p(y | x) it stands for; the true Fisher information is defined by it.
         labels: facts about the run to show beside it, such as ``{"dataset": "mnist"}``.
@@ -78,12 +90,13 @@ def attach(
         AttachError: the model, optimizer, loss or probe batch cannot be watched; says why and what to do.
     """
     door.check_types(model, optimizer)
+    optimizer = door.unwrapped_optimizer(optimizer)
     model = door.unwrapped(model)
     door.check_parameters(model, optimizer)
     subject = Subject(
         model,
         door.probe_set(model, probe_batch),
-        loss_fn,
+        own_loss if loss_fn is None else loss_fn,
         None,
         seed,
         {
@@ -130,7 +143,10 @@ def attach(
 
         return ZmqOutbox(address, identity, rank(), current_step)
 
-    return Monitor(subject, optimizer, identity, watches, budget, open_outbox, step=step)
+    probes = tuple(dict.fromkeys(probe for watch in watches for probe in watch.probes))
+    process = None if examination is not None or not probes else door.process(where)
+    place = Inline(probes) if process is None else Foreman(subject, probes, process)
+    return Monitor(subject, optimizer, identity, watches, budget, open_outbox, place, step=step)
 
 
 def _switched_off() -> bool:

@@ -14,26 +14,43 @@ from probe_agent.budget import Budget
 from probe_agent.errors import AttachError
 from probe_agent.likelihood import Likelihood
 from probe_agent.measuring import Subject
+from probe_agent.own_loss import LABELS, looked_through, own_loss, with_labels
 from probe_agent.presets import PRESETS
 from probe_agent.probe import Probe
 from probe_agent.probe_set import ProbeSet, each, tensors_of
 from probe_agent.recognition import named, recognise
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import HALF, Snapshot, undisturbed
+from probe_agent.worker import Process
 from probe_wire import Hello, Run, WireError, decode_for_collector, encode
 
 logger = logging.getLogger("probe_agent")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module behind ``torch.compile`` and data-parallel wrappers: second derivatives need the plain one."""
+    """The module behind ``torch.compile``, Lightning Fabric and data-parallel wrappers: second derivatives need the plain one."""
     while True:
-        inner = dict(model.named_children()).get("_orig_mod")
+        children = model._modules  # noqa: SLF001 - Fabric holds one module under two names, and named_children tells one
+        inner = children.get("_original_module" if "_forward_module" in children else "_orig_mod")
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
         if inner is None:
             return model
         model = inner
+
+
+def unwrapped_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer behind a framework's wrapper, one that torch never initialised: its steps are those that are taken."""
+    while "_optimizer_step_post_hooks" not in vars(optimizer) and isinstance(
+        inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer
+    ):
+        optimizer = inner
+    if "_optimizer_step_post_hooks" not in vars(optimizer):
+        raise AttachError(
+            f"Got an optimizer of type {type(optimizer).__name__} that wraps another and takes no steps of its own; need "
+            "the torch.optim.Optimizer inside it."
+        )
+    return optimizer
 
 
 def check_types(model: object, optimizer: object) -> None:
@@ -67,9 +84,16 @@ def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> None
 
 def probe_set(model: nn.Module, batch: object, name: str = "probe batch") -> ProbeSet:
     """The batch as a ProbeSet of our own memory, refused with its ``name`` where it cannot be one."""
+    if isinstance(batch, Mapping) and LABELS in batch:
+        batch = {key: value for key, value in batch.items() if key != LABELS}, batch[LABELS]
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise AttachError(f"Got a {name} of type {type(batch).__name__}; need a pair (inputs, targets).")
+        raise AttachError(
+            f"Got a {name} of type {type(batch).__name__}; need a pair (inputs, targets), or a dict of both with the targets "
+            f'under "{LABELS}".'
+        )
     inputs, targets = batch
+    if isinstance(inputs, Mapping):
+        inputs = dict(inputs)
     tensors = _tensors(inputs)
     if not tensors or not isinstance(targets, Tensor) or targets.ndim == 0:
         raise AttachError(
@@ -108,6 +132,10 @@ def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
     What cannot work fails here and not in the night. A model in half precision that does not run in
     single is measured in its own.
     """
+    if subject.loss_fn is own_loss:
+        further = {split: with_labels(subject.model, further) for split, further in subject.further_sets.items()}
+        labelled = with_labels(subject.model, subject.probe_set)
+        subject = replace(subject, probe_set=labelled, further_sets=further)
     if not callable(subject.loss_fn):
         raise AttachError(
             f"Got a loss_fn of type {type(subject.loss_fn).__name__}; need a function of (outputs, targets)."
@@ -123,13 +151,8 @@ def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
 
 def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
     before = _versions(subject.model)
-    try:
-        snapshot = replace(subject, fresh=True).snapshot(step)
-    except Exception as error:
-        raise AttachError(
-            f"Got a model that cannot be copied ({type(error).__name__}: {error}); need one that copy.deepcopy accepts. "
-            "Keep locks, files, generators and trainers out of its attributes."
-        ) from error
+    subject = looked_through(subject, _copied(subject, step))
+    snapshot = _copied(subject, step)
     outputs, loss = _evaluated(snapshot, "probe batch")
     if not loss.requires_grad:
         raise AttachError(
@@ -147,6 +170,16 @@ def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
         _evaluated(snapshot.on(split), f"{split} batch")
     found = _likelihood(snapshot, outputs, likelihood)
     return replace(subject, likelihood=found, fresh=_writes_to_what_it_is_given(subject.snapshot(step)))
+
+
+def _copied(subject: Subject, step: int) -> Snapshot:
+    try:
+        return replace(subject, fresh=True).snapshot(step)
+    except Exception as error:
+        raise AttachError(
+            f"Got a model that cannot be copied ({type(error).__name__}: {error}); need one that copy.deepcopy accepts. "
+            "Keep locks, files, generators and trainers out of its attributes."
+        ) from error
 
 
 def _writes_to_what_it_is_given(snapshot: Snapshot) -> bool:
@@ -172,6 +205,8 @@ def _evaluated(snapshot: Snapshot, name: str) -> tuple[Any, Tensor]:
         ) from error
     try:
         loss = snapshot.loss_fn(outputs, snapshot.probe_set.targets)
+    except AttachError:
+        raise
     except Exception as error:
         raise AttachError(
             f"Got a loss_fn that raises {type(error).__name__} on the {name}: {error}. "
@@ -187,14 +222,16 @@ def _evaluated(snapshot: Snapshot, name: str) -> tuple[Any, Tensor]:
 
 def _likelihood(snapshot: Snapshot, outputs: Any, name: str | None) -> Likelihood | None:
     try:
-        if name is not None:
-            return named(name)
-        return recognise(snapshot.loss_fn, outputs.detach(), snapshot.probe_set.targets)
+        first = None if name is None else named(name)
     except ValueError as error:
         raise AttachError(str(error)) from error
+    try:
+        found = recognise(snapshot.loss_fn, outputs.detach(), snapshot.probe_set.targets)
     except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run
         logger.debug("phasewatch: the likelihood could not be recognised: %r", error)
-        return None
+        return first
+    # Of one name there are several layouts, and the loss tells which.
+    return found if first is None or (found is not None and found.name == first.name) else first
 
 
 def _versions(model: nn.Module) -> list[int]:
@@ -234,6 +271,17 @@ def budget(given: Budget | str | None) -> Budget:
         return Budget.of(given) if isinstance(given, str) else given or Budget()
     except ValueError as error:
         raise AttachError(str(error)) from error
+
+
+def process(where: object) -> Process | None:
+    """What a process for probes may take, or None where they run in the training thread."""
+    if where == "inline":
+        return None
+    if where == "process":
+        return Process()
+    if isinstance(where, Process):
+        return where
+    raise AttachError(f'Got where={where!r}; need "inline", "process" or a Process.')
 
 
 def check_probes(watches: Sequence[Watch]) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from probe_agent.complaints import Complaints
 from probe_agent.probe import Probe
 from probe_wire import MAX_COLUMNS, Column, Estimate, Outcome, ProbeCost, Quantity
@@ -41,9 +43,8 @@ def complaints_of(findings: Iterable[Finding], step: int, complain: Complaints) 
     for finding in findings:
         name, why = finding.cost.probe, finding.cost.detail
         if finding.cost.outcome in (Outcome.FAILED, Outcome.OUT_OF_MEMORY):
-            complain(
-                finding.blame or f"probe {name}", f"{finding.blame or f'probe {name}'} failed at step {step}: {why}"
-            )
+            where = f"step {step}" if finding.blame else f"probe {name} failed at step {step}"
+            complain(finding.blame or f"probe {name}", f"{where}: {why}")
 
 
 def columns_of(findings: Iterable[Finding], complain: Complaints) -> list[Measured]:
@@ -73,3 +74,9 @@ def _fitting(columns: list[Measured], complain: Complaints) -> list[Measured]:
     )
     kept = sorted(range(len(columns)), key=lambda i: ("layer" in columns[i][1].labels, i))[:MAX_COLUMNS]
     return [columns[i] for i in sorted(kept)]
+
+
+def failure_of(error: Exception) -> Outcome:
+    """Out of memory where a device or the machine refused some; on the CPU torch says so in words only. Else failed."""
+    refused = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    return Outcome.OUT_OF_MEMORY if refused else Outcome.FAILED

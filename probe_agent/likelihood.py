@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, final
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 IGNORED = -100
@@ -58,10 +59,12 @@ class Categorical:
 
     Outputs are logits (or log-probabilities, which are logits of the same distribution) of shape
     ``(n, ..., C)`` or, with ``class_axis=1``, ``(n, C, ...)``; targets are class indices ``(n, ...)``.
-    Each index is one prediction, except `IGNORED`.
+    Each index is one prediction, except `IGNORED`. With ``shifted``, the outputs ``(n, T, C)`` at each position are
+    about the target of the next, as in a causal language model whose labels are its inputs.
     """
 
     class_axis: int = -1
+    shifted: bool = False
     name: ClassVar[str] = "categorical"
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
@@ -73,12 +76,14 @@ class Categorical:
         logits = outputs.movedim(self.class_axis, -1)
         if targets.shape != logits.shape[:-1] or targets.numel() == 0:
             return False
+        if self.shifted and (targets.dim() != 2 or targets.shape[1] < 2):
+            return False
         valid = (targets == IGNORED) | ((targets >= 0) & (targets < logits.shape[-1]))
         return bool(valid.all())
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The number of targets of each sample that are not ignored."""
-        return (targets != IGNORED).reshape(outputs.shape[0], -1).sum(1)
+        return (self._aligned(targets) != IGNORED).reshape(outputs.shape[0], -1).sum(1)
 
     def negative_log(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy summed over each sample's predictions."""
@@ -135,9 +140,13 @@ class Categorical:
         moved = outputs.movedim(self.class_axis, -1)
         return moved.reshape(outputs.shape[0], -1, moved.shape[-1])
 
+    def _aligned(self, targets: Tensor) -> Tensor:
+        """The targets where the outputs about them are."""
+        return F.pad(targets[:, 1:], (0, 1), value=IGNORED) if self.shifted else targets
+
     def _labels(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Labels that can index classes and whether each counts, both ``(n, predictions)``."""
-        flat = targets.reshape(outputs.shape[0], -1)
+        flat = self._aligned(targets).reshape(outputs.shape[0], -1)
         scored = flat != IGNORED
         return torch.where(scored, flat, 0).long(), scored
 

@@ -1,5 +1,6 @@
 """Measuring: from a model to the findings of probes; each timed and guarded."""
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -7,16 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
-import torch
+from msgspec import structs
 from numpy.typing import NDArray
 from torch import nn
 
 from probe_agent.errors import NotApplicable, OverBudget
-from probe_agent.findings import Finding, Measured, SeriesKey
+from probe_agent.estimators.graph_memory import bytes_of_a_sample
+from probe_agent.findings import Finding, Measured, SeriesKey, failure_of
 from probe_agent.likelihood import Likelihood
 from probe_agent.pairing import paired_stderr
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import ProbeSet
+from probe_agent.room import HighWater, short_of, weight_bytes
 from probe_agent.snapshot import LossFn, Snapshot, undisturbed
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Column, Estimate, Outcome, ProbeCost
@@ -37,9 +40,16 @@ class Subject:
     further_sets: Mapping[str, ProbeSet] = field(default_factory=dict)
     widen: bool = True
     fresh: bool = False
+    logits: bool = False
 
     def snapshot(self, step: int, rule: UpdateRule | None = None) -> Snapshot:
-        """The model as it is now."""
+        """The model as it is now.
+
+        Raises:
+            MemoryError: a copy would take memory that training may need.
+        """
+        if short := short_of(weight_bytes(self.model), self.probe_set.device):
+            raise MemoryError(short)
         return Snapshot.take(
             self.model,
             step,
@@ -51,6 +61,7 @@ class Subject:
             rule=rule,
             widen=self.widen,
             fresh=self.fresh,
+            logits=self.logits,
         )
 
 
@@ -62,13 +73,16 @@ class ProbeRecord:
     draws: dict[SeriesKey, NDArray[np.float64]] = field(default_factory=dict)
     last: Finding | None = None
     seconds: float = 0.0
+    peak: int = 0
 
 
 @final
 class Measuring:
     """Takes snapshots of one subject and runs probes on them, with what each remembers from one to the next."""
 
-    def __init__(self, probes: Iterable[Probe]) -> None:
+    def __init__(self, probes: Iterable[Probe], *, most: float = math.inf) -> None:
+        """``most`` seconds may a probe take in any case."""
+        self._most = most
         self._records = {probe.name: ProbeRecord() for probe in probes}
         self._trainable: tuple[str, ...] = ()
 
@@ -93,15 +107,17 @@ class Measuring:
                 snapshot = subject.snapshot(step, rule())
             except Exception as error:  # noqa: BLE001 - a model that cannot be copied now is a failed measurement
                 for probe in probes:
-                    yield replace(self._absent(probe, _failure(error), f"no snapshot: {error!r}"), blame="snapshot")
+                    yield replace(self._absent(probe, failure_of(error), f"no snapshot: {error!r}"), blame="snapshot")
                 return
             self._notice_trainable(snapshot)
             for i, probe in enumerate(probes):
                 left, usual = remaining(), self.seconds(probe)
                 if i and usual > left:
                     yield self._absent(probe, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence)
+                elif short := self._short_of_memory(probe, snapshot):
+                    yield replace(self._absent(probe, Outcome.OUT_OF_MEMORY, short), blame="memory")
                 else:
-                    snapshot.deadline.at = time.perf_counter() + max(_PATIENCE, left / 2, 2 * usual)
+                    snapshot.deadline.at = time.perf_counter() + min(self._most, max(_PATIENCE, left / 2, 2 * usual))
                     yield self._run(probe, snapshot)
 
     def _notice_trainable(self, snapshot: Snapshot) -> None:
@@ -112,7 +128,20 @@ class Measuring:
             for record in self._records.values():
                 record.draws.clear()
 
+    def _short_of_memory(self, probe: Probe, snapshot: Snapshot) -> str:
+        """Why the probe is not begun: what it takes might be what training needs. Empty where there is room."""
+        need = self._records[probe.name].peak or snapshot.once("first guess of memory", lambda: _first_guess(snapshot))
+        short = short_of(need, snapshot.probe_set.device)
+        return f"{short} Give a smaller probe batch, or a lighter preset." if short else ""
+
     def _run(self, probe: Probe, snapshot: Snapshot) -> Finding:
+        record = self._records[probe.name]
+        with HighWater(snapshot.probe_set.device) as memory:
+            found = self._guarded(probe, snapshot)
+        record.peak = max(record.peak, memory.peak)
+        return replace(found, cost=structs.replace(found.cost, bytes=memory.raised)) if memory.raised else found
+
+    def _guarded(self, probe: Probe, snapshot: Snapshot) -> Finding:
         record = self._records[probe.name]
         began = time.perf_counter()
         try:
@@ -129,7 +158,7 @@ class Measuring:
             return self._absent(probe, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence, took)
         except Exception as error:  # noqa: BLE001 - a failing probe is an outcome, not an accident of training
             why = f"{type(error).__name__}: {error}"
-            found = self._absent(probe, _failure(error), why, time.perf_counter() - began)
+            found = self._absent(probe, failure_of(error), why, time.perf_counter() - began)
         else:
             outcome = _of_all([estimate.outcome for _, _, estimate in measured])
             detail = "" if outcome is Outcome.OK else outcome.sentence
@@ -142,13 +171,13 @@ class Measuring:
         return Finding.without_value(probe, outcome, detail, seconds, self._records[probe.name].last)
 
 
-def _failure(error: Exception) -> Outcome:
-    return Outcome.OUT_OF_MEMORY if _is_out_of_memory(error) else Outcome.FAILED
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether a device or the machine refused memory; on the CPU torch says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+def _first_guess(snapshot: Snapshot) -> int:
+    """Bytes a probe may take that was never measured: two further copies of the weights, and the graph of a second derivative."""
+    try:
+        graph = bytes_of_a_sample(snapshot) * snapshot.probe_set.n
+    except Exception:  # noqa: BLE001 - what the model cannot take is told by each probe
+        graph = 0
+    return 2 * (weight_bytes(snapshot.model) + graph)
 
 
 def _of_all(outcomes: Sequence[Outcome]) -> Outcome:

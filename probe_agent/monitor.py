@@ -11,6 +11,7 @@ When nothing is due the hook compares two integers and returns.
 """
 
 import logging
+import os
 import threading
 import time
 import weakref
@@ -30,7 +31,7 @@ from probe_agent.findings import Finding, columns_of, complaints_of
 from probe_agent.measuring import Subject
 from probe_agent.optimizers import Recorder, rule_of
 from probe_agent.outbox import Outbox
-from probe_agent.place import Inline, Place
+from probe_agent.place import Place
 from probe_agent.probe import Probe
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch
@@ -61,8 +62,8 @@ class Monitor:
         watches: Sequence[Watch],
         budget: Budget,
         open_outbox: Callable[["Monitor"], Outbox],
+        place: Place,
         *,
-        place: Place | None = None,
         step: int = 0,
     ) -> None:
         self.run = run
@@ -75,10 +76,9 @@ class Monitor:
         self._budget = budget
         # By name: two watches may share a probe, and a probe is measured once a step.
         self._had = dict.fromkeys((probe for watch in self._watches for probe in watch.probes), 0.0)
-        probes = tuple(self._had)
-        self._place = place or Inline(probes)
+        self._place = place
         self._complain = Complaints()
-        self._recorder = Recorder() if any(probe.sees_updates for probe in probes) else None
+        self._recorder = Recorder() if any(probe.sees_updates for probe in self._had) else None
         self._scalars = Scalars()
         self._advice: deque[Advice] = deque(maxlen=1000)
         self._closed = False
@@ -97,6 +97,8 @@ class Monitor:
         )
         # Not at interpreter exit: then the outbox itself still waits for what is queued.
         weakref.finalize(self, self._outbox.abandon).atexit = False
+        weakref.finalize(self, self._place.close).atexit = False
+        _watching.add(self)
         if self._watches:
             self._guarded_measure()
 
@@ -256,6 +258,18 @@ class Monitor:
     def _remaining(self) -> float:
         """Seconds of the budget that are left now."""
         return self._budget.allowed(self.training_seconds) - self._spent
+
+
+_watching: "weakref.WeakSet[Monitor]" = weakref.WeakSet()
+
+
+def _rest_in_child() -> None:
+    """A forked child has our objects but none of our threads: it measures nothing."""
+    for monitor in list(_watching):
+        monitor._closed = True  # noqa: SLF001 - same module
+
+
+os.register_at_fork(after_in_child=_rest_in_child)
 
 
 def _left_out(probe: Probe) -> ProbeCost:

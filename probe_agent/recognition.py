@@ -1,6 +1,7 @@
 """Recognition: which likelihood a loss function stands for, found out by trying it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,13 @@ from torch import Tensor
 
 from probe_agent.likelihood import Bernoulli, Categorical, Gaussian, Likelihood
 
-CANDIDATES: tuple[Likelihood, ...] = (Categorical(), Categorical(class_axis=1), Gaussian(), Bernoulli())
+CANDIDATES: tuple[Likelihood, ...] = (
+    Categorical(),
+    Categorical(class_axis=1),
+    Categorical(shifted=True),
+    Gaussian(),
+    Bernoulli(),
+)
 
 
 def named(name: str) -> Likelihood:
@@ -64,10 +71,17 @@ def _stands_for(
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 return False
             pairs.append((float(loss), float(likelihood.negative_log(values, targets).sum() / count)))
+    return multiple(pairs, outputs.dtype) is not None
+
+
+def multiple(pairs: Sequence[tuple[float, float]], dtype: torch.dtype) -> float | None:
+    """The constant c > 0 with loss = c · reference in every pair, to half the digits of the type; None where there is none."""
     (loss_0, reference_0), *others = pairs
-    if not loss_0 > 0 or not reference_0 > 0:
-        return False
+    if not (0 < loss_0 < math.inf and 0 < reference_0 < math.inf):
+        return None
     c = loss_0 / reference_0
-    tolerance = torch.finfo(outputs.dtype).eps ** 0.5
-    # Measured against the made-up loss as well: a perfect fit has no digits of its own to compare.
-    return all(abs(loss - c * reference) <= tolerance * (abs(c * reference) + loss_0) for loss, reference in others)
+    tolerance = torch.finfo(dtype).eps ** 0.5
+    # Measured against the first loss as well: a perfect fit has no digits of its own to compare.
+    if all(abs(loss - c * reference) <= tolerance * (abs(c * reference) + loss_0) for loss, reference in others):
+        return c
+    return None

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +50,7 @@ class Snapshot:
     ``precision`` is empty where everything is computed as the model would, else says how it is not.
     ``further_sets`` are other inputs the user gave to compare with, such as "test" and "ood". ``rule``
     is the optimizer's, where one is known. ``fresh`` is for models and losses that write to what they are given: they
-    are given copies.
+    are given copies. With ``logits``, the model returns an object, and what is measured are the logits in it.
     """
 
     step: int
@@ -63,6 +64,7 @@ class Snapshot:
     rule: UpdateRule | None = None
     precision: str = ""
     fresh: bool = False
+    logits: bool = False
     deadline: Deadline = field(default_factory=Deadline, repr=False, compare=False)
     _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -80,6 +82,7 @@ class Snapshot:
         rule: UpdateRule | None = None,
         widen: bool = True,
         fresh: bool = False,
+        logits: bool = False,
     ) -> "Snapshot":
         """Copy the model as it is now. The live model is only read.
 
@@ -108,6 +111,7 @@ class Snapshot:
             rule=rule,
             precision=precision,
             fresh=fresh,
+            logits=logits,
         )
 
     def outputs(self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None) -> Any:
@@ -125,11 +129,13 @@ class Snapshot:
         else:
             args = inputs
         if params is None:
-            return self.model(*args, **kwargs)
+            outputs = self.model(*args, **kwargs)
+            return logits_of(outputs) if self.logits else outputs
         # Not by tie_weights: of a module that stands in two places torch would not put the weights back.
         aliases = self._aliases()
         every = {alias: p for name, p in params.items() for alias in aliases.get(name, [name])}
-        return torch.func.functional_call(self.model, every, args, kwargs, tie_weights=False)
+        outputs = torch.func.functional_call(self.model, every, args, kwargs, tie_weights=False)
+        return logits_of(outputs) if self.logits else outputs
 
     def _aliases(self) -> dict[str, list[str]]:
         """Where each parameter stands in modules that are not the same: several places for tied weights."""
@@ -194,6 +200,17 @@ class Snapshot:
         return generator
 
 
+def part_of(outputs: Any, name: str) -> Tensor | None:
+    """A tensor by its name in an object or dict that a model returns; None where there is none."""
+    found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+    return found if isinstance(found, Tensor) else None
+
+
+def logits_of(outputs: Any) -> Tensor | None:
+    """The logits in an object or dict that a model returns; None where there are none."""
+    return part_of(outputs, "logits")
+
+
 def widened(probe_set: ProbeSet) -> ProbeSet:
     """The same numbers, half precision taken to single."""
     return ProbeSet(each(probe_set.inputs, _single), _single(probe_set.targets))
@@ -223,9 +240,26 @@ def copy_of(model: nn.Module, *, widen: bool = False) -> nn.Module:
     # Not .eval(): user classes override train() with side effects of their own.
     for module in frozen.modules():
         module.training = False
+        _unwrap_forward(module)
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False  # the same gradient in a layout that every estimator can take
     return frozen
+
+
+def _unwrap_forward(module: nn.Module) -> None:
+    """Take away what accelerate (for autocast) and Lightning (for ``torch.compile``) put in front of a module's forward.
+
+    What they keep in its attributes would hold the copy in a cycle.
+    """
+    held = vars(module)
+    original = held.pop("_original_forward", None) or (held.get("_compiler_ctx") or {}).get("original_forward")
+    if original is None:
+        return
+    compiled = held.pop("_compiler_ctx", None) or {}
+    for name in ("forward", *(key.removeprefix("original_") for key in compiled)):
+        held.pop(name, None)
+    if getattr(original, "__func__", None) is not type(module).forward:
+        module.forward = original
 
 
 def _stand_ins(model: nn.Module, precision: Callable[[Tensor], Tensor]) -> dict[int, Any]:
@@ -269,7 +303,7 @@ def _detach_graph(value: object, memo: dict[int, Any]) -> None:
 def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
     """Run probes inside: on leaving, every random stream and switch of the process is as it was.
 
-    Inside, gradients are enabled, autocast is off and the global streams are seeded, so that a model
+    Inside, gradients are enabled, autocast is off, nothing is compiled and the global streams are seeded, so that a model
     that draws in evaluation mode draws the same at every snapshot.
     """
     python_stream = random.getstate()
@@ -284,6 +318,9 @@ def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type != "cpu":
             stack.enter_context(torch.autocast("cpu", enabled=False))
+        if "torch._dynamo" in sys.modules:
+            # What a copy compiles counts towards the limit of the training's own recompilations, and has no second derivative.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)

@@ -63,12 +63,18 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ProbeCost(msgspec.Struct, frozen=True, array_like=True):
-    """What one probe took at one step, how it came out and, when not ok, why."""
+    """What one probe took at one step, how it came out and, when not ok, why.
+
+    ``bytes`` is how far it raised the most memory its process ever had; ``apart`` says that this was not the training
+    process, so that training did not wait for the ``seconds``.
+    """
 
     probe: QuantityName
     seconds: float
     outcome: Annotated[int, Meta(ge=0, le=255)] = 0
     detail: Text = ""
+    bytes: Count = 0
+    apart: bool = False
 
 
 class Losses(msgspec.Struct, frozen=True, array_like=True):

@@ -107,7 +107,7 @@ REPORTS_DROPPED = Family(
 SNAPSHOTS_SKIPPED = Family(
     "phasewatch_agent_snapshots_skipped_total",
     "counter",
-    "Snapshots the agent skipped because the one before was still being measured.",
+    "Snapshots the agent skipped: measuring them would have cost more than its share, or the one before was still being measured.",
     ("run", "rank"),
 )
 SCALARS_DROPPED = Family(
@@ -118,6 +118,12 @@ SCALARS_DROPPED = Family(
 )
 PROBE_SECONDS = Family(
     "phasewatch_probe_seconds_total", "counter", "Seconds a probe took, all ranks together.", ("run", "probe")
+)
+PROBE_MEMORY = Family(
+    "phasewatch_probe_memory_raised_bytes",
+    "gauge",
+    "How far a probe raised the most memory its process ever had, all ranks together.",
+    ("run", "probe"),
 )
 PROBE_OUTCOMES = Family(
     "phasewatch_probe_outcomes_total",
@@ -176,6 +182,7 @@ CATALOGUE = (
     SNAPSHOTS_SKIPPED,
     SCALARS_DROPPED,
     PROBE_SECONDS,
+    PROBE_MEMORY,
     PROBE_OUTCOMES,
     ESTIMATES,
     ESTIMATE_OUTCOME,

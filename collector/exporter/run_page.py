@@ -62,8 +62,9 @@ def write_probes(page: Page, still: Still, share: Share) -> None:
     """What each probe cost and how its measurements came out; how the newest estimates of each quantity did."""
     run = ("run", still.label)
     for name, probe in still.probes.items():
-        if share.take(1 + len(Outcome), ("probe", name)):
+        if share.take(2 + len(Outcome), ("probe", name)):
             page.add(c.PROBE_SECONDS, [run, ("probe", name)], probe.seconds)
+            page.add(c.PROBE_MEMORY, [run, ("probe", name)], probe.bytes)
             for outcome in Outcome:
                 page.add(c.PROBE_OUTCOMES, [run, ("probe", name), ("outcome", outcome.label)], probe.outcomes[outcome])
     for quantity, outcomes in still.outcomes().items():

@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import msgspec
@@ -52,7 +52,7 @@ class Still:
             unjudged=msgspec.structs.asdict(run.unjudged),
             quantities=dict(run.quantities),
             estimates=[(key, latest.position, latest.estimate) for key, latest in run.latest.items()],
-            probes={name: ProbeState(probe.seconds, probe.outcomes.copy()) for name, probe in run.probes.items()},
+            probes={name: replace(probe, outcomes=probe.outcomes.copy()) for name, probe in run.probes.items()},
             current={(s.machine, _subject(s.subject)): s.phase for s in run.spans if s.until_step is None},
             newest={(made.machine, _subject(made.subject)): made for made in run.transitions},
             transition_counts=dict(run.transition_counts),

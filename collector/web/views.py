@@ -48,10 +48,15 @@ class RankView(msgspec.Struct, frozen=True):
 
 
 class ProbeView(msgspec.Struct, frozen=True):
-    """What one probe cost so far and how its measurements came out, by outcome."""
+    """What one probe cost so far and how its measurements came out, by outcome.
+
+    ``bytes`` is how far it raised its process's memory; ``apart``, that this is not the training process.
+    """
 
     probe: str
     seconds: float
+    bytes: int
+    apart: bool
     outcomes: dict[str, int]
     last_problem: str
 
@@ -165,7 +170,12 @@ def probe_views(live: LiveRun | None) -> list[ProbeView]:
     """The probes of a run, the dearest first."""
     found = [
         ProbeView(
-            name, probe.seconds, {outcome.label: n for outcome, n in sorted(probe.outcomes.items())}, probe.last_problem
+            name,
+            probe.seconds,
+            probe.bytes,
+            probe.apart,
+            {outcome.label: n for outcome, n in sorted(probe.outcomes.items())},
+            probe.last_problem,
         )
         for name, probe in (live.probes.items() if live else ())
     ]

@@ -70,6 +70,13 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86_400)} d`;
 }
 
+/** 1500000 → "1.5 MB". */
+export function bytes(n) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const power = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, n)) / 3));
+  return `${number(n / 1000 ** power, 2)} ${units[power]}`;
+}
+
 /** How long ago, by the collector's clock. */
 export function ago(seconds) {
   return seconds < 2 ? "just now" : `${duration(Math.round(seconds))} ago`;

@@ -1,7 +1,7 @@
 // Health: what watching cost, what was lost, and which probes struggled; all of it visible, red only if not zero.
 
 import { el } from "./dom.js";
-import { ago, duration, percent, whole, words } from "./format.js";
+import { ago, bytes, duration, percent, whole, words } from "./format.js";
 
 /** The figures that are always in sight. Losses are null where the run is not in the collector's memory. */
 export function counters(run) {
@@ -43,11 +43,12 @@ export function healthPanel({ ranks, probes, run, now, unjudged }) {
     { class: "tables" },
     table(
       "Probes",
-      ["probe", "time", "share", "ok", "not ok", "last problem"],
+      ["probe", "time", "of training", "memory raised", "ok", "not ok", "last problem"],
       probes.map((probe) => [
         words(probe.probe),
         duration(probe.seconds),
-        training > 0 ? percent(probe.seconds / training) : "—",
+        probe.apart ? "beside it" : training > 0 ? percent(probe.seconds / training) : "—",
+        probe.bytes ? bytes(probe.bytes) : "—",
         whole(probe.outcomes.ok ?? 0),
         troubles(probe.outcomes),
         probe.last_problem || "—",

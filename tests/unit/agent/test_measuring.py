@@ -1,9 +1,12 @@
 """Measuring: half precision, further sets, and what a change of the trainable parameters does to pairing."""
 
 import math
+import re
+import resource
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import pytest
@@ -208,6 +211,72 @@ def test_a_probe_that_finds_no_memory_is_an_outcome_of_its_own(caplog: pytest.Lo
     assert found["bytes_held", ()][1].outcome is Outcome.OUT_OF_MEMORY
     assert found["probe_loss", ()][1].outcome is Outcome.OK
     assert "probe greedy failed at step 0" in caplog.text
+
+
+@contextmanager
+def only(megabytes: int) -> Iterator[None]:
+    """The kernel gives this process so much more memory, and no more."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    used = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + megabytes * 10**6, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def test_a_probe_that_might_take_the_memory_training_needs_is_not_begun() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 1500), nn.ReLU(), nn.Linear(1500, 1500), nn.ReLU(), nn.Linear(1500, 3))  # 9 MB
+    monitor, outbox, optimizer = attached(model)
+    del outbox.drafts[:]
+    monitor._place._measuring._records["loss"].peak = 0
+    with only(20):
+        optimizer.step()
+    (cost,) = outbox.drafts[0].costs
+    assert cost.outcome == Outcome.OUT_OF_MEMORY
+    assert re.match(
+        r"Got \d+ MB of free memory on cpu, need about \d+ MB; training comes first. Give a smaller", cost.detail
+    )
+    optimizer.step()
+    assert outbox.drafts[-1].costs[0].outcome == Outcome.OK
+    monitor.close()
+
+
+def test_a_snapshot_that_might_take_the_memory_training_needs_is_not_taken() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3000), nn.Linear(3000, 3000), nn.Linear(3000, 3))  # 36 MB
+    monitor, outbox, optimizer = attached(model)
+    with only(30):
+        optimizer.step()
+    assert outbox.drafts[-1].costs[0].outcome == Outcome.OUT_OF_MEMORY
+    assert "no snapshot: MemoryError('Got" in outbox.drafts[-1].costs[0].detail
+    with only(30), pytest.raises(AttachError, match=r"MemoryError: Got 3\d MB of free memory on cpu, need about 36 MB"):
+        attached(model)
+    monitor.close()
+
+
+@final
+@dataclass(frozen=True)
+class Wide(Probe):
+    """Takes 300 MB for a moment."""
+
+    name: ClassVar = "wide"
+    quantities: ClassVar = (Quantity("width", "1", "Width.", "Width"),)
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        yield Measurement(quantity=self.quantities[0], estimate=Estimate(float(torch.ones(75_000_000).sum()), 0.0))
+
+
+def test_how_far_a_probe_raised_the_memory_of_the_process_is_told_once() -> None:
+    monitor, outbox, optimizer = attached(model_of(), probes=(Wide(), Loss()))
+    optimizer.step()
+    first, second = ({cost.probe: cost.bytes for cost in draft.costs} for draft in outbox.drafts)
+    assert 0 < first["wide"] < 400e6, "less what the tests before had taken at most"
+    assert second["wide"] < 50e6, "the second time it has room in what the first took"
+    assert first["loss"] < 50e6
+    monitor.close()
 
 
 def test_every_series_says_which_probe_measured_it() -> None:

@@ -36,7 +36,7 @@ MESSAGES: dict[str, wire.ToCollector | wire.ToAgent] = {
         1_700_000_001.5,
         1,
         *wire.pack(ESTIMATES),
-        (wire.ProbeCost("fisher_trace", 0.01, 5, "why"),),
+        (wire.ProbeCost("fisher_trace", 0.01, 5, "why", 4096, apart=True),),
         3.0,
         0.5,
         wire.Losses(1, 2, 3),
@@ -63,6 +63,12 @@ def test_the_bytes_of_version_1_are_what_they_always_were(name: str) -> None:
     golden = (GOLDEN / f"{name}.msgpack").read_bytes()
     assert wire.encode(MESSAGES[name]) == golden
     assert _decode(name, golden) == MESSAGES[name]
+
+
+def test_a_report_from_before_costs_had_memory_is_read_for_ever() -> None:
+    found = _decode("report", (GOLDEN / "report_without_memory.msgpack").read_bytes())
+    costs = (wire.ProbeCost("fisher_trace", 0.01, 5, "why"),)
+    assert found == msgspec.structs.replace(MESSAGES["report"], costs=costs)
 
 
 def test_estimates_survive_the_columns_with_their_nans_and_outcomes() -> None:

@@ -1,0 +1,238 @@
+"""Foreman: has probes run in a process of their own, so that nothing a probe does can reach training.
+
+In the training thread a measurement costs one copy of the weights, into memory shared with the worker. A daemon
+thread talks to the worker: one that crashes, runs out of memory or hangs is ended and started again, the probe that
+did it is named, counted, and after three times no longer run.
+"""
+
+import atexit
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import torch
+from msgspec import structs
+
+from probe_agent.errors import AttachError
+from probe_agent.findings import Finding, failure_of
+from probe_agent.measuring import Subject
+from probe_agent.parcel import SharedMemory, packed
+from probe_agent.probe import Probe
+from probe_agent.room import free_bytes, short_of, weight_bytes
+from probe_agent.snapshot import copy_of
+from probe_agent.update_rule import UpdateRule
+from probe_agent.worker import READY, Process
+from probe_agent.worker_process import CLOSED, WorkerLost, WorkerProcess
+from probe_wire import Outcome
+
+CPU = torch.device("cpu")
+
+STRIKES = 3
+"""So often may a probe bring the worker down."""
+
+CLOSE_SECONDS = 0.3
+"""What a measurement in progress gets to end when the monitor is closed."""
+
+_REST = 30.0
+"""Seconds between two attempts to start a worker that does not start."""
+
+
+@dataclass(slots=True)
+class Order:
+    """A measurement to be carried out."""
+
+    step: int
+    probes: list[Probe]
+    body: bytes
+    future: Future[list[Finding]] = field(default_factory=Future)
+    began: float = field(default_factory=time.monotonic)
+
+
+@final
+class Foreman:
+    """A Place: probes run in a worker process, a measurement at a time. See the module.
+
+    Raises:
+        AttachError: the model, the loss or a probe cannot leave this process.
+    """
+
+    def __init__(self, subject: Subject, probes: Sequence[Probe], process: Process) -> None:
+        threads = process.threads or max(1, (os.cpu_count() or 1) - torch.get_num_threads())
+        memory = process.memory or free_bytes(CPU) // 2
+        self._process = replace(process, threads=threads, memory=memory)
+        self._given, self._snapshot, self._last_words = SharedMemory(), SharedMemory(), SharedMemory()
+        nothing: Any = None
+        stays = replace(subject, model=nothing, loss_fn=nothing)  # they come with each order
+        try:
+            self._setup = packed((stays, tuple(probes)), self._given)
+            packed((copy_of(subject.model), subject.loss_fn, None), self._snapshot)
+        except Exception as error:
+            raise AttachError(
+                f"Got a model, loss_fn or probe that cannot be sent to another process ({type(error).__name__}: {error}). "
+                'Keep locks, files and generators out of them, or measure in this process with where="inline".'
+            ) from error
+        self._current: Order | None = None
+        self._seconds: dict[str, float] = {}
+        self._last: dict[str, Finding] = {}
+        self._strikes: Counter[str] = Counter()
+        self._share = 0.0
+        self._worker: WorkerProcess | None = None
+        self._refused, self._retry = "", 0.0
+        self._closing = threading.Event()
+        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._carry_out_all, name="phasewatch-foreman", daemon=True)
+        self._thread.start()
+        _open.add(self)
+
+    # -- in the training thread -------------------------------------------------------------------
+
+    def busy(self) -> float:
+        """What the measurement in progress will still take, by what its probes took before; longer the longer it lasts."""
+        order = self._current
+        if order is None:
+            return 0.0
+        passed = time.monotonic() - order.began
+        return max(sum(self._seconds.get(probe.name, 1.0) for probe in order.probes) - passed, passed / 4, 0.05)
+
+    def expected(self, probe: Probe) -> float:  # noqa: ARG002 - the copy of the weights costs the same whatever is measured
+        """Its part of what handing over the weights took last time."""
+        return self._share
+
+    def measure(
+        self,
+        subject: Subject,
+        step: int,
+        probes: Sequence[Probe],
+        rule: Callable[[], UpdateRule | None],
+        remaining: Callable[[], float],  # noqa: ARG002 - training does not wait for these
+    ) -> Future[list[Finding]]:
+        """Copy the weights for the worker, and return; the findings come when they come."""
+        began = time.perf_counter()
+        order = Order(step, list(probes), b"")
+        try:
+            if short := short_of(2 * weight_bytes(subject.model), CPU):
+                raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps a snapshot from being taken
+            order.body = packed((copy_of(subject.model), subject.loss_fn, rule()), self._snapshot)
+        except Exception as error:  # noqa: BLE001 - a model that cannot be copied now is a failed measurement
+            why = f"{type(error).__name__}: {error}"
+            order.future.set_result([self._no_snapshot(probe, why, failure_of(error)) for probe in probes])
+            return order.future
+        self._share = (time.perf_counter() - began) / max(1, len(probes))
+        self._current = order
+        self._orders.put(order)
+        return order.future
+
+    def close(self) -> None:
+        """End the worker; a measurement that is nearly done may end first. Harmless when repeated."""
+        if self not in _open:
+            return  # closed, or the child of a fork: the thread and the worker belong to the parent
+        _open.discard(self)
+        order = self._current
+        if order is not None:
+            with suppress(Exception):
+                order.future.exception(CLOSE_SECONDS)
+        self._closing.set()
+        self._orders.put(None)
+        self._thread.join(CLOSE_SECONDS)
+
+    # -- in the foreman's thread ------------------------------------------------------------------
+
+    def _carry_out_all(self) -> None:
+        try:
+            with suppress(WorkerLost):
+                self._started()  # before the first order comes, while training goes on
+            while (order := self._orders.get()) is not None:
+                findings = self._carried_out(order)
+                self._current = None
+                order.future.set_result(findings)
+        finally:
+            self._dismiss()
+            for memory in (self._given, self._snapshot, self._last_words):
+                memory.close()
+
+    def _carried_out(self, order: Order) -> list[Finding]:
+        findings: list[Finding] = []
+        waiting = [probe for probe in order.probes if self._strikes[probe.name] < STRIKES]
+        for probe in order.probes:
+            if probe not in waiting:
+                why = f"it brought the worker process down {STRIKES} times and is not run any more"
+                findings.append(self._absent(probe, Outcome.FAILED, why))
+        while waiting:
+            try:
+                worker = self._started()
+                said = worker.begin(order.step, [probe.name for probe in waiting], order.body)
+                if said != READY:
+                    return [*findings, *(self._no_snapshot(probe, said) for probe in waiting)]
+            except WorkerLost as lost:
+                self._dismiss()
+                return [*findings, *(self._lost(probe, lost, blame="worker") for probe in waiting)]
+            try:
+                while waiting:
+                    finding = _apart(worker.next())
+                    self._last[waiting[0].name] = finding
+                    self._seconds[waiting[0].name] = finding.cost.seconds
+                    findings.append(finding)
+                    waiting.pop(0)
+            except WorkerLost as lost:
+                self._dismiss()
+                probe = waiting.pop(0)
+                self._strikes[probe.name] += not self._closing.is_set()
+                findings.append(self._lost(probe, lost))
+        return findings
+
+    def _started(self) -> WorkerProcess:
+        if self._worker is not None and not self._worker.alive:
+            self._dismiss()
+        if self._worker is None:
+            if self._closing.is_set():
+                raise WorkerLost(CLOSED, Outcome.OVER_BUDGET)
+            if time.monotonic() < self._retry:
+                raise WorkerLost(self._refused)
+            descriptors = (self._given.descriptor, self._snapshot.descriptor, self._last_words.descriptor)
+            worker = WorkerProcess(self._process, descriptors, self._closing)
+            try:
+                worker.set_up(self._process, self._setup)
+            except WorkerLost as lost:
+                worker.end()
+                self._refused, self._retry = str(lost), time.monotonic() + _REST
+                raise
+            self._worker = worker
+        return self._worker
+
+    def _dismiss(self) -> None:
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+    def _absent(self, probe: Probe, outcome: Outcome, why: str) -> Finding:
+        return Finding.without_value(probe, outcome, why, last=self._last.get(probe.name))
+
+    def _lost(self, probe: Probe, lost: WorkerLost, blame: str = "") -> Finding:
+        return replace(self._absent(probe, lost.outcome, f"no worker process: {lost}"), blame=blame)
+
+    def _no_snapshot(self, probe: Probe, why: str, outcome: Outcome = Outcome.FAILED) -> Finding:
+        return replace(self._absent(probe, outcome, f"no snapshot: {why}"), blame="snapshot")
+
+
+def _apart(finding: Finding) -> Finding:
+    return replace(finding, cost=structs.replace(finding.cost, apart=True))
+
+
+_open: "weakref.WeakSet[Foreman]" = weakref.WeakSet()
+
+
+def _close_at_exit() -> None:
+    for foreman in list(_open):
+        foreman.close()
+
+
+os.register_at_fork(after_in_child=_open.clear)
+atexit.register(_close_at_exit)

@@ -1,0 +1,122 @@
+"""Room: how much memory a device still has for training and for whoever watches it, and how much a probe took."""
+
+import resource
+from pathlib import Path
+from types import TracebackType
+from typing import Self, final
+
+import torch
+from torch import nn
+
+SAFE = 0.9
+"""Of the free memory so much may be asked for."""
+
+UNKNOWN = 2**62
+"""Where nothing tells: as good as endless."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can be taken on the device without anybody being refused.
+
+    On a GPU that is what the driver has left and what torch's allocator holds unused; for the CPU the least of what the
+    machine, the process's control group and its own limits leave (Linux; elsewhere it is not known).
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(_machine(), _control_group(), _limits())
+
+
+def short_of(need: int, device: torch.device) -> str:
+    """Why so many bytes must not be asked for: training might need them. Empty where there is room."""
+    free = free_bytes(device)
+    if need <= SAFE * free:
+        return ""
+    return (
+        f"Got {free / 1e6:,.0f} MB of free memory on {device}, need about {need / 1e6:,.0f} MB; training comes first."
+    )
+
+
+def _machine() -> int:
+    return _kilobytes("/proc/meminfo", "MemAvailable:").get("MemAvailable:", UNKNOWN)
+
+
+def _limits() -> int:
+    """What ``ulimit`` leaves to this process."""
+    used = _kilobytes("/proc/self/status", "VmSize:", "VmData:")
+    left = UNKNOWN
+    for limit, name in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
+        most, _ = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY and name in used:
+            left = min(left, max(0, most - used[name]))
+    return left
+
+
+def _kilobytes(file: str, *names: str) -> dict[str, int]:
+    """Some lines of one of the kernel's tables, in bytes."""
+    try:
+        lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    fields = (line.split() for line in lines if line.startswith(names))
+    return {name: 1024 * int(count) for name, count, *_ in fields}
+
+
+def _control_group(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """What a container has left: its limit less what it uses, file pages that can be dropped not counted."""
+    for limit, used, dropped in (
+        ("memory.max", "memory.current", "inactive_file "),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file "),
+    ):
+        try:
+            most = (root / limit).read_text(encoding="ascii").strip()
+            if most == "max":
+                return UNKNOWN
+            stat = (root / used).parent / "memory.stat"
+            lines = stat.read_text(encoding="ascii").splitlines()
+            file_pages = next((int(line.split()[1]) for line in lines if line.startswith(dropped)), 0)
+            return max(0, int(most) - int((root / used).read_text(encoding="ascii")) + file_pages)
+        except (OSError, ValueError):
+            continue
+    return UNKNOWN
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """What a copy of the model takes, in single precision at the least."""
+    return sum(t.numel() * max(4, t.element_size()) for t in (*model.parameters(), *model.buffers()))
+
+
+@final
+class HighWater:
+    """How far what runs inside raises the most memory this process ever had on the device.
+
+    The marks are the system's and torch's own; they are read and never reset, for others read them too. So a
+    ``peak`` is known only where it was the highest so far: else what runs inside had room in what training had taken
+    before.
+
+    Attributes:
+        raised: bytes by which the mark is higher than before.
+        peak: the most bytes that were taken at once, beyond what was held when it began; 0 where it is not known.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.raised = self.peak = 0
+
+    def _now(self) -> tuple[int, int]:
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device), torch.cuda.max_memory_allocated(self._device)
+        status = _kilobytes("/proc/self/status", "VmRSS:", "VmHWM:")
+        return status.get("VmRSS:", 0), status.get("VmHWM:", 0)
+
+    def __enter__(self) -> Self:
+        self._held, self._mark = self._now()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Read the marks again."""
+        _, mark = self._now()
+        self.raised = max(0, mark - self._mark)
+        self.peak = mark - self._held if self.raised else 0

@@ -1,0 +1,145 @@
+"""Worker: the program of the process that probes run in, where they do not run in the training process.
+
+It lives for the training process: it goes when that goes, it is the first to go when memory runs out, it takes
+only time that nobody else wants, and what hangs in it ends it. A `Foreman` starts it and talks to it.
+"""
+
+import copy
+import faulthandler
+import math
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from probe_agent.measuring import Measuring
+from probe_agent.parcel import SharedMemory, unpacked
+
+READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Probes run in a process of their own: what it may take.
+
+    Attributes:
+        device: where they compute; the CPU's spare cores, or another GPU than training's.
+        threads: of the CPU; None for one for each core that training has no thread for, at least one.
+        seconds: one probe may take; past that it is over budget, and past twice that the process is ended.
+        memory: bytes on the CPU; None for half of what is free when it starts.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    seconds: float = 120.0
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.seconds > 0 and (self.threads is None or self.threads > 0)):
+            raise ValueError(
+                f"Got Process(threads={self.threads}, seconds={self.seconds}); need a number of threads of at least 1 and more "
+                "than 0 seconds."
+            )
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which one probe hangs."""
+        return 2 * self.seconds + 1
+
+
+def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) -> None:
+    """Measure what comes through the channel until it is closed.
+
+    Args:
+        channel: descriptor of the connection to the foreman.
+        given: of the shared memory of what stays the same.
+        snapshot: of that of the model at one step.
+        last_words: of the file for a traceback when this process ends by a signal or hangs.
+        parent: the training process.
+    """
+    faulthandler.enable(last_words, all_threads=False)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal's Ctrl-C and a scheduler's notice are for training
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    _stand_back()
+    connection = Connection(channel)
+    process, body = connection.recv()
+    device = torch.device(process.device)
+    _limit(process)
+    subject, probes = unpacked(body, SharedMemory(given), device)
+    subject = copy.deepcopy(subject)
+    measuring = Measuring(probes, most=process.seconds)
+    memory = SharedMemory(snapshot)
+    connection.send(READY)
+    while True:
+        try:
+            step, names, body = connection.recv()
+        except EOFError:
+            return
+        faulthandler.dump_traceback_later(process.patience, exit=True, file=last_words)
+        try:
+            model, loss_fn, rule = unpacked(body, memory, device)
+        except Exception as error:  # noqa: BLE001 - a module of the script's that cannot be imported here
+            connection.send(f"{type(error).__name__}: {error}")
+            continue
+        connection.send(READY)
+        at, own = (
+            replace(subject, model=model, loss_fn=loss_fn),
+            partial(copy.deepcopy, rule),
+        )  # probes may keep parts of it
+        wanted = [probe for name in names for probe in probes if probe.name == name]
+        for finding in measuring.findings(at, step, wanted, own, lambda: math.inf):
+            faulthandler.dump_traceback_later(process.patience, exit=True, file=last_words)
+            connection.send(finding)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _watch(parent: int) -> None:
+    """End this process when the training process is gone, however it went."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _stand_back() -> None:
+    """Take only processor time that nobody else wants, and be the first to go when memory runs out."""
+    with suppress(OSError, AttributeError):
+        os.nice(19)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _limit(process: Process) -> None:
+    """Refuse this process memory beyond its part, so that a probe that asks for too much gets an error and not the machine."""
+    if process.memory is not None:
+        with suppress(OSError, ValueError):
+            used = sum(int(line.split()[1]) * 1024 for line in _status() if line.startswith("VmData:"))
+            most = used + process.memory
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    if process.threads is not None:
+        torch.set_num_threads(process.threads)
+
+
+def _status() -> list[str]:
+    return Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+
+
+def run() -> None:
+    """The program: its arguments are those of `main`. What it dies of is its last words."""
+    arguments = list(map(int, sys.argv[1:]))
+    try:
+        main(*arguments)
+    except BaseException:
+        os.write(arguments[3], traceback.format_exc().encode())
+        raise

@@ -1,0 +1,163 @@
+"""Losses that models compute themselves, and the likelihood of next words."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+import probe_agent
+from probe_agent import AttachError, ListOutbox
+from probe_agent.likelihood import IGNORED, Categorical, Gaussian
+from probe_agent.recognition import recognise
+from tests.framework_runs import WATCHES, values
+
+CLASSES = 3
+
+
+class Returning(nn.Module):
+    """Returns an object with logits and, given labels, with a loss of them."""
+
+    def __init__(self, loss: Any = F.cross_entropy, outputs: int = CLASSES) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.loss = nn.Linear(4, outputs), loss
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        logits = self.net(x)
+        return SimpleNamespace(logits=logits, loss=None if labels is None else self.loss(logits, labels))
+
+
+def data(n: int = 16) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, 4, generator=torch.Generator().manual_seed(1)), torch.arange(n) % CLASSES
+
+
+def attached(model: nn.Module, batch: Any, loss_fn: Any = None, **settings: Any) -> tuple[Any, ListOutbox]:
+    optimizer, outbox = torch.optim.SGD(model.parameters(), lr=0.1), ListOutbox()
+    monitor = probe_agent.attach(
+        model, optimizer, loss_fn=loss_fn, probe_batch=batch, run="own", watches=WATCHES, outbox=outbox, **settings
+    )
+    monitor.close()
+    return monitor._subject, outbox
+
+
+def test_a_loss_that_is_no_likelihood_is_measured_as_the_model_computes_it(caplog: pytest.LogCaptureFixture) -> None:
+    x, y = data()
+    for loss in (
+        lambda f, y: F.cross_entropy(f, y, label_smoothing=0.1),
+        lambda f, y: F.cross_entropy(f, y, weight=torch.tensor([1.0, 2.0, 3.0])),
+        lambda f, y: F.cross_entropy(f, y) + 0.1 * f.square().mean(),
+        lambda f, y: F.cross_entropy(f, y, reduction="sum") / 16,  # which is their mean on the whole probe set only
+    ):
+        model = Returning(loss)
+        subject, outbox = attached(model, {"x": x, "labels": y})
+        assert (subject.likelihood, subject.logits) == (None, False)
+        assert "not one of the likelihoods known here" in caplog.text
+        assert values(outbox, "probe_loss")[0] == pytest.approx(model(x, y).loss.item(), rel=1e-6)
+        caplog.clear()
+
+
+class Weighing(Returning):
+    """Learns how much its loss weighs (Kendall et al. 2018)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        outputs = super().forward(x, labels)
+        outputs.loss = None if labels is None else outputs.loss * (-self.log_variance).exp()
+        return outputs
+
+
+def test_a_loss_whose_size_depends_on_the_weights_is_no_likelihood() -> None:
+    x, y = data()
+    subject, _ = attached(Weighing(), {"x": x, "labels": y})
+    assert (subject.likelihood, subject.logits) == (None, False)
+
+
+def test_a_loss_that_is_a_multiple_of_a_likelihood_keeps_its_size() -> None:
+    x, y = data()
+    model = Returning(lambda f, y: 3 * F.cross_entropy(f, y))
+    subject, outbox = attached(model, {"x": x, "labels": y})
+    assert subject.likelihood == Categorical()
+    assert values(outbox, "probe_loss")[0] == pytest.approx(model(x, y).loss.item(), rel=1e-6)
+    assert values(outbox)[0] == values(attached(Returning(), {"x": x, "labels": y})[1])[0]
+    model, numbers = Returning(F.mse_loss, outputs=2), torch.randn(16, 2)
+    subject, outbox = attached(model, {"x": x, "labels": numbers})
+    assert subject.likelihood == Gaussian()
+    assert values(outbox, "probe_loss")[0] == pytest.approx(model(x, numbers).loss.item(), rel=1e-6)
+
+
+def test_further_sets_are_measured_by_their_logits_too() -> None:
+    x, y = data()
+    model = Returning()
+    subject, _ = attached(
+        model, {"x": x, "labels": y}, test_batch={"x": x + 1, "labels": y}, ood_batch=({"x": 2 * x}, y)
+    )
+    assert {split: list(further.inputs) for split, further in subject.further_sets.items()} == {
+        "test": ["x"],
+        "ood": ["x"],
+    }
+    assert torch.equal(subject.snapshot(0).on("test").predictions(), model(x + 1).logits)
+
+
+def test_a_missing_loss_is_refused_where_the_model_has_none_of_its_own() -> None:
+    x, y = data()
+    with pytest.raises(AttachError, match="Got no loss_fn; need loss_fn"):
+        attached(nn.Linear(4, CLASSES), (x, y))
+    with pytest.raises(AttachError, match="Got no loss_fn; need loss_fn"):
+        attached(Returning(), (x, y))
+    with pytest.raises(AttachError, match="Got no loss_fn, and a model that returns SimpleNamespace without a loss"):
+        attached(Returning(lambda *_: None), {"x": x, "labels": y})
+    with pytest.raises(AttachError, match='with the targets under "labels"'):
+        attached(Returning(), {"x": x, "targets": y})
+
+
+def next_words() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    outputs = torch.randn(4, 5, CLASSES, generator=generator, dtype=torch.float64)
+    words = torch.randint(CLASSES, (4, 5), generator=generator)
+    words[0, 3:] = IGNORED
+    return outputs, words
+
+
+def test_the_likelihood_of_next_words_is_that_of_words_moved_by_one() -> None:
+    outputs, words = next_words()
+    ahead, there = Categorical(shifted=True), Categorical()
+    moved = torch.cat([words[:, 1:], torch.full((4, 1), IGNORED)], 1)
+    assert ahead.fits(outputs, words)
+    assert ahead.predictions(outputs, words).tolist() == [2, 4, 4, 4]
+    for what in ("negative_log", "score", "exact_scores", "predictions"):
+        assert torch.equal(getattr(ahead, what)(outputs, words), getattr(there, what)(outputs, moved))
+    v = torch.randn_like(outputs)
+    assert torch.equal(ahead.output_curvature(outputs, words, v), there.output_curvature(outputs, moved, v))
+    assert not ahead.fits(outputs[:, :1], words[:, :1])
+
+
+def test_a_shifted_loss_is_recognised_and_told_from_one_that_is_not() -> None:
+    outputs, words = next_words()
+    shifted = lambda f, y: F.cross_entropy(f[:, :-1].flatten(0, 1), y[:, 1:].flatten())  # noqa: E731
+    straight = lambda f, y: F.cross_entropy(f.flatten(0, 1), y.flatten())  # noqa: E731
+    assert recognise(shifted, outputs, words) == Categorical(shifted=True)
+    assert recognise(straight, outputs, words) == Categorical()
+
+
+def test_a_named_likelihood_takes_the_layout_the_loss_tells() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(CLASSES, CLASSES)
+
+        def forward(self, words: Tensor) -> Tensor:
+            return self.embed(words)
+
+    words = torch.arange(20).reshape(4, 5) % CLASSES
+    shifted = lambda f, y: F.cross_entropy(f[:, :-1].flatten(0, 1), y[:, 1:].flatten())  # noqa: E731
+    subject, _ = attached(Words(), (words, words), shifted, likelihood="categorical")
+    assert subject.likelihood == Categorical(shifted=True)
+    smoothed = lambda f, y: F.cross_entropy(f.flatten(0, 1), y.flatten(), label_smoothing=0.1)  # noqa: E731
+    subject, _ = attached(Words(), (words, words), smoothed, likelihood="categorical")
+    assert subject.likelihood == Categorical()
