@@ -4,7 +4,8 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,11 +16,12 @@ from probe_agent.budget import Budget
 from probe_agent.errors import AttachError
 from probe_agent.examination import asked_for as examination_asked_for
 from probe_agent.foreman import Foreman
+from probe_agent.job import Job
 from probe_agent.measuring import Subject
 from probe_agent.monitor import Monitor
 from probe_agent.outbox import ListOutbox, Outbox, ZmqOutbox
 from probe_agent.own_loss import own_loss
-from probe_agent.place import Inline
+from probe_agent.place import Inline, Place
 from probe_agent.probe_set import Inputs
 from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch
@@ -46,6 +48,7 @@ def attach(
     watches: Sequence[Watch] | str | None = None,
     budget: Budget | str | None = None,
     where: Process | Literal["inline", "process"] = "inline",
+    scaler: torch.amp.GradScaler | None = None,
     likelihood: str | None = None,
     labels: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -79,6 +82,7 @@ def attach(
         where: "inline" has probes run in the training thread, a few milliseconds at a time. "process", or a `Process` with
             settings, in a process of their own, on spare cores or another device: training is held up by one copy of the
             weights, and a probe that crashes, hangs or eats all memory cannot reach it.
+        scaler: the gradient scaler of mixed precision in float16; the steps it skips are counted and shown.
         likelihood: "categorical", "gaussian" or "bernoulli" where the loss does not tell by itself which
             distribution p(y | x) it stands for; the true Fisher information is defined by it.
         labels: facts about the run to show beside it, such as ``{"dataset": "mnist"}``.
@@ -90,6 +94,7 @@ def attach(
         AttachError: the model, optimizer, loss or probe batch cannot be watched; says why and what to do.
     """
     door.check_types(model, optimizer)
+    scaler = door.scaler(scaler, optimizer)
     optimizer = door.unwrapped_optimizer(optimizer)
     model = door.unwrapped(model)
     door.check_parameters(model, optimizer)
@@ -119,18 +124,20 @@ def attach(
         outbox, watches, budget = examination, examination.watches, Budget(share=1000)
     if witness is not None:
         outbox, budget = witness.outbox, Budget(share=1000)
+    process = None if examination is not None else door.process(where)
+    job, identity, number = Job.here(run), identify(run, labels or {}), rank()
+    if job is not None:
+        identity, number = job.identity(identity), job.rank
+    door.check_identity(identity, number, step)
+    place: Place | None = None
     if _switched_off() or (witness is not None and not witness.watching):
-        watches, outbox = (), ListOutbox()
+        outbox = ListOutbox()
     else:
-        subject = door.tried_out(subject, likelihood, step)
-        if subject.likelihood is None:
-            logger.warning(
-                "phasewatch: the loss is not one of the likelihoods known here (cross-entropy, also binary, and squared error), so the true "
-                "Fisher trace and the accuracy are not measured and no critical period can be found. If the model's outputs "
-                "are logits or means all the same, pass likelihood='categorical' or likelihood='gaussian' to attach()."
-            )
-    identity = identify(run, labels or {})
-    door.check_identity(identity, rank(), step)
+        subject, place = _placed(
+            job, subject, watches, step, partial(_tried_out, likelihood=likelihood, step=step), process
+        )
+    if place is None:
+        watches, place = (), Inline(())
 
     def open_outbox(monitor: Monitor) -> Outbox:
         if outbox is not None:
@@ -141,12 +148,44 @@ def attach(
             alive = watching()
             return step if alive is None else alive.step
 
-        return ZmqOutbox(address, identity, rank(), current_step)
+        return ZmqOutbox(address, identity, number, current_step)
 
+    return Monitor(
+        subject, optimizer, identity, watches, budget, open_outbox, place, live=model, scaler=scaler, step=step
+    )
+
+
+def _placed(
+    job: Job | None,
+    subject: Subject,
+    watches: Sequence[Watch],
+    step: int,
+    try_out: Callable[[Subject], Subject],
+    process: Process | None,
+) -> tuple[Subject, Place | None]:
+    """The subject, tried out, and where it is measured; None where another rank does that."""
     probes = tuple(dict.fromkeys(probe for watch in watches for probe in watch.probes))
-    process = None if examination is not None or not probes else door.process(where)
-    place = Inline(probes) if process is None else Foreman(subject, probes, process)
-    return Monitor(subject, optimizer, identity, watches, budget, open_outbox, place, step=step)
+
+    def place_of(subject: Subject) -> Place:
+        return Inline(probes) if process is None or not probes else Foreman(subject, probes, process)
+
+    if job is None:
+        subject = try_out(subject)
+        return subject, place_of(subject)
+    from probe_agent.muster import mustered  # noqa: PLC0415 - what it needs of torch.distributed takes half a second
+
+    return mustered(job, subject, watches, step, try_out, place_of, divide=process is None)
+
+
+def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
+    subject = door.tried_out(subject, likelihood, step)
+    if subject.likelihood is None:
+        logger.warning(
+            "phasewatch: the loss is not one of the likelihoods known here (cross-entropy, also binary, and squared error), so the true "
+            "Fisher trace and the accuracy are not measured and no critical period can be found. If the model's outputs "
+            "are logits or means all the same, pass likelihood='categorical' or likelihood='gaussian' to attach()."
+        )
+    return subject
 
 
 def _switched_off() -> bool:

@@ -53,6 +53,16 @@ def unwrapped_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimiz
     return optimizer
 
 
+def scaler(given: object, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler | None:
+    """The gradient scaler that was given, or that a framework's wrapper of the optimizer holds."""
+    found = getattr(optimizer, "scaler", None) if given is None else given
+    if isinstance(found, torch.amp.GradScaler):
+        return found
+    if given is not None:
+        raise AttachError(f"Got a scaler of type {type(given).__name__}; need a torch.amp.GradScaler.")
+    return None
+
+
 def check_types(model: object, optimizer: object) -> None:
     """Refuse what is no model or no optimizer."""
     if not isinstance(model, nn.Module):

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,12 +25,13 @@ from probe_agent.errors import AttachError
 from probe_agent.findings import Finding, failure_of
 from probe_agent.measuring import Subject
 from probe_agent.parcel import SharedMemory, packed
+from probe_agent.place import Choice
 from probe_agent.probe import Probe
 from probe_agent.room import free_bytes, short_of, weight_bytes
 from probe_agent.snapshot import copy_of
 from probe_agent.update_rule import UpdateRule
 from probe_agent.worker import READY, Process
-from probe_agent.worker_process import CLOSED, WorkerLost, WorkerProcess
+from probe_agent.worker_process import CLOSED, START_SECONDS, WorkerLost, WorkerProcess
 from probe_wire import Outcome
 
 CPU = torch.device("cpu")
@@ -100,17 +101,23 @@ class Foreman:
         if order is None:
             return 0.0
         passed = time.monotonic() - order.began
+        if passed > len(order.probes) * (START_SECONDS + self._process.patience) and self._worker is not None:
+            self._worker.kill()  # whatever the foreman's thread waits for ends with it
         return max(sum(self._seconds.get(probe.name, 1.0) for probe in order.probes) - passed, passed / 4, 0.05)
 
     def expected(self, probe: Probe) -> float:  # noqa: ARG002 - the copy of the weights costs the same whatever is measured
         """Its part of what handing over the weights took last time."""
         return self._share
 
+    def agreed(self, step: int, choice: Choice) -> Choice:  # noqa: ARG002 - a Place's signature
+        """Nobody else is asked."""
+        return choice
+
     def measure(
         self,
         subject: Subject,
         step: int,
-        probes: Sequence[Probe],
+        probes: Iterable[Probe],
         rule: Callable[[], UpdateRule | None],
         remaining: Callable[[], float],  # noqa: ARG002 - training does not wait for these
     ) -> Future[list[Finding]]:
@@ -123,9 +130,9 @@ class Foreman:
             order.body = packed((copy_of(subject.model), subject.loss_fn, rule()), self._snapshot)
         except Exception as error:  # noqa: BLE001 - a model that cannot be copied now is a failed measurement
             why = f"{type(error).__name__}: {error}"
-            order.future.set_result([self._no_snapshot(probe, why, failure_of(error)) for probe in probes])
+            order.future.set_result([self._no_snapshot(probe, why, failure_of(error)) for probe in order.probes])
             return order.future
-        self._share = (time.perf_counter() - began) / max(1, len(probes))
+        self._share = (time.perf_counter() - began) / max(1, len(order.probes))
         self._current = order
         self._orders.put(order)
         return order.future
@@ -147,10 +154,15 @@ class Foreman:
 
     def _carry_out_all(self) -> None:
         try:
-            with suppress(WorkerLost):
+            with suppress(Exception):
                 self._started()  # before the first order comes, while training goes on
             while (order := self._orders.get()) is not None:
-                findings = self._carried_out(order)
+                try:
+                    findings = self._carried_out(order)
+                except Exception as error:  # noqa: BLE001 - a bug of ours, or an answer that is none: the next order has a new worker
+                    self._dismiss()
+                    lost = WorkerLost(f"{type(error).__name__}: {error}")
+                    findings = [self._lost(probe, lost, blame="worker") for probe in order.probes]
                 self._current = None
                 order.future.set_result(findings)
         finally:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe_agent.budget import Budget, Claim, affordable
 from probe_agent.complaints import Complaints
@@ -31,10 +31,11 @@ from probe_agent.findings import Finding, columns_of, complaints_of
 from probe_agent.measuring import Subject
 from probe_agent.optimizers import Recorder, rule_of
 from probe_agent.outbox import Outbox
-from probe_agent.place import Place
+from probe_agent.place import Choice, Place
 from probe_agent.probe import Probe
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch
+from probe_agent.skipped_steps import SkippedSteps
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Advice, Losses, Outcome, ProbeCost, Run
 
@@ -64,6 +65,8 @@ class Monitor:
         open_outbox: Callable[["Monitor"], Outbox],
         place: Place,
         *,
+        live: nn.Module | None = None,
+        scaler: torch.amp.GradScaler | None = None,
         step: int = 0,
     ) -> None:
         self.run = run
@@ -71,6 +74,7 @@ class Monitor:
         self.snapshots_skipped = 0
         self.probe_seconds = 0.0
         self._subject = subject
+        self._live = live or subject.model  # what the optimizer updates, where that is not what is measured
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
         self._budget = budget
@@ -80,6 +84,7 @@ class Monitor:
         self._complain = Complaints()
         self._recorder = Recorder() if any(probe.sees_updates for probe in self._had) else None
         self._scalars = Scalars()
+        self._skipped = SkippedSteps(scaler, step) if scaler else None
         self._advice: deque[Advice] = deque(maxlen=1000)
         self._closed = False
         self._first_step = step
@@ -163,7 +168,7 @@ class Monitor:
         """Before the last two steps that lead to a measurement, so that it can tell what they did."""
         began = time.perf_counter()
         try:
-            recorder.remember(self._subject.model, self.step)
+            recorder.remember(self._live, self.step)
         except Exception as error:  # noqa: BLE001 - nothing of ours raises into training
             self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {error!r}")
         self.probe_seconds += time.perf_counter() - began
@@ -194,15 +199,15 @@ class Monitor:
 
     def _measure_what_is_due(self) -> None:
         due = [i for i, at in enumerate(self._due) if at <= self.step]
-        probes, wait = self._chosen(due)
-        if wait:
+        choice = self._place.agreed(self.step, self._chosen(due))
+        if choice.wait:
             self.snapshots_skipped += 1
             for i in due:
-                self._due[i] = self.step + wait
+                self._due[i] = self.step + choice.wait
         else:
             for i in due:
                 self._due[i] = self._watches[i].schedule.after(self.step)
-            self._measure(probes, self._wanted(due) - set(probes))
+            self._measure(choice.probes, choice.skipped)
         self._next_due = min(self._due)
         if self._recorder and self._next_due > self.step + 2:
             self._recorder.forget()
@@ -210,11 +215,11 @@ class Monitor:
     def _wanted(self, due: Sequence[int]) -> set[Probe]:
         return {probe for i in due for probe in self._watches[i].probes}
 
-    def _chosen(self, due: Sequence[int]) -> tuple[list[Probe], int]:
-        """The probes of these watches that can be measured now, and how many steps to wait where none can be."""
+    def _chosen(self, due: Sequence[int]) -> Choice:
+        """Which probes of these watches can be measured now."""
         training, steps = self.training_seconds, self.step - self._first_step
         if busy := self._place.busy():
-            return [], max(1, round(busy * steps / training)) if training > 0 else 1
+            return Choice([], [], max(1, round(busy * steps / training)) if training > 0 else 1)
         wanted = self._wanted(due)
         probes, allowed = list(self._had), self._budget.allowed(training)
         chosen, missing = affordable(
@@ -223,10 +228,11 @@ class Monitor:
             allowed / max(1, len(probes)),
         )
         wait = 0 if chosen or not wanted else self._budget.steps_to_wait(missing, training=training, steps=steps)
-        return [probes[i] for i in chosen], wait
+        taken = [probes[i] for i in chosen]
+        return Choice(taken, [probe for probe in probes if probe in wanted and probe not in taken], wait)
 
     def _measure(self, probes: Sequence[Probe], skipped: Iterable[Probe]) -> None:
-        observed = list(self._scalars.drain())
+        observed = [*self._scalars.drain(), *(self._skipped.drain(self.step) if self._skipped else ())]
         draft = Draft(self.step, time.time(), observed, tuple(map(_left_out, skipped)))
         spent = self._spent
         found = self._place.measure(self._subject, self.step, probes, self._rule, self._remaining)
@@ -251,7 +257,7 @@ class Monitor:
         self._outbox.put(replace(draft, columns=columns, costs=costs))
 
     def _rule(self) -> UpdateRule | None:
-        optimizer, model = self._optimizer(), self._subject.model
+        optimizer, model = self._optimizer(), self._live
         updates = self._recorder.updates(model, self.step) if self._recorder else ()
         return None if optimizer is None else rule_of(optimizer, model, updates)
 

@@ -85,10 +85,14 @@ class WorkerProcess:
         finding: Finding = self._receive(self._patience + 5)  # by then it has ended itself, with a traceback
         return finding
 
-    def end(self) -> None:
-        """Kill it and take its place in the process table back."""
-        self._connection.close()
+    def kill(self) -> None:
+        """End the process; from any thread."""
         self._process.kill()
+
+    def end(self) -> None:
+        """Kill it, and take its place in the process table back."""
+        self._connection.close()
+        self.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
 

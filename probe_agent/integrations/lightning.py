@@ -83,6 +83,7 @@ class PhasewatchCallback(pl.Callback):
             "optimizer": trainer.optimizers[self._optimizer],
             "loss_fn": losses[0] if len(losses) == 1 else None,
             "probe_batch": batch,
+            "scaler": getattr(trainer.precision_plugin, "scaler", None),
             "step": trainer.global_step // len(trainer.optimizers),
         }
 
