@@ -138,8 +138,7 @@ class Pipeline:
         measured = list(zip(bound.schema.columns, estimates, strict=True))
         with self._live.lock:
             run.show(stream.rank, report, measured, now)
-        if stream.rank == 0:  # phases are the run's, judged on one rank's measurements
-            self._judge(run, report.step, measured, frame_id, now)
+        self._judge(run, stream.rank, report.step, measured, frame_id, now)
         self._reports += 1
         self._ticks[stream.run_id] = (report.step, frame_id)
 
@@ -188,9 +187,9 @@ class Pipeline:
     # -- phases -----------------------------------------------------------------------------------
 
     def _judge(
-        self, run: LiveRun, step: int, measured: list[tuple[Column, Estimate]], frame_id: int, now: float
+        self, run: LiveRun, rank: int, step: int, measured: list[tuple[Column, Estimate]], frame_id: int, now: float
     ) -> None:
-        transitions = self._update(run, step, measured)
+        transitions = self._update(run, rank, step, measured)
         with self._live.lock:
             for transition in transitions:
                 run.enter(transition, now)
@@ -210,10 +209,10 @@ class Pipeline:
                 evidence=transition.evidence.sentence,
             )
 
-    def _update(self, run: LiveRun, step: int, measured: list[tuple[Column, Estimate]]) -> list[Transition]:
+    def _update(self, run: LiveRun, rank: int, step: int, measured: list[tuple[Column, Estimate]]) -> list[Transition]:
         """What the run's engine makes of one report. An engine that fails judges that run no more; it says so and is counted."""
         try:
-            return self._engines[run.run.id].update(step, measured)
+            return self._engines[run.run.id].update(step, measured, rank)
         except Exception:  # noqa: BLE001 - whatever a machine stumbles over, reports go on being kept
             logger.exception("phases.failed")
             event("phases.stopped", logging.ERROR, run=run.run.id, step=step)
@@ -269,8 +268,7 @@ class Pipeline:
                 measured = list(zip(schema.columns, unpack(message, schema), strict=True))
                 run.quantities.update({q.name: q for q in schema.quantities})
                 run.show(frame.rank, message, measured, frame.received_at)
-            if frame.rank == 0:
-                engine.recall(message.step, measured)
+            engine.recall(message.step, measured, frame.rank)
         with self._live.lock:
             for stored in self._reader.transitions(identity.id):
                 engine.enter(stored.transition)

@@ -1,6 +1,5 @@
 """attach: the door of the agent, and the only place where it raises."""
 
-import logging
 import os
 import re
 import weakref
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from probe_agent import door
 from probe_agent.budget import Budget
+from probe_agent.complaints import warn
 from probe_agent.errors import AttachError
 from probe_agent.examination import asked_for as examination_asked_for
 from probe_agent.foreman import Foreman
@@ -28,8 +28,6 @@ from probe_agent.schedule import Watch
 from probe_agent.snapshot import LossFn
 from probe_agent.witness import asked_for as witness_asked_for
 from probe_agent.worker import Process
-
-logger = logging.getLogger("probe_agent")
 
 DEFAULT_COLLECTOR = "tcp://127.0.0.1:5757"
 _ADDRESS = re.compile(r"(tcp://[^:/\s]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://\S+)")
@@ -180,8 +178,8 @@ def _placed(
 def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
     subject = door.tried_out(subject, likelihood, step)
     if subject.likelihood is None:
-        logger.warning(
-            "phasewatch: the loss is not one of the likelihoods known here (cross-entropy, also binary, and squared error), so the true "
+        warn(
+            "the loss is not one of the likelihoods known here (cross-entropy, also binary, and squared error), so the true "
             "Fisher trace and the accuracy are not measured and no critical period can be found. If the model's outputs "
             "are logits or means all the same, pass likelihood='categorical' or likelihood='gaussian' to attach()."
         )

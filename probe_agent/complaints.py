@@ -7,6 +7,9 @@ from typing import final
 
 logger = logging.getLogger("probe_agent")
 
+CAUSES = 1000
+"""So many causes are told apart; what comes after them is only counted."""
+
 
 @final
 class Complaints:
@@ -17,9 +20,24 @@ class Complaints:
 
     def __call__(self, cause: str, text: str) -> None:
         """Log ``text`` if it is the first complaint of this cause, and count it."""
+        if cause not in self.counts and len(self.counts) >= CAUSES:
+            cause = "others"
         self.counts[cause] += 1
         if self.counts[cause] == 1:
-            with suppress(Exception):  # a user's log handler may raise; it must not raise out of optimizer.step()
-                logger.warning(
-                    "phasewatch: %s. Training goes on; further failures of this kind are only counted.", text
-                )
+            warn(f"{text.rstrip('.')}. Training goes on; further failures of this kind are only counted.")
+
+
+def warn(text: str) -> None:
+    """Log a warning. A log handler of the user's that raises does not raise into training."""
+    with suppress(Exception):
+        logger.warning("phasewatch: %s", text)
+
+
+def said(error: BaseException) -> str:
+    """The exception's type and words, whatever it does when it is asked for them, in characters that can travel."""
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001 - a stranger's class
+        words = "(it raises when it is asked for its words)"
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return text.encode(errors="replace").decode()

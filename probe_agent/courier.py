@@ -5,7 +5,6 @@ Lives in the outbox's thread. Every report stays in the ledger until the collect
 and sends from there (go-back-N).
 """
 
-import logging
 import time
 import uuid
 from collections import deque
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from probe_agent.complaints import Complaints, said
 from probe_agent.draft import Draft
 from probe_wire import (
     Ack,
@@ -33,12 +33,12 @@ from probe_wire import (
     pack,
 )
 
-logger = logging.getLogger("probe_agent")
-
 WINDOW = 512
 ACK_SECONDS = 2.0
 HEARTBEAT_SECONDS = 15.0
 LEDGER_BYTES = 64 * 2**20
+SCHEMAS = 64
+"""So many sets of columns are remembered beyond those that reports in the ledger refer to."""
 POISON_REFUSALS = 3
 """After so many refusals of one message it is given up: it would never be taken."""
 
@@ -72,7 +72,8 @@ class Courier:
         self._ledger_bytes = 0
         self._seq = 0
         self._sent = 0  # highest number sent since the last greeting
-        self._schemas: dict[tuple[tuple[Quantity, ...], str], tuple[int, bytes]] = {}
+        self._schemas: dict[tuple[tuple[Quantity, ...], str], int] = {}
+        self._next_schema = 1
         self._schemas_by_id: dict[int, bytes] = {}
         self._schemas_sent: set[int] = set()
         self._next_hello = 0.0
@@ -81,7 +82,7 @@ class Courier:
         self._last_losses = Losses()
         self._last_step = 0
         self._refusals = 0
-        self._warned: set[str] = set()
+        self._complain = Complaints()
         self._socket: zmq.Socket[bytes] | None = None
 
     # -- the socket -------------------------------------------------------------------------------
@@ -140,9 +141,9 @@ class Courier:
                     losses=self._losses(),
                 )
             )
-        except (WireError, TypeError, ValueError, OverflowError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with this one, the next may be right
             self.dropped += 1
-            self._warn_once("encode", f"a report of step {draft.step} cannot be sent and is dropped: {error}")
+            self._complain("encode", f"a report of step {draft.step} cannot be sent and is dropped: {said(error)}")
             return
         self._append(Entry(seq, schema_id, data))
 
@@ -150,7 +151,7 @@ class Courier:
         """Number and encode the last message of the stream."""
         self.said_goodbye = True
         goodbye = Goodbye(
-            self._seq + 1, max(self._step(), self._last_step), time.time(), reason[:200] or "finished", self._losses()
+            self._seq + 1, max(self._step(), self._last_step), time.time(), _travelling(reason), self._losses()
         )
         self._append(Entry(goodbye.seq, None, encode(goodbye)))
 
@@ -160,8 +161,8 @@ class Courier:
         self._ledger_bytes += len(entry.data)
         while len(self._ledger) > self._capacity or self._ledger_bytes > LEDGER_BYTES:
             self._drop_oldest()
-            self._warn_once(
-                "full", f"the collector at {self.address} is away too long: the oldest reports are dropped and counted."
+            self._complain(
+                "full", f"the collector at {self.address} is away too long: the oldest reports are dropped and counted"
             )
 
     def _drop_oldest(self) -> None:
@@ -177,11 +178,22 @@ class Courier:
         key = (distinct, repr(columns))
         known = self._schemas.get(key)
         if known is None:
-            schema_id = len(self._schemas) + 1
-            data = encode(Schema(schema_id, distinct, columns))
-            known = self._schemas[key] = (schema_id, data)
-            self._schemas_by_id[schema_id] = data
-        return known[0]
+            data = encode(Schema(self._next_schema, distinct, columns))
+            known = self._schemas[key] = self._next_schema
+            self._schemas_by_id[known] = data
+            self._next_schema += 1
+            self._forget_schemas()
+        return known
+
+    def _forget_schemas(self) -> None:
+        """Keep what waiting reports refer to and the latest few: a probe may name new series at every step."""
+        if len(self._schemas) <= SCHEMAS:
+            return
+        needed = {entry.schema for entry in self._ledger} | {self._next_schema - 1}
+        for key, schema_id in list(self._schemas.items())[: -SCHEMAS // 2]:
+            if schema_id not in needed:
+                del self._schemas[key], self._schemas_by_id[schema_id]
+                self._schemas_sent.discard(schema_id)
 
     # -- the conversation -------------------------------------------------------------------------
 
@@ -243,7 +255,7 @@ class Courier:
             try:
                 message = decode_for_agent(data)
             except WireError as error:
-                self._warn_once("answer", str(error))
+                self._complain("answer", str(error))
                 continue
             match message:
                 case Ack(seq):
@@ -271,15 +283,14 @@ class Courier:
             self._next_hello = time.monotonic() + _BACKOFF.get(nack.reason, 0.0)
         self.greeted = False
         if nack.reason == "version":
-            self._warn_once("version", nack.detail)
+            self._complain("version", nack.detail)
         if nack.reason == "bad_message":
-            self._warn_once("bad_message", nack.detail)
+            self._complain("bad_message", nack.detail)
             self._refusals += 1
             if self._refusals >= POISON_REFUSALS and self._ledger:
                 self._refusals = 0
                 self._drop_oldest()
 
-    def _warn_once(self, cause: str, text: str) -> None:
-        if cause not in self._warned:
-            self._warned.add(cause)
-            logger.warning("phasewatch: %s", text)
+
+def _travelling(reason: str) -> str:
+    return reason[:200].encode(errors="replace").decode() or "finished"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import final
 
 from probe_agent.draft import Draft
+from probe_agent.needs import Need
 from probe_agent.probes import PROBES
 from probe_agent.schedule import Every, Watch
 from probe_wire import Advice, Outcome
@@ -42,6 +43,8 @@ class Examination:
                     "seconds": cost.seconds,
                     "outcome": Outcome(cost.outcome).label,
                     "why": cost.detail,
+                    "needs": _labels(cost.probe, "needs"),
+                    "uses": _labels(cost.probe, "uses"),
                     "series": _series(draft, cost.probe),
                 }
                 for cost in draft.costs
@@ -61,6 +64,11 @@ class Examination:
 
     def abandon(self) -> None:
         """Nothing is queued."""
+
+
+def _labels(probe: str, which: str) -> list[str]:
+    """What the probe of that name needs, or uses."""
+    return [need.label for each in PROBES if each.name == probe for need in Need if need in getattr(each, which)]
 
 
 def _series(draft: Draft, probe: str) -> dict[str, int]:

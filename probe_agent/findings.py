@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from probe_agent.complaints import Complaints
+from probe_agent.complaints import Complaints, said
 from probe_agent.probe import Probe
 from probe_wire import MAX_COLUMNS, Column, Estimate, Outcome, ProbeCost, Quantity
 
@@ -76,7 +76,7 @@ def _fitting(columns: list[Measured], complain: Complaints) -> list[Measured]:
     return [columns[i] for i in sorted(kept)]
 
 
-def failure_of(error: Exception) -> Outcome:
+def failure_of(error: BaseException) -> Outcome:
     """Out of memory where a device or the machine refused some; on the CPU torch says so in words only. Else failed."""
-    refused = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    refused = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in said(error)
     return Outcome.OUT_OF_MEMORY if refused else Outcome.FAILED

@@ -21,8 +21,10 @@ from typing import Any, final
 import torch
 from msgspec import structs
 
+from probe_agent.complaints import said
 from probe_agent.errors import AttachError
 from probe_agent.findings import Finding, failure_of
+from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
 from probe_agent.parcel import SharedMemory, packed
 from probe_agent.place import Choice
@@ -39,8 +41,8 @@ CPU = torch.device("cpu")
 STRIKES = 3
 """So often may a probe bring the worker down."""
 
-CLOSE_SECONDS = 0.3
-"""What a measurement in progress gets to end when the monitor is closed."""
+CLOSE_SECONDS = 0.4
+"""The most `close` takes; a measurement in progress gets half of it to end."""
 
 _REST = 30.0
 """Seconds between two attempts to start a worker that does not start."""
@@ -128,8 +130,11 @@ class Foreman:
             if short := short_of(2 * weight_bytes(subject.model), CPU):
                 raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps a snapshot from being taken
             order.body = packed((copy_of(subject.model), subject.loss_fn, rule()), self._snapshot)
-        except Exception as error:  # noqa: BLE001 - a model that cannot be copied now is a failed measurement
-            why = f"{type(error).__name__}: {error}"
+        except BaseException as error:
+            if is_interruption(error):
+                raise
+            # A model that cannot be copied now is a failed measurement.
+            why = said(error)
             order.future.set_result([self._no_snapshot(probe, why, failure_of(error)) for probe in order.probes])
             return order.future
         self._share = (time.perf_counter() - began) / max(1, len(order.probes))
@@ -142,13 +147,13 @@ class Foreman:
         if self not in _open:
             return  # closed, or the child of a fork: the thread and the worker belong to the parent
         _open.discard(self)
-        order = self._current
-        if order is not None:
+        until = time.monotonic() + CLOSE_SECONDS
+        if (order := self._current) is not None:
             with suppress(Exception):
-                order.future.exception(CLOSE_SECONDS)
+                order.future.exception(CLOSE_SECONDS / 2)
         self._closing.set()
         self._orders.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(max(0.0, until - time.monotonic()))
 
     # -- in the foreman's thread ------------------------------------------------------------------
 
@@ -161,7 +166,7 @@ class Foreman:
                     findings = self._carried_out(order)
                 except Exception as error:  # noqa: BLE001 - a bug of ours, or an answer that is none: the next order has a new worker
                     self._dismiss()
-                    lost = WorkerLost(f"{type(error).__name__}: {error}")
+                    lost = WorkerLost(said(error))
                     findings = [self._lost(probe, lost, blame="worker") for probe in order.probes]
                 self._current = None
                 order.future.set_result(findings)

@@ -5,16 +5,20 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import final
 
 import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from probe_agent.admissible import MOST, check
+from probe_agent.complaints import said
 from probe_agent.errors import NotApplicable, OverBudget
 from probe_agent.estimators.graph_memory import bytes_of_a_sample
 from probe_agent.findings import Finding, Measured, SeriesKey, failure_of
+from probe_agent.interruption import is_interruption
 from probe_agent.likelihood import Likelihood
 from probe_agent.pairing import paired_stderr
 from probe_agent.probe import Measurement, Memory, Probe
@@ -30,7 +34,10 @@ _PATIENCE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is watched: the live model and what its loss is evaluated on."""
+    """What is watched: the live model and what its loss is evaluated on.
+
+    ``statistics`` stand in a snapshot in place of the model's own buffers of these names.
+    """
 
     model: nn.Module
     probe_set: ProbeSet
@@ -41,6 +48,7 @@ class Subject:
     widen: bool = True
     fresh: bool = False
     logits: bool = False
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def snapshot(self, step: int, rule: UpdateRule | None = None) -> Snapshot:
         """The model as it is now.
@@ -50,7 +58,7 @@ class Subject:
         """
         if short := short_of(weight_bytes(self.model), self.probe_set.device):
             raise MemoryError(short)
-        return Snapshot.take(
+        taken = Snapshot.take(
             self.model,
             step,
             self.probe_set,
@@ -63,6 +71,10 @@ class Subject:
             fresh=self.fresh,
             logits=self.logits,
         )
+        for name, buffer in taken.model.named_buffers():
+            if name in self.statistics:
+                buffer.copy_(self.statistics[name])
+        return taken
 
 
 @dataclass(slots=True)
@@ -94,7 +106,7 @@ class Measuring:
         self,
         subject: Subject,
         step: int,
-        probes: Sequence[Probe],
+        probes: Iterable[Probe],
         rule: Callable[[], UpdateRule | None],
         remaining: Callable[[], float],
     ) -> Iterator[Finding]:
@@ -105,9 +117,13 @@ class Measuring:
         with undisturbed(subject.probe_set.device, subject.seed):
             try:
                 snapshot = subject.snapshot(step, rule())
-            except Exception as error:  # noqa: BLE001 - a model that cannot be copied now is a failed measurement
+            except BaseException as error:
+                if is_interruption(error):
+                    raise
                 for probe in probes:
-                    yield replace(self._absent(probe, failure_of(error), f"no snapshot: {error!r}"), blame="snapshot")
+                    yield replace(
+                        self._absent(probe, failure_of(error), f"no snapshot: {said(error)}"), blame="snapshot"
+                    )
                 return
             self._notice_trainable(snapshot)
             for i, probe in enumerate(probes):
@@ -147,8 +163,9 @@ class Measuring:
         try:
             measured = [
                 _column(m, record, {"probe": probe.name, "precision": snapshot.precision})
-                for m in probe.measure(snapshot, record.memory)
+                for m in islice(probe.measure(snapshot, record.memory), MOST + 1)
             ]
+            check(measured, record.last.columns if record.last else ())
         except NotApplicable as error:
             found = self._absent(probe, Outcome.NOT_APPLICABLE, str(error), time.perf_counter() - began)
         except OverBudget:
@@ -156,9 +173,11 @@ class Measuring:
             took = time.perf_counter() - began
             record.seconds = 2 * took
             return self._absent(probe, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence, took)
-        except Exception as error:  # noqa: BLE001 - a failing probe is an outcome, not an accident of training
-            why = f"{type(error).__name__}: {error}"
-            found = self._absent(probe, failure_of(error), why, time.perf_counter() - began)
+        except BaseException as error:
+            if is_interruption(error):
+                raise
+            # A failing probe is an outcome, not an accident of training.
+            found = self._absent(probe, failure_of(error), said(error), time.perf_counter() - began)
         else:
             outcome = _of_all([estimate.outcome for _, _, estimate in measured])
             detail = "" if outcome is Outcome.OK else outcome.sentence
@@ -175,7 +194,9 @@ def _first_guess(snapshot: Snapshot) -> int:
     """Bytes a probe may take that was never measured: two further copies of the weights, and the graph of a second derivative."""
     try:
         graph = bytes_of_a_sample(snapshot) * snapshot.probe_set.n
-    except Exception:  # noqa: BLE001 - what the model cannot take is told by each probe
+    except Exception as error:  # what the model cannot take is told by each probe
+        if is_interruption(error):
+            raise
         graph = 0
     return 2 * (weight_bytes(snapshot.model) + graph)
 

@@ -17,6 +17,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -25,9 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.budget import Budget, Claim, affordable
-from probe_agent.complaints import Complaints
+from probe_agent.complaints import Complaints, said
 from probe_agent.draft import Draft
 from probe_agent.findings import Finding, columns_of, complaints_of
+from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
 from probe_agent.optimizers import Recorder, rule_of
 from probe_agent.outbox import Outbox
@@ -36,6 +38,7 @@ from probe_agent.probe import Probe
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch
 from probe_agent.skipped_steps import SkippedSteps
+from probe_agent.steps import Steps
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Advice, Losses, Outcome, ProbeCost, Run
 
@@ -46,6 +49,8 @@ NEVER = 2**62
 
 _turn = threading.Lock()
 """Held while any monitor measures: random streams and attention kernels are switches of the whole process."""
+
+os.register_at_fork(after_in_child=_turn._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - whoever held it is not in the child
 
 
 class Monitor:
@@ -96,16 +101,19 @@ class Monitor:
         self._outbox = open_outbox(self)
         # The optimizer holds the monitor from here on, so that one line attaches it; the outbox's thread
         # does not, so that a monitor whose optimizer is gone ends with it.
-        self._hooks = (
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        )
+        self._steps = Steps(optimizer, self._before_step, self._after_step)
         # Not at interpreter exit: then the outbox itself still waits for what is queued.
         weakref.finalize(self, self._outbox.abandon).atexit = False
         weakref.finalize(self, self._place.close).atexit = False
-        _watching.add(self)
         if self._watches:
-            self._guarded_measure()
+            try:
+                self._guarded_measure()
+            except BaseException:  # attach() was interrupted: nobody will ever hold this monitor to close it
+                self._closed = True
+                self._steps.stop()
+                self._place.close()
+                self._outbox.abandon()
+                raise
 
     # -- what a training script may use -----------------------------------------------------------
 
@@ -114,8 +122,10 @@ class Monitor:
         try:
             for name, value in scalars.items():
                 self._scalars.observe(name, value)
-        except Exception as error:  # noqa: BLE001 - nothing of ours raises into training
-            self._complain("observe", f"observe() could not take its values: {error!r}")
+        except BaseException as error:
+            if is_interruption(error):
+                raise
+            self._complain("observe", f"observe() could not take its values: {said(error)}")
 
     @property
     def advice(self) -> list[Advice]:
@@ -133,8 +143,7 @@ class Monitor:
         if self._closed:
             return
         self._closed = True
-        for hook in self._hooks:
-            hook.remove()
+        self._steps.stop()
         self._place.close()
         self._outbox.close(reason)
 
@@ -169,8 +178,10 @@ class Monitor:
         began = time.perf_counter()
         try:
             recorder.remember(self._live, self.step)
-        except Exception as error:  # noqa: BLE001 - nothing of ours raises into training
-            self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {error!r}")
+        except BaseException as error:
+            if is_interruption(error):
+                raise
+            self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {said(error)}")
         self.probe_seconds += time.perf_counter() - began
 
     # -- at a step that is due --------------------------------------------------------------------
@@ -183,11 +194,13 @@ class Monitor:
         self._began = time.perf_counter()
         try:
             self._measure_what_is_due()
-        except Exception as error:  # noqa: BLE001 - nothing of ours raises into training
-            self._complain("monitor", f"measuring at step {self.step} failed: {error!r}")
+        except BaseException as error:
             self.snapshots_skipped += 1
-            self._next_due = min(self._due)
+            if is_interruption(error):
+                raise
+            self._complain("monitor", f"measuring at step {self.step} failed: {said(error)}")
         finally:
+            self._next_due = min(self._due)
             self.probe_seconds, self._began = self._spent, None
             _turn.release()
 
@@ -247,7 +260,8 @@ class Monitor:
         found.add_done_callback(lambda done: self._report(draft, done.result()))
         for advice in self._outbox.advice():
             self._advice.append(advice)
-            logger.info("phasewatch: step %d: %s", self.step, advice.text)
+            with suppress(Exception):  # a log handler of the user's
+                logger.info("phasewatch: step %d: %s", self.step, advice.text)
 
     def _report(self, draft: Draft, findings: Sequence[Finding]) -> None:
         """Queue what was found; in another thread where the probes did not run in this one."""
@@ -264,18 +278,6 @@ class Monitor:
     def _remaining(self) -> float:
         """Seconds of the budget that are left now."""
         return self._budget.allowed(self.training_seconds) - self._spent
-
-
-_watching: "weakref.WeakSet[Monitor]" = weakref.WeakSet()
-
-
-def _rest_in_child() -> None:
-    """A forked child has our objects but none of our threads: it measures nothing."""
-    for monitor in list(_watching):
-        monitor._closed = True  # noqa: SLF001 - same module
-
-
-os.register_at_fork(after_in_child=_rest_in_child)
 
 
 def _left_out(probe: Probe) -> ProbeCost:

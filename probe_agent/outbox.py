@@ -4,7 +4,6 @@ The training thread appends to a deque; one daemon thread hands what it finds th
 """
 
 import atexit
-import logging
 import os
 import threading
 import time
@@ -16,17 +15,16 @@ from typing import Protocol
 
 import zmq
 
+from probe_agent.complaints import said, warn
 from probe_agent.courier import Courier
 from probe_agent.draft import Draft
 from probe_wire import Advice, Run
 
-logger = logging.getLogger("probe_agent")
-
-CLOSE_SECONDS = 2.0
-"""The most `close` takes: a job's exit waits no longer than this for the collector."""
+CLOSE_SECONDS = 1.3
+"""The most `close` waits for the collector; with what ends after it a job's exit takes less than two seconds longer."""
 
 CONNECT_SECONDS = 0.5
-"""How much of that a collector gets that never answered."""
+"""How much of that a collector gets that never answered, and the first outbox only that waits for it in vain."""
 
 
 class Outbox(Protocol):
@@ -112,17 +110,10 @@ class ZmqOutbox:
         self.request_close(reason)
         self._thread.join(CLOSE_SECONDS + 0.3)  # the loop looks at the clock at least ten times a second
         _open.discard(self)
-        with suppress(Exception):  # a user's log handler may raise
-            self._tell_loss()
-
-    def _tell_loss(self) -> None:
-        if self.undelivered:
-            logger.warning(
-                "phasewatch: %d messages were not acknowledged by the collector at %s within %g s and are lost.",
-                self.undelivered,
-                self._courier.address,
-                CLOSE_SECONDS if self._courier.ever_greeted else CONNECT_SECONDS,
-            )
+        (_waited_for.discard if self._courier.ever_greeted else _waited_for.add)(self._courier.address)
+        if lost := self.undelivered:
+            warn(f"{lost} messages were not acknowledged by the collector at {self._courier.address} and are lost.")
+        self._queue = deque(maxlen=0)  # whatever comes late goes nowhere instead of growing
 
     def abandon(self) -> None:
         """Ask the thread to say goodbye and end, without waiting for it."""
@@ -131,8 +122,17 @@ class ZmqOutbox:
     def request_close(self, reason: str) -> None:
         """Set the reason and the deadline; the first call counts."""
         if self._closing is None:
-            self._deadline = time.monotonic() + CLOSE_SECONDS
+            self._deadline = time.monotonic() + self._patience()
             self._closing = str(reason) or "finished"
+
+    def _patience(self) -> float:
+        """How many seconds to wait for the last acknowledgement.
+
+        Many monitors in one process wait once for a collector that is not there.
+        """
+        if self._courier.ever_greeted:
+            return CLOSE_SECONDS
+        return 0.0 if self._courier.address in _waited_for else CONNECT_SECONDS
 
     def _deliver(self) -> None:
         try:
@@ -142,9 +142,9 @@ class ZmqOutbox:
                     self._loop()
                 finally:
                     self._courier.disconnect()
-        except Exception:  # a bug of ours ends our thread, never the user's job
-            logger.exception("phasewatch: the outbox stopped; no further reports leave this process.")
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends our thread, never the user's job
             self._queue = deque(maxlen=0)  # from here on reports go nowhere instead of growing
+            warn(f"the outbox stopped, no further reports leave this process: {said(error)}")
 
     def _loop(self) -> None:
         courier = self._courier
@@ -156,13 +156,14 @@ class ZmqOutbox:
                 courier.enlist_goodbye(closing)
             courier.send()
             self._advice.extend(courier.receive(milliseconds=20 if courier.unacknowledged else 100))
-            if closing is not None:
-                patience = 0.0 if courier.ever_greeted else CLOSE_SECONDS - CONNECT_SECONDS
-                if courier.unacknowledged == 0 or time.monotonic() > self._deadline - patience:
-                    return
+            if closing is not None and (courier.unacknowledged == 0 or time.monotonic() > self._deadline):
+                return
 
 
 _open: "weakref.WeakSet[ZmqOutbox]" = weakref.WeakSet()
+
+_waited_for: set[str] = set()
+"""Collectors that an outbox of this process never heard from in its whole life, its last wait included."""
 
 
 def _forget_in_child() -> None:
@@ -173,10 +174,11 @@ def _forget_in_child() -> None:
 
 
 def _close_at_exit() -> None:
-    for outbox in list(_open):  # all deadlines run at once: many monitors wait no longer than one
-        outbox.request_close("interpreter exit")
-    for outbox in list(_open):
-        outbox.close("interpreter exit")
+    with suppress(KeyboardInterrupt):  # somebody who does not want to wait need not
+        for outbox in list(_open):  # all deadlines run at once: many monitors wait no longer than one
+            outbox.request_close("interpreter exit")
+        for outbox in list(_open):
+            outbox.close("interpreter exit")
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

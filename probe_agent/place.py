@@ -1,13 +1,21 @@
 """Place: where probes run. `Inline` is the training thread itself; a `Foreman` has them run in a process of their own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Protocol, final
+from typing import NamedTuple, Protocol, final
 
 from probe_agent.findings import Finding
 from probe_agent.measuring import Measuring, Subject
 from probe_agent.probe import Probe
 from probe_agent.update_rule import UpdateRule
+
+
+class Choice(NamedTuple):
+    """What to measure now, what is due and has to be skipped, and how many steps to wait where nothing can be measured."""
+
+    probes: Sequence[Probe]
+    skipped: Sequence[Probe]
+    wait: int
 
 
 class Place(Protocol):
@@ -19,11 +27,14 @@ class Place(Protocol):
     def expected(self, probe: Probe) -> float:
         """Seconds of the training thread that the probe will take."""
 
+    def agreed(self, step: int, choice: Choice) -> Choice:
+        """The choice, or that of the rank which chooses for all."""
+
     def measure(
         self,
         subject: Subject,
         step: int,
-        probes: Sequence[Probe],
+        probes: Iterable[Probe],
         rule: Callable[[], UpdateRule | None],
         remaining: Callable[[], float],
     ) -> Future[list[Finding]]:
@@ -48,11 +59,15 @@ class Inline:
         """What it took when it last ran."""
         return self._measuring.seconds(probe)
 
+    def agreed(self, step: int, choice: Choice) -> Choice:  # noqa: ARG002 - a Place's signature
+        """Nobody else is asked."""
+        return choice
+
     def measure(
         self,
         subject: Subject,
         step: int,
-        probes: Sequence[Probe],
+        probes: Iterable[Probe],
         rule: Callable[[], UpdateRule | None],
         remaining: Callable[[], float],
     ) -> Future[list[Finding]]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_agent.needs import Need
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Quantity
 
@@ -40,13 +41,19 @@ class Probe(abc.ABC):
     ``memory``. It raises `NotApplicable` where its quantity is not defined; whatever else it raises
     becomes outcome FAILED. The monitor times, guards and counts it.
 
-    ``sees_updates`` asks for the optimizer's last two steps in ``snapshot.rule.updates``; it costs a
-    copy of the parameters a step around the steps that are due.
+    Where a job lacks one of its ``needs`` it measures nothing, and says so; where it lacks one of what it
+    ``uses``, some of its quantities are not applicable.
     """
 
     name: ClassVar[str]
     quantities: ClassVar[tuple[Quantity, ...]]
-    sees_updates: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    uses: ClassVar[frozenset[Need]] = frozenset()
+
+    @property
+    def sees_updates(self) -> bool:
+        """Whether ``snapshot.rule.updates`` must hold the optimizer's last two steps."""
+        return Need.UPDATES in self.needs | self.uses
 
     @abc.abstractmethod
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:

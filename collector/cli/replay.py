@@ -51,9 +51,8 @@ def replayed(reader: Reader, run_id: str) -> list[Transition]:
     schemas = reader.schemas(run_id)
     found: list[Transition] = []
     for frame in reader.frames(run_id):
-        if frame.rank == 0 and isinstance(frame.message, Report):
+        if isinstance(frame.message, Report):
             schema = schemas[frame.stream_id, frame.message.schema]
-            found += engine.update(
-                frame.message.step, list(zip(schema.columns, unpack(frame.message, schema), strict=True))
-            )
+            measured = list(zip(schema.columns, unpack(frame.message, schema), strict=True))
+            found += engine.update(frame.message.step, measured, frame.rank)
     return found

@@ -37,9 +37,12 @@ class PhaseEngine:
     the same. A restart is cheaper: `recall` what was reported, then `enter` what was found.
 
     A step at or before a subject's last is ignored and counted as ``behind``: after a resume from
-    a checkpoint the run lives through its past again, other ranks repeat a step, and a report may
-    be delivered twice. What was told of that stretch stands, and the series goes on where the run
-    goes beyond it. A run begun anew needs an engine of its own.
+    a checkpoint the run lives through its past again, and a report may be delivered twice. What was
+    told of that stretch stands, and the series goes on where the run goes beyond it. A run begun anew
+    needs an engine of its own.
+
+    Of several ranks that measure one quantity the lowest is believed: usually rank 0, under pipeline
+    parallelism the only one that sees the loss. The others' measurements are kept and shown, not judged.
     """
 
     def __init__(self, machines: Iterable[Machine] = MACHINES) -> None:
@@ -51,23 +54,24 @@ class PhaseEngine:
             names.add(machine.name)
             self._machines.setdefault(machine.quantity, []).append(machine)
         self._tracks: dict[tuple[str, tuple[tuple[str, str], ...]], Track] = {}
+        self._believed: dict[str, int] = {}
         self._not_ok = 0
         self._refused = 0
 
-    def update(self, step: int, measurements: Sequence[tuple[Column, Estimate]]) -> list[Transition]:
-        """The transitions that these measurements of one step made known, in the measurements' order."""
+    def update(self, step: int, measurements: Sequence[tuple[Column, Estimate]], rank: int = 0) -> list[Transition]:
+        """The transitions that these measurements of one step and rank made known, in the measurements' order."""
         known = []
-        for track, estimate in self._tracked(measurements):
+        for track, estimate in self._tracked(measurements, rank):
             if transition := track.update(step, estimate.value, estimate.paired):
                 known.append(transition)
         return known
 
-    def recall(self, step: int, measurements: Sequence[tuple[Column, Estimate]]) -> None:
+    def recall(self, step: int, measurements: Sequence[tuple[Column, Estimate]], rank: int = 0) -> None:
         """Take in measurements of one step that were judged before: `update` without its verdicts and their cost.
 
         To restore a run: recall its stored reports in their order, then `enter` its stored transitions.
         """
-        for track, estimate in self._tracked(measurements):
+        for track, estimate in self._tracked(measurements, rank):
             track.recall(step, estimate.value, estimate.paired)
 
     def enter(self, transition: Transition) -> None:
@@ -76,15 +80,16 @@ class PhaseEngine:
         if track is not None:
             track.enter(transition)
 
-    def _tracked(self, measurements: Sequence[tuple[Column, Estimate]]) -> Iterator[tuple[Track, Estimate]]:
+    def _tracked(self, measurements: Sequence[tuple[Column, Estimate]], rank: int) -> Iterator[tuple[Track, Estimate]]:
         """Each measurement that some machine judges, with the track it belongs to."""
         for column, estimate in measurements:
             for machine in self._machines.get(column.quantity, ()):
-                if not machine.judges(column.labels):
+                if not machine.judges(column.labels) or self._believed.get(column.quantity, rank) < rank:
                     continue
                 if estimate.outcome is not Outcome.OK:
                     self._not_ok += 1
                     continue
+                self._believed[column.quantity] = rank
                 track = self._track(machine, column.labels)
                 if track:
                     yield track, estimate

@@ -3,17 +3,25 @@
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from probe_agent.budget import Budget
 from probe_agent.cli.running import run
 from probe_agent.examination import AFTER_STEPS, VARIABLE
 from probe_agent.presets import PRESETS
+from probe_agent.schedule import Watch
+
+SHARES = (0.01, 0.02)
+"""Of training time: what is shown."""
+
+LATE = 10**7
+"""A step by which every schedule has come to its widest spacing."""
 
 COLOURS = {"ok": "green", "not applicable": "dim", "not converged": "yellow"}
 
@@ -42,7 +50,12 @@ def doctor(
         print(json.dumps(found, indent=2))
         return
     console.print(_probes(found))
+    console.print()
     console.print(_presets(found))
+    console.print(
+        "\nOf the dearest probe of the row, late in a run. Early on schedules are dense, and some seconds are advanced.",
+        style="dim",
+    )
 
 
 def _probes(found: dict[str, Any]) -> Table:
@@ -50,25 +63,49 @@ def _probes(found: dict[str, Any]) -> Table:
     for heading in ("probe", "outcome", "series"):
         table.add_column(heading, no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("needs, [dim]uses[/]")
     table.add_column("why")
     for each in found["probes"]:
         series, outcome = each["series"], each["outcome"].replace("_", " ")
         well = f"{series.get('ok', 0)} of {sum(series.values())}"
         colour = COLOURS.get(outcome, "red")
-        why = "" if outcome == "ok" else each["why"]
-        table.add_row(each["probe"], f"[{colour}]{outcome}[/]", well, f"{each['seconds']:.3g}", why)
+        why = "" if outcome == "ok" else escape(each["why"])
+        needs = ", ".join([*each["needs"], *(f"[dim]{need}[/]" for need in each["uses"])])
+        table.add_row(each["probe"], f"[{colour}]{outcome}[/]", well, f"{each['seconds']:.3g}", needs, why)
     return table
 
 
 def _presets(found: dict[str, Any]) -> Table:
-    """What each preset costs, and how often its whole set is measured within the default budget."""
+    """What each watch of each preset costs, and how often it is measured in the long run when a share of training is paid for it."""
     seconds = {each["probe"]: each["seconds"] for each in found["probes"]}
-    share = Budget().share
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("preset", no_wrap=True)
+    for heading in ("preset", "probes"):
+        table.add_column(heading, no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
-    table.add_column(f"steps between measurements at {share:.0%}", justify="right")
+    for share in SHARES:
+        table.add_column(f"measured every … steps or more often, at {share:.0%}", justify="right")
     for name, preset in PRESETS.items():
-        cost = sum(seconds[probe.name] for watch in preset() for probe in watch.probes)
-        table.add_row(name, f"{cost:.3g}", f"{math.ceil(cost / share / found['step_seconds']):,}")
+        watches = preset()
+        asked = [(seconds[probe.name], _spacing(watch)) for watch in watches for probe in watch.probes]
+        often = [iter(at_least_every(asked, share * found["step_seconds"])) for share in SHARES]
+        for i, watch in enumerate(watches):
+            costs = [seconds[probe.name] for probe in watch.probes]
+            dearest = watch.probes[costs.index(max(costs))].name
+            probes = dearest if len(costs) == 1 else f"{dearest} and {len(costs) - 1} cheaper"
+            apart = [max(next(each) for _ in costs) for each in often]
+            table.add_row("" if i else name, probes, f"{sum(costs):.3g}", *(f"{math.ceil(steps):,}" for steps in apart))
     return table
+
+
+def _spacing(watch: Watch) -> int:
+    """Steps between measurements that the schedule asks for, late in a run."""
+    return watch.schedule.after(LATE) - LATE
+
+
+def at_least_every(asked: Sequence[tuple[float, float]], paid: float) -> list[float]:
+    """Steps within which each probe is measured in the long run, when ``paid`` seconds a step are for all of them.
+
+    ``asked`` has the seconds of each and the steps between that its schedule asks for. Each of n has an n-th part of
+    what is paid, or all it asks for: the rule of `probe_agent.budget.affordable`. What the modest leave makes the others more frequent.
+    """
+    return [max(steps, seconds * len(asked) / paid) for seconds, steps in asked]

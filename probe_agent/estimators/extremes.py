@@ -103,7 +103,10 @@ def top_eigenpair(krylov: Krylov, *, tolerance: float, max_products: int, risk: 
         top = extreme(krylov, "top", risk)
         allowed = tolerance * abs(top.value)
         met = krylov.exhausted or (top.residual <= allowed and top.reach <= 10 * allowed)
-        if met or krylov.products >= max_products:
+        met = met and krylov.noise <= allowed
+        # What is left may be the products' own errors, which more of them do not mend.
+        lost = krylov.noise > allowed and top.residual <= 2 * krylov.tiny
+        if met or lost or krylov.exhausted or krylov.products >= max_products:
             return TopEigenpair(
                 value=top.value,
                 vector=krylov.combination(top.weights),

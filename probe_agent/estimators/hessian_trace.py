@@ -22,14 +22,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probe_agent.errors import NotApplicable
 from probe_agent.estimators.draws import Draws, numbers, ratio_draws
 from probe_agent.estimators.fisher import fisher_of, layer_of
 from probe_agent.estimators.hvp import (
+    DOUBLE_BACKWARD,
     Flat,
     HessianProduct,
     graphed_gradient,
     hessian_of,
     refusals_named,
+    route_of,
     twice_differentiable,
 )
 from probe_agent.likelihood import Likelihood
@@ -46,13 +49,16 @@ class TraceDraws:
     """Parts by group, shape ``(groups,)``, whose mean is a trace, the Gauss-Newton part of it or the residual.
 
     ``layers`` are the traces of the layers' diagonal blocks, which add up to the whole. ``gauss_newton`` and ``residual`` are None where the loss is not a known likelihood. Where it is no
-    mean over samples either, ``by_samples`` is False: the spread is that of the random signs alone.
+    mean over samples either, ``by_samples`` is False: the spread is that of the random signs alone. ``error`` is how far the
+    products' own errors, by the ``route`` they were made, may have moved the trace.
     """
 
     layers: dict[str, Draws]
     gauss_newton: Draws | None = None
     residual: Draws | None = None
     by_samples: bool = True
+    route: str = DOUBLE_BACKWARD
+    error: float = 0.0
 
     @property
     def trace(self) -> Draws:
@@ -68,18 +74,19 @@ class TraceDraws:
 
 
 def trace_draws(snapshot: Snapshot, groups: int) -> TraceDraws:
-    """One product with R (or with H, where the likelihood is not known) on each group.
+    """One product with R (or with H, where the likelihood is not known or operations cannot be differentiated twice) on each group.
 
     The signs are new at every step: an unlucky draw must not stay.
 
     Raises:
-        NotApplicable: nothing is trainable, or an operation has no second derivative.
+        NotApplicable: nothing is trainable.
     """
     parts = _dealt(snapshot, groups)
     generator = snapshot.generator(f"trace signs {snapshot.step}")
     outputs = snapshot.predictions()
     likelihood = _exact_likelihood(snapshot, outputs)
-    if likelihood is None:
+    found = None if likelihood is None else _residuals(snapshot, parts, likelihood, generator)
+    if likelihood is None or found is None:
         return _by_signs_alone(snapshot, [snapshot.probe_set.part(part) for part in parts], generator)
     targets = snapshot.probe_set.targets
     counts = numbers(likelihood.predictions(outputs, targets))
@@ -94,11 +101,22 @@ def trace_draws(snapshot: Snapshot, groups: int) -> TraceDraws:
         moved: Draws = scale * (means - means.mean() + samples.mean())
         return moved
 
-    found = [_residual(snapshot, snapshot.probe_set.part(part), likelihood, generator) for part in parts]
     gauss_newton = {layer: gauss_newton_of(samples) for layer, samples in _fisher(snapshot).items()}
     residual = {layer: scale * ratio_draws(amounts, by_group) for layer, amounts in _stacked(found).items()}
     layers = {layer: gauss_newton[layer] + residual[layer] for layer in gauss_newton}
     return TraceDraws(layers, _sum(gauss_newton), _sum(residual))
+
+
+def _residuals(
+    snapshot: Snapshot, parts: Sequence[Tensor], likelihood: Likelihood, generator: torch.Generator
+) -> list[dict[str, float]] | None:
+    """Those of all groups, None where an operation cannot be differentiated twice."""
+    if route_of(snapshot) != DOUBLE_BACKWARD:
+        return None
+    try:
+        return [_residual(snapshot, snapshot.probe_set.part(part), likelihood, generator) for part in parts]
+    except NotApplicable:
+        return None
 
 
 def _residual(
@@ -149,14 +167,21 @@ def _by_signs_alone(snapshot: Snapshot, parts: list[ProbeSet], generator: torch.
 
     def along(hessian: HessianProduct) -> dict[str, float]:
         v = _signs(flat, generator)
-        return _along(snapshot, flat.pieces(v), flat.pieces(hessian(v)))
+        product = hessian(v)
+        routes.append(hessian.route)
+        errors.append(float(torch.linalg.vector_norm(v)) * hessian.error)
+        return _along(snapshot, flat.pieces(v), flat.pieces(product))
 
+    errors: list[float] = []
+    routes: list[str] = []
     if abs(mean - loss) > _MEAN * abs(loss):
         hessian = hessian_of(snapshot)
-        return TraceDraws(_stacked([along(hessian) for _ in parts]), by_samples=False)
+        found = _stacked([along(hessian) for _ in parts])
+        return TraceDraws(found, by_samples=False, route=routes[-1], error=float(np.mean(errors)))
     sizes = np.array([part.n for part in parts], dtype=np.float64)
     found = _stacked([along(HessianProduct(snapshot, part)) for part in parts])
-    return TraceDraws({layer: ratio_draws(sizes * traces, sizes) for layer, traces in found.items()})
+    draws = {layer: ratio_draws(sizes * traces, sizes) for layer, traces in found.items()}
+    return TraceDraws(draws, route=routes[-1], error=float(np.mean(errors)))
 
 
 def _exact_likelihood(snapshot: Snapshot, outputs: object) -> Likelihood | None:

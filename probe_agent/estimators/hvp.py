@@ -1,10 +1,10 @@
 """HessianProduct: v ↦ H v, the Hessian of the mean probe loss applied to a vector, without the Hessian.
 
-Double backward over one retained graph (Pearlmutter, 1994, "Fast exact multiplication by the
+By double backward over one retained graph (Pearlmutter, 1994, "Fast exact multiplication by the
 Hessian"): the gradient g(w) is built once with its own graph; each product is then one backward
 pass of ⟨g(w), v⟩. Of the second-derivative routes of PyTorch it is the one that is right for every
 layer: `torch.func.hessian`, `jvp(jacrev)` and `grad(jvp)` are silently wrong for LayerNorm and for
-BatchNorm in training mode.
+BatchNorm in training mode. Where it cannot be had, by `CentralDifferences` of gradients.
 """
 
 import re
@@ -13,13 +13,21 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import final
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from probe_agent.errors import NotApplicable
+from probe_agent.estimators.central_differences import CentralDifferences, best_step
 from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import Snapshot
+
+DOUBLE_BACKWARD, DIFFERENCES = "double backward", "finite differences of gradients"
+"""The routes to a product."""
+
+ROUTE = "route of hessian products"
+"""What a snapshot remembers the chosen one as."""
 
 # The words in which PyTorch refuses a second derivative. Anything else that a backward pass raises
 # (out of memory, a shape error in the model) is a failure, not a property of the model.
@@ -70,36 +78,68 @@ class Flat:
 class HessianProduct:
     """H v for H = ∂²L/∂w², L the mean loss over a probe set, w the snapshot's parameters as `Flat`.
 
+    Where an operation cannot be differentiated twice, or `probe_agent.estimators.second_order` found that what it gives is
+    not the derivative of the gradient, products are finite differences of gradients: ``route`` says which, and
+    ``error`` how far the last product may be off, as the length of a vector; 0 by double backward, where rounding is all.
+
     A parameter the loss does not use has zeros in its rows and columns. The graph is held until the
     object is dropped, and dies if a parameter is changed in place.
 
     Raises:
-        NotApplicable: nothing is trainable, a parameter is complex, or an operation in the model has
-            no second derivative; the message names it.
+        NotApplicable: nothing is trainable, or a parameter is complex.
     """
 
-    def __init__(self, snapshot: Snapshot, probe_set: ProbeSet | None = None) -> None:
-        part = snapshot.probe_set if probe_set is None else probe_set
-        self._deadline = snapshot.deadline
+    def __init__(self, snapshot: Snapshot, probe_set: ProbeSet | None = None, *, route: str = "") -> None:
+        self._part = snapshot.probe_set if probe_set is None else probe_set
+        self._snapshot = snapshot
         self._flat = Flat(snapshot)
         self._twice = twice_differentiable(snapshot)
-        with self._twice():
-            loss = snapshot.loss(inputs=part.inputs, targets=part.targets)
-            grads = graphed_gradient(loss, self._flat.params)
-        self._graph = loss
-        # A gradient without a graph of its own is constant in w: its rows of H are zero.
-        self._moving = [(i, g) for i, g in enumerate(grads) if g is not None and g.requires_grad]
+        self._differences: CentralDifferences | None = None
         self.dimension = self._flat.dimension
         self.device = self._flat.device
         self.dtype = self._flat.dtype
+        if (route or route_of(snapshot)) == DIFFERENCES:
+            self._differences = self._by_differences()
+            return
+        try:
+            with self._twice():
+                loss = snapshot.loss(inputs=self._part.inputs, targets=self._part.targets)
+                grads = graphed_gradient(loss, self._flat.params)
+        except NotApplicable:
+            self._differences = self._by_differences()
+            return
+        self._graph = loss
+        # A gradient without a graph of its own is constant in w: its rows of H are zero.
+        self._moving = [(i, g) for i, g in enumerate(grads) if g is not None and g.requires_grad]
+
+    @property
+    def route(self) -> str:
+        """How products are made."""
+        return DOUBLE_BACKWARD if self._differences is None else DIFFERENCES
+
+    @property
+    def strangers(self) -> list[str]:
+        """Names of the operations in the graph of the loss that are not PyTorch's own."""
+        found = {node._forward_cls.__name__ for node in _nodes([self._graph]) if hasattr(node, "_forward_cls")}  # noqa: SLF001 - no public name leads to it
+        return sorted(found | {node.name() for node in _nodes([self._graph]) if "CppNode" in node.name()})
+
+    @property
+    def error(self) -> float:
+        """How far the last product may be off, beside rounding."""
+        return 0.0 if self._differences is None else self._differences.error
 
     def __call__(self, v: Tensor) -> Tensor:
-        """H v, shape ``(P,)``, for v of shape ``(P,)``. One backward pass, of 1.9 to 2.4 training steps.
+        """H v, shape ``(P,)``, for v of shape ``(P,)``. One backward pass, of 1.9 to 2.4 training steps, or four gradients."""
+        self._snapshot.deadline.check()
+        if self._differences is None:
+            try:
+                return self._exact(v)
+            except NotApplicable:
+                self._differences = self._by_differences()
+                self._moving = []
+        return self._differences(v)
 
-        Raises:
-            NotApplicable: an operation in the model has no second derivative.
-        """
-        self._deadline.check()
+    def _exact(self, v: Tensor) -> Tensor:
         if not self._moving:
             return torch.zeros_like(v)
         pieces = self._flat.pieces(v)
@@ -116,6 +156,34 @@ class HessianProduct:
     def curvature(self, v: Tensor) -> float:
         """The second derivative vᵀH v of the loss along v, shape ``(P,)``; an eigenvalue where v is a unit eigenvector."""
         return float(torch.dot(v, self(v)))
+
+    def _by_differences(self) -> CentralDifferences:
+        return differences_of(self._snapshot, self._flat, self._gradient, "gradients")
+
+    def _gradient(self, w: Tensor) -> Tensor:
+        """∂L/∂w elsewhere than at the snapshot's parameters, shape ``(P,)``."""
+        pieces = [piece.detach().requires_grad_() for piece in self._flat.pieces(w)]
+        params = dict(zip(self._snapshot.params, pieces, strict=True))
+        loss = self._snapshot.loss(params, self._part.inputs, self._part.targets)
+        return self._flat.joined(torch.autograd.grad(loss, pieces, allow_unused=True))
+
+
+def differences_of(snapshot: Snapshot, flat: Flat, field: Callable[[Tensor], Tensor], what: str) -> CentralDifferences:
+    """Differences of a field over the parameters at the snapshot's, with one step for all fields that are called the same."""
+    here = flat.joined([p.detach() for p in flat.params])
+
+    def chosen() -> float:
+        generator = snapshot.generator(f"step of differences of {what}")
+        random = torch.randn(3, flat.dimension, generator=generator, device=generator.device).to(here)
+        epsilon = max(torch.finfo(p.dtype).eps for p in flat.params)
+        return best_step(field, here, list(F.normalize(random, dim=1)), epsilon)
+
+    return CentralDifferences(field, here, snapshot.once(f"step of differences of {what}", chosen))
+
+
+def route_of(snapshot: Snapshot) -> str:
+    """The way products of this snapshot are made, if an operation does not force another: by double backward where nobody said otherwise."""
+    return snapshot.once(ROUTE, lambda: DOUBLE_BACKWARD)
 
 
 def twice_differentiable(snapshot: Snapshot) -> Callable[[], AbstractContextManager[None]]:

@@ -31,6 +31,7 @@ class Krylov:
     """An orthonormal basis of span{q, Aq, A²q, …} for a symmetric A, grown one product at a time, and T = QᵀAQ.
 
     Reorthogonalised in full, so that the basis stays orthonormal to rounding whatever converges.
+    ``error`` tells how far the last product may be off beside rounding, as the length of a vector.
 
     Attributes:
         basis: q_1 … q_k, each of shape ``(n,)``; never written to.
@@ -38,10 +39,13 @@ class Krylov:
         betas: what is left of A q_j beside the basis, length k; all but the last are T's off-diagonal.
     """
 
-    def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor) -> None:
-        self._product = product
+    def __init__(
+        self, product: Callable[[Tensor], Tensor], start: Tensor, error: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self._product, self._error = product, error
         self._following = start / torch.linalg.vector_norm(start)
         self._departure = 0.0
+        self._squared_errors = 0.0
         self.basis: list[Tensor] = []
         self.alphas: list[float] = []
         self.betas: list[float] = []
@@ -74,9 +78,14 @@ class Krylov:
         return float(np.abs(np.linalg.eigvalsh(self.tridiagonal)).max()) if self.alphas else 0.0
 
     @property
+    def noise(self) -> float:
+        """How far the products' errors E may have moved an eigenvalue of T: ‖QᵀE‖ ≤ ‖E‖ in the Frobenius norm (Weyl)."""
+        return math.sqrt(self._squared_errors)
+
+    @property
     def tiny(self) -> float:
-        """What rounding leaves of a vector as long as ‖T‖."""
-        return _ROUNDINGS * torch.finfo(self._following.dtype).eps * self.scale
+        """What rounding leaves of a vector as long as ‖T‖, and the products' own errors."""
+        return _ROUNDINGS * torch.finfo(self._following.dtype).eps * self.scale + self.noise
 
     @property
     def exhausted(self) -> bool:
@@ -86,13 +95,15 @@ class Krylov:
     @property
     def asymmetry(self) -> float:
         """The largest entry of QᵀAQ that a symmetric A makes zero, relative to ‖T‖: beyond rounding, A was not symmetric."""
-        return self._departure / self.scale if self.scale > 0 else 0.0
+        return max(0.0, self._departure - 2 * self.noise) / self.scale if self.scale > 0 else 0.0
 
     def grow_to(self, products: int) -> None:
         """Take products until there are that many, the space is exhausted, or one is not finite."""
         while self.products < products and self.finite and not self.exhausted:
             basis = [*self.basis, self._following]
-            w, along = _orthogonalised(self._product(self._following), basis)
+            product = self._product(self._following)
+            self._squared_errors += self._error() ** 2
+            w, along = _orthogonalised(product, basis)
             self.basis = basis  # only now: the product may be refused
             self._departure = max([self._departure, *_departures(along, self.betas)])
             self.alphas.append(along[-1])
@@ -118,7 +129,12 @@ def krylov_of(snapshot: Snapshot) -> Krylov:
     Raises:
         NotApplicable: the loss has no Hessian, see `HessianProduct`.
     """
-    return snapshot.once("krylov", lambda: Krylov(hessian_of(snapshot), random_start(snapshot, "krylov")))
+
+    def empty() -> Krylov:
+        hessian = hessian_of(snapshot)
+        return Krylov(hessian, random_start(snapshot, "krylov"), lambda: hessian.error)
+
+    return snapshot.once("krylov", empty)
 
 
 def random_start(snapshot: Snapshot, purpose: str) -> Tensor:

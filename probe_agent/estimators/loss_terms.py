@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from probe_agent.estimators.draws import Draws, jackknife_draws, numbers, ratio_draws
+from probe_agent.interruption import is_interruption
 from probe_agent.probe_set import rows
 from probe_agent.snapshot import Snapshot
 
@@ -49,10 +50,14 @@ def _alone(snapshot: Snapshot, outputs: Tensor) -> Draws | None:
 
     try:
         return numbers(torch.func.vmap(one)(outputs, targets))
-    except Exception:  # noqa: BLE001 - a stranger's loss may refuse vmap in any way
+    except Exception as error:  # a stranger's loss may refuse vmap in any way
+        if is_interruption(error):
+            raise
         try:
             return numbers(torch.stack([one(output, target) for output, target in zip(outputs, targets, strict=True)]))
-        except Exception:  # noqa: BLE001 - or one sample alone
+        except Exception as alone:  # or one sample alone
+            if is_interruption(alone):
+                raise
             return None
 
 
@@ -70,7 +75,9 @@ def _without(snapshot: Snapshot, outputs: Any) -> Draws | None:
                 losses.append(float(snapshot.loss_fn(outputs[kept], targets)))
             else:  # outputs of a type of their own cannot be cut, only computed again
                 losses.append(float(snapshot.loss(inputs=rows(snapshot.probe_set.inputs, kept), targets=targets)))
-    except Exception:  # noqa: BLE001 - a loss may need its whole batch; then its error is not known
+    except Exception as error:  # a loss may need its whole batch; then its error is not known
+        if is_interruption(error):
+            raise
         return None
     return np.array(losses)
 

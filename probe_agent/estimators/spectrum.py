@@ -104,7 +104,7 @@ def spectral_density(snapshot: Snapshot, *, runs: int = 8, products: int = 40, p
     spaces = []
     for _ in range(runs):
         start = torch.randn(hessian.dimension, generator=generator, device=generator.device)
-        spaces.append(Krylov(hessian, start.to(hessian.device, hessian.dtype)))
+        spaces.append(Krylov(hessian, start.to(hessian.device, hessian.dtype), lambda: hessian.error))
         spaces[-1].grow_to(products)
     low = min(extreme(space, "bottom").value for space in spaces)
     high = max(extreme(space, "top").value for space in spaces)

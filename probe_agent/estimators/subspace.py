@@ -121,7 +121,7 @@ def top_eigenvectors(snapshot: Snapshot, k: int, products: int) -> Tensor:
     hessian = hessian_of(snapshot)
     generator = snapshot.generator("subspace start")
     start = torch.randn(hessian.dimension, generator=generator, device=generator.device)
-    krylov = Krylov(hessian, start.to(hessian.device, hessian.dtype))
+    krylov = Krylov(hessian, start.to(hessian.device, hessian.dtype), lambda: hessian.error)
     krylov.grow_to(min(products, hessian.dimension))
     values, vectors = torch.linalg.eigh(torch.from_numpy(krylov.tridiagonal))
     chosen = values.argsort(descending=True)[:k]

@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 from probe_agent.estimators.calibration import BINS, calibration_draws
 from probe_agent.estimators.draws import mean_of
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Quantity
@@ -39,6 +40,7 @@ class Calibration(Probe):
 
     name: ClassVar[str] = "calibration"
     quantities: ClassVar[tuple[Quantity, ...]] = (CONFIDENCE, ERROR, FLOOR)
+    needs: ClassVar = frozenset({Need.CLASSES})
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """The three quantities of the probe set, then those of the further sets in their order."""

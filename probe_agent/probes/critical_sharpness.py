@@ -8,6 +8,7 @@ from typing import ClassVar, final
 from probe_agent.estimators.critical import Critical, critical_sharpness
 from probe_agent.estimators.draws import Draws, mean_of
 from probe_agent.estimators.perturbation import gradient_here, scaled
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -47,7 +48,7 @@ class CriticalSharpness(Probe):
 
     name: ClassVar[str] = "critical_sharpness"
     quantities: ClassVar[tuple[Quantity, ...]] = (CRITICAL, MARGIN)
-    sees_updates: ClassVar[bool] = True
+    uses: ClassVar = frozenset({Need.UPDATES})
 
     tolerance: float = 0.01
     passes: int = 16

@@ -12,7 +12,9 @@ from probe_agent.estimators.draws import mean_of
 from probe_agent.estimators.extremes import top_eigenpair
 from probe_agent.estimators.hvp import hessian_of
 from probe_agent.estimators.lanczos import Krylov, check_symmetry, krylov_of, random_start
+from probe_agent.estimators.second_order import certified, settings_of
 from probe_agent.estimators.stability import bound, known_rule, step_sizes
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -47,6 +49,7 @@ class EdgeOfStability(Probe):
 
     name: ClassVar[str] = "edge_of_stability"
     quantities: ClassVar[tuple[Quantity, ...]] = (EDGE,)
+    needs: ClassVar = frozenset({Need.SECOND_DERIVATIVES, Need.OPTIMIZER})
 
     tolerance: float = 0.01
     max_products: int = 24
@@ -61,10 +64,11 @@ class EdgeOfStability(Probe):
         if self.groups < 2:
             raise ValueError(f"Got groups={self.groups}; need at least two to see a spread.")
 
-    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
         """One measurement; its draws are the groups' curvatures along the direction in which the step is least stable."""
         rule = known_rule(snapshot)
         sizes = step_sizes(snapshot, rule)
+        certified(snapshot, memory)
         krylov = krylov_of(snapshot) if isinstance(sizes, float) else _scaled(snapshot, sizes)
         pair = top_eigenpair(krylov, tolerance=self.tolerance, max_products=self.max_products)
         check_symmetry(krylov)
@@ -81,10 +85,15 @@ class EdgeOfStability(Probe):
                 scale * pair.value, math.hypot(sampling.stderr, scale * pair.error), n=sampling.n, outcome=pair.outcome
             ).checked(),
             draws=draws,
-            settings={"optimizer": rule.optimizer, "tolerance": f"{self.tolerance:g}", "groups": str(self.groups)},
+            settings={"optimizer": rule.optimizer, "tolerance": f"{self.tolerance:g}", "groups": str(self.groups)}
+            | settings_of(hessian_of(snapshot).route, memory),
         )
 
 
 def _scaled(snapshot: Snapshot, sizes: Tensor) -> Krylov:
     hessian, root = hessian_of(snapshot), sizes.sqrt().to(hessian_of(snapshot).dtype)
-    return Krylov(lambda v: root * hessian(root * v), random_start(snapshot, "stability"))
+    return Krylov(
+        lambda v: root * hessian(root * v),
+        random_start(snapshot, "stability"),
+        lambda: float(root.max()) * hessian.error,
+    )

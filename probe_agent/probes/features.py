@@ -10,6 +10,7 @@ from probe_agent.estimators.draws import Draws, mean_of
 from probe_agent.estimators.features import Features as LayerFeatures
 from probe_agent.estimators.features import HiddenLayers, hidden_layers
 from probe_agent.estimators.ranks import effective_rank, spectrum, srank, stable_rank
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -65,6 +66,8 @@ class Features(Probe):
 
     name: ClassVar[str] = "features"
     quantities: ClassVar[tuple[Quantity, ...]] = (DORMANT, EFFECTIVE, STABLE, SRANK)
+    needs: ClassVar = frozenset({Need.SEVERAL_INPUTS})
+    uses: ClassVar = frozenset({Need.ACTIVATIONS})
 
     samples: int = 1024
     threshold: float = 0.025

@@ -8,6 +8,7 @@ import numpy as np
 
 from probe_agent.estimators.draws import Draws, mean_of
 from probe_agent.estimators.fisher_batch import batch_draws
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Quantity
@@ -41,6 +42,7 @@ class FisherBatch(Probe):
 
     name: ClassVar[str] = "fisher_batch"
     quantities: ClassVar[tuple[Quantity, ...]] = (BATCH,)
+    needs: ClassVar = frozenset({Need.LIKELIHOOD})
 
     groups: int = 16
     training: bool = False

@@ -9,6 +9,7 @@ import numpy as np
 
 from probe_agent.estimators.draws import Draws, mean_of, ratio_draws
 from probe_agent.estimators.fisher import FisherDraws, fisher_draws, fisher_of
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -61,6 +62,8 @@ class FisherTrace(Probe):
 
     name: ClassVar[str] = "fisher_trace"
     quantities: ClassVar[tuple[Quantity, ...]] = (TRUE, EMPIRICAL, PER_PARAMETER, SHARE)
+    needs: ClassVar = frozenset({Need.ONE_OUTPUT, Need.INDEPENDENT_OUTPUTS})
+    uses: ClassVar = frozenset({Need.LIKELIHOOD})
 
     labels: Literal["auto", "exact", "sampled"] = "auto"
     draws: int = 1

@@ -8,7 +8,9 @@ from typing import ClassVar, final
 from probe_agent.estimators.draws import mean_of
 from probe_agent.estimators.extremes import top_eigenpair
 from probe_agent.estimators.gauss_newton import GaussNewtonProduct
+from probe_agent.estimators.hvp import DOUBLE_BACKWARD
 from probe_agent.estimators.lanczos import Krylov, random_start
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -45,6 +47,7 @@ class GaussNewton(Probe):
 
     name: ClassVar[str] = "gauss_newton"
     quantities: ClassVar[tuple[Quantity, ...]] = (LAMBDA_MAX,)
+    needs: ClassVar = frozenset({Need.LIKELIHOOD})
 
     tolerance: float = 0.01
     max_products: int = 24
@@ -60,7 +63,8 @@ class GaussNewton(Probe):
         """One measurement; its draws are the samples' curvatures along the top eigenvector."""
         product = GaussNewtonProduct(snapshot)
         start = random_start(snapshot, "gauss-newton")
-        pair = top_eigenpair(Krylov(product, start), tolerance=self.tolerance, max_products=self.max_products)
+        krylov = Krylov(product, start, lambda: product.error)
+        pair = top_eigenpair(krylov, tolerance=self.tolerance, max_products=self.max_products)
         draws = None if pair.outcome is Outcome.NON_FINITE else product.draws(pair.vector)
         sampling = Estimate(math.nan) if draws is None else mean_of(draws)
         yield Measurement(
@@ -69,7 +73,7 @@ class GaussNewton(Probe):
                 pair.value, math.hypot(sampling.stderr, pair.error), n=sampling.n, outcome=pair.outcome
             ).checked(),
             draws=draws,
-            settings={"tolerance": f"{self.tolerance:g}", "likelihood": snapshot.likelihood.name}
-            if snapshot.likelihood
-            else {},
+            settings={"tolerance": f"{self.tolerance:g}"}
+            | ({"likelihood": snapshot.likelihood.name} if snapshot.likelihood else {})
+            | ({} if product.route == DOUBLE_BACKWARD else {"product": product.route}),
         )

@@ -14,6 +14,7 @@ from probe_agent.estimators import gradient_covariance as covariance
 from probe_agent.estimators.draws import Draws, mean_of
 from probe_agent.estimators.group_gradients import GroupGradients, equal_parts, group_gradients
 from probe_agent.estimators.perturbation import gradient_here, length
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -85,6 +86,7 @@ class GradientNoise(Probe):
 
     name: ClassVar[str] = "gradient_noise"
     quantities: ClassVar[tuple[Quantity, ...]] = (NORM, TRACE, LARGEST, SHARE, SCALE)
+    needs: ClassVar = frozenset({Need.AVERAGING_LOSS, Need.SEVERAL_INPUTS})
 
     groups: int = 32
     window: int = 5

@@ -12,6 +12,7 @@ from probe_agent.errors import NotApplicable
 from probe_agent.estimators import subspace
 from probe_agent.estimators.draws import Draws, jackknife_draws, mean_of, numbers, ratio_draws
 from probe_agent.estimators.group_gradients import equal_deal, group_gradients
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -53,6 +54,7 @@ class GradientSubspace(Probe):
 
     name: ClassVar[str] = "gradient_subspace"
     quantities: ClassVar[tuple[Quantity, ...]] = (FRACTION, OVERLAP)
+    needs: ClassVar = frozenset({Need.CLASSES, Need.SEVERAL_INPUTS})
 
     route: Literal["classes", "hessian"] = "classes"
     k: int = 10

@@ -11,8 +11,11 @@ from probe_agent.errors import NotApplicable
 from probe_agent.estimators.curvature_draws import curvature_draws
 from probe_agent.estimators.draws import Draws, mean_of
 from probe_agent.estimators.extremes import extreme
+from probe_agent.estimators.hvp import hessian_of
 from probe_agent.estimators.lanczos import Krylov, check_symmetry, krylov_of
+from probe_agent.estimators.second_order import certified, settings_of
 from probe_agent.estimators.spectrum import negative_share, second_eigenpair
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -62,6 +65,7 @@ class HessianSpectrum(Probe):
 
     name: ClassVar[str] = "hessian_spectrum"
     quantities: ClassVar[tuple[Quantity, ...]] = (LAMBDA_MIN, GAP, NEGATIVE)
+    needs: ClassVar = frozenset({Need.SECOND_DERIVATIVES})
 
     products: int = 12
     tolerance: float = 0.1
@@ -76,17 +80,20 @@ class HessianSpectrum(Probe):
         if self.groups < 2:
             raise ValueError(f"Got groups={self.groups}; need at least two to see a spread.")
 
-    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
         """Three measurements."""
+        certified(snapshot, memory)
         krylov = krylov_of(snapshot)
         krylov.grow_to(self.products)
         check_symmetry(krylov)
-        settings = {"products": str(krylov.products), "groups": str(self.groups)}
-        if not krylov.finite:
+        settings = {"products": str(krylov.products), "groups": str(self.groups)} | settings_of(
+            hessian_of(snapshot).route, memory
+        )
+        rough = krylov.noise > self.tolerance * krylov.scale
+        if rough or not krylov.finite:
+            outcome = Outcome.NOT_CONVERGED if krylov.finite else Outcome.NON_FINITE
             for quantity in self.quantities:
-                yield Measurement(
-                    quantity=quantity, estimate=Estimate.without_value(Outcome.NON_FINITE), settings=settings
-                )
+                yield Measurement(quantity=quantity, estimate=Estimate.without_value(outcome), settings=settings)
             return
         if krylov.dimension < 2:
             raise NotApplicable(

@@ -7,7 +7,9 @@ from typing import ClassVar, final
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators.draws import Draws, mean_of
-from probe_agent.estimators.hessian_trace import trace_draws
+from probe_agent.estimators.hessian_trace import TraceDraws, trace_draws
+from probe_agent.estimators.second_order import certified, settings_of
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -45,6 +47,8 @@ class HessianTrace(Probe):
 
     name: ClassVar[str] = "hessian_trace"
     quantities: ClassVar[tuple[Quantity, ...]] = (TRACE, RESIDUAL)
+    needs: ClassVar = frozenset({Need.INDEPENDENT_OUTPUTS})
+    uses: ClassVar = frozenset({Need.LIKELIHOOD, Need.SECOND_DERIVATIVES})
 
     groups: int = 8
     per_layer: bool = True
@@ -54,20 +58,20 @@ class HessianTrace(Probe):
         if self.groups < 2:
             raise ValueError(f"Got groups={self.groups}; need at least two to see a spread.")
 
-    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
         """The trace, the layers' traces, then the residual, not applicable where the loss is not a known likelihood."""
         if snapshot.probe_set.n < 2:
             raise NotApplicable("Got a probe set of one sample; need two to see how much samples differ.")
+        certified(snapshot, memory)
         found = trace_draws(snapshot, self.groups)
         settings = {
             "groups": str(found.trace.size),
             "method": "Hutchinson" if found.residual is None else "Fisher + residual",
-        }
+        } | settings_of(found.route, memory)
         if not found.by_samples:
             settings["stderr"] = "unknown: the loss is no mean over samples"
-        yield self._trace(found.trace, {}, settings, known=found.by_samples)
-        for layer, draws in found.layers.items() if self.per_layer else ():
-            yield self._trace(draws, {"layer": layer}, settings, known=found.by_samples)
+        for layer, draws in {"": found.trace, **(found.layers if self.per_layer else {})}.items():
+            yield self._trace(draws, {"layer": layer} if layer else {}, settings, found)
         ratio = found.residual_ratio
         yield Measurement(
             quantity=RESIDUAL,
@@ -76,8 +80,19 @@ class HessianTrace(Probe):
             settings=settings,
         )
 
-    def _trace(self, draws: Draws, labels: dict[str, str], settings: dict[str, str], *, known: bool) -> Measurement:
-        estimate = mean_of(draws) if known else Estimate(float(draws.mean()), math.nan, n=draws.size).checked()
+    def _trace(self, draws: Draws, labels: dict[str, str], settings: dict[str, str], found: TraceDraws) -> Measurement:
+        sampling = mean_of(draws) if found.by_samples else Estimate(float(draws.mean()), math.nan, n=draws.size)
+        rough = found.error > max(abs(sampling.value), sampling.stderr)
+        estimate = Estimate(
+            sampling.value,
+            math.hypot(sampling.stderr, found.error),
+            n=sampling.n,
+            outcome=Outcome.NOT_CONVERGED if rough else Outcome.OK,
+        ).checked()
         return Measurement(
-            quantity=TRACE, estimate=estimate, labels=labels, draws=draws if known else None, settings=settings
+            quantity=TRACE,
+            estimate=estimate,
+            labels=labels,
+            draws=draws if found.by_samples else None,
+            settings=settings,
         )

@@ -15,6 +15,7 @@ from probe_agent.estimators.draws import Draws, jackknife_draws, mean_of, ratio_
 from probe_agent.estimators.input_space import InputSpace, input_space
 from probe_agent.estimators.local_complexity import Crossings, crossings
 from probe_agent.estimators.perturbation import loss_here
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import Snapshot
@@ -112,6 +113,8 @@ class LocalComplexity(Probe):
 
     name: ClassVar[str] = "local_complexity"
     quantities: ClassVar[tuple[Quantity, ...]] = (LOCAL_COMPLEXITY, FRACTION, LIVE, DEAD, DEFECT)
+    needs: ClassVar = frozenset({Need.REAL_INPUTS, Need.ACTIVATIONS})
+    uses: ClassVar = frozenset({Need.ONE_OUTPUT})
 
     points: int = 128
     side_points: int = 32

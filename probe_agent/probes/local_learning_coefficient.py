@@ -82,6 +82,8 @@ class LocalLearningCoefficient(Probe):
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """The coefficient, its draws the means of the chains, and the acceptance."""
+        if not snapshot.params:
+            raise NotApplicable("Got a model whose parameters are all frozen; there is nothing to sample.")
         n = snapshot.probe_set.n if self.n_train is None else self.n_train
         if n < 2:
             raise NotApplicable(f"Got a probe set of {n} sample; need n_train, or at least 2 samples, for n / log n.")

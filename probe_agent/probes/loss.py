@@ -12,6 +12,7 @@ from torch import Tensor
 from probe_agent.estimators.draws import Draws, mean_of, numbers, ratio_draws
 from probe_agent.estimators.loss_terms import loss_terms
 from probe_agent.likelihood import Categorical
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -56,6 +57,7 @@ class Loss(Probe):
 
     name: ClassVar[str] = "loss"
     quantities: ClassVar[tuple[Quantity, ...]] = (LOSS, ACCURACY, LOSS_GAP, ACCURACY_GAP)
+    uses: ClassVar = frozenset({Need.CLASSES})
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """Loss and accuracy of the probe set, then of each further set, with the gaps between them."""

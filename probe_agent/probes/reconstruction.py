@@ -11,6 +11,7 @@ from probe_agent.estimators.features import Features, hidden_layers
 from probe_agent.estimators.ranks import spectrum
 from probe_agent.estimators.reconstruction import has_labels, input_coordinates, probe_hits, reconstruction_draws
 from probe_agent.likelihood import Categorical
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import rows, tensors_of
 from probe_agent.probes.loss import proportion
@@ -57,6 +58,8 @@ class Reconstruction(Probe):
 
     name: ClassVar[str] = "reconstruction"
     quantities: ClassVar[tuple[Quantity, ...]] = (RECONSTRUCTION, LINEAR_PROBE)
+    needs: ClassVar = frozenset({Need.SEVERAL_INPUTS})
+    uses: ClassVar = frozenset({Need.CLASSES})
 
     samples: int = 1024
     per_layer: bool = True

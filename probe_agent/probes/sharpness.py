@@ -8,7 +8,10 @@ from typing import ClassVar, final
 from probe_agent.estimators.curvature_draws import curvature_draws
 from probe_agent.estimators.draws import mean_of
 from probe_agent.estimators.extremes import top_eigenpair
+from probe_agent.estimators.hvp import hessian_of
 from probe_agent.estimators.lanczos import check_symmetry, krylov_of
+from probe_agent.estimators.second_order import certified, settings_of
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -52,6 +55,7 @@ class Sharpness(Probe):
 
     name: ClassVar[str] = "sharpness"
     quantities: ClassVar[tuple[Quantity, ...]] = (SHARPNESS,)
+    needs: ClassVar = frozenset({Need.SECOND_DERIVATIVES})
 
     tolerance: float = 0.01
     max_products: int = 24
@@ -66,8 +70,9 @@ class Sharpness(Probe):
         if self.groups < 2:
             raise ValueError(f"Got groups={self.groups}; need at least two to see a spread.")
 
-    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
         """One measurement; its draws are the curvatures of the groups along the top eigenvector."""
+        certified(snapshot, memory)
         krylov = krylov_of(snapshot)
         pair = top_eigenpair(krylov, tolerance=self.tolerance, max_products=self.max_products)
         check_symmetry(krylov)
@@ -81,5 +86,6 @@ class Sharpness(Probe):
                 pair.value, math.hypot(sampling.stderr, pair.error), n=sampling.n, outcome=pair.outcome
             ).checked(),
             draws=draws,
-            settings={"tolerance": f"{self.tolerance:g}", "groups": str(self.groups), "start": "random"},
+            settings={"tolerance": f"{self.tolerance:g}", "groups": str(self.groups), "start": "random"}
+            | settings_of(hessian_of(snapshot).route, memory),
         )

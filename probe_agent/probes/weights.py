@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probe_agent.estimators.fisher import layer_of
+from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Outcome, Quantity
@@ -71,7 +72,7 @@ class Weights(Probe):
 
     name: ClassVar[str] = "weights"
     quantities: ClassVar[tuple[Quantity, ...]] = (NORM, DISTANCE, UPDATE, COSINE, RATE, TRAINABLE)
-    sees_updates: ClassVar[bool] = True
+    uses: ClassVar = frozenset({Need.OPTIMIZER, Need.UPDATES})
 
     per_layer: bool = True
 

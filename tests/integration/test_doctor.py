@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from probe_agent.budget import Budget, Claim, affordable
 from probe_agent.cli import app
+from probe_agent.cli.doctor import at_least_every
 from probe_agent.probes import PROBES
 
 SCRIPT = """
@@ -45,7 +47,8 @@ def test_every_probe_is_tried_and_what_it_costs_is_told(tmp_path: Path) -> None:
     for name in (*(probe.name for probe in PROBES), "light", "standard", "full"):
         assert name in result.output
     assert "failed" not in result.output
-    assert "steps between measurements at 2%" in " ".join(result.output.split())
+    assert "1%" in result.output
+    assert "2%" in result.output
 
 
 def test_what_does_not_apply_says_why(tmp_path: Path) -> None:
@@ -54,6 +57,7 @@ def test_what_does_not_apply_says_why(tmp_path: Path) -> None:
     found = {each["probe"]: each for each in json.loads(result.output)["probes"]}
     assert found["local_complexity"]["outcome"] == "not_applicable"
     assert "Saw no activation function" in found["local_complexity"]["why"]
+    assert found["local_complexity"]["needs"] == ["real inputs", "activations"]
     assert found["fisher_trace"]["outcome"] == "ok"
     assert found["edge_of_stability"]["outcome"] == "ok", "the optimizer has taken steps"
     assert found["fisher_trace"]["series"] == {"ok": 3 + 3 + 1 + 2}
@@ -72,3 +76,25 @@ def test_a_script_that_fails_says_what_it_said(tmp_path: Path) -> None:
     result = doctor(tmp_path, attach="raise SystemExit('no data here')")
     assert result.exit_code == 2
     assert "no data here" in result.output
+
+
+def test_a_rare_and_dear_probe_does_not_make_the_others_rare() -> None:
+    cheap, dear = (0.01, 1000), (100.0, 10_000)
+    assert at_least_every([cheap], 1e-4) == [1000], "as the schedule says"
+    assert at_least_every([cheap, dear], 1e-4) == pytest.approx([1000, 100 / 5e-5])
+
+
+def test_the_intervals_the_doctor_promises_are_kept_by_the_budget() -> None:
+    """A run of many steps, measured by the budget's own rule."""
+    budget, step_seconds, steps = Budget(share=0.02, allowance=0.0), 0.01, 2_000_000
+    asked = [(0.02, 1000.0), (0.5, 1000.0), (3.0, 5000.0)]
+    told = at_least_every(asked, budget.share * step_seconds)
+    had, times, due, spent = [0.0] * 3, [0] * 3, [0.0] * 3, 0.0
+    for step in range(0, steps, 100):
+        allowed = budget.allowed(step * step_seconds)
+        claims = [Claim(seconds, had[i], due[i] <= step) for i, (seconds, _) in enumerate(asked)]
+        for i in affordable(claims, allowed - spent, allowed / 3)[0]:
+            had[i], times[i], spent = had[i] + asked[i][0], times[i] + 1, spent + asked[i][0]
+            due[i] = step + asked[i][1]
+    for n, promised in zip(times, told, strict=True):
+        assert promised / 3 < steps / n < 1.1 * promised, (times, told)

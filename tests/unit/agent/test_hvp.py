@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from probe_agent.errors import NotApplicable
-from probe_agent.estimators.hvp import HessianProduct
+from probe_agent.estimators.hvp import (
+    DIFFERENCES,
+    DOUBLE_BACKWARD,
+    HessianProduct,
+    graphed_gradient,
+    refusals_named,
+    twice_differentiable,
+)
 from probe_agent.probe_set import ProbeSet
 from tests.curvature_problems import (
     CLASSES,
@@ -126,14 +133,22 @@ class Raising(nn.Linear):
 def test_an_operation_without_a_second_derivative_is_named() -> None:
     snapshot = snapshot_of(Custom(4, CLASSES).double(), normal(6, 4), labels(6))
     with pytest.raises(NotApplicable, match="second derivative that OnceOnly does not have"):
-        HessianProduct(snapshot)
+        graphed_gradient(snapshot.loss(), list(snapshot.params.values()))
 
 
-def test_a_kernel_without_a_second_derivative_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_a_second_derivative_is_named_and_gone_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, v = HessianProduct(kind("GPT with fused attention")), normal(256)
     monkeypatch.setattr("probe_agent.estimators.hvp.SDPBackend.MATH", torch.nn.attention.SDPBackend.FLASH_ATTENTION)
     snapshot = kind("GPT with fused attention")
-    with pytest.raises(NotApplicable, match="_scaled_dot_product_flash_attention"):
-        HessianProduct(snapshot)(normal(sum(p.numel() for p in snapshot.params.values())))
+    with twice_differentiable(snapshot)():
+        loss = snapshot.loss()
+        gradient = graphed_gradient(loss, list(snapshot.params.values()))
+    with pytest.raises(NotApplicable, match="_scaled_dot_product_flash_attention"), refusals_named(loss):
+        torch.autograd.grad(gradient[0].sum(), list(snapshot.params.values()))
+    product = HessianProduct(snapshot)
+    assert product.route == DOUBLE_BACKWARD
+    torch.testing.assert_close(product(v), expected(v), rtol=1e-6, atol=1e-8)
+    assert product.route == DIFFERENCES
 
 
 def test_an_error_of_the_model_stays_itself() -> None:

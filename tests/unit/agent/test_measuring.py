@@ -251,7 +251,7 @@ def test_a_snapshot_that_might_take_the_memory_training_needs_is_not_taken() -> 
     with only(30):
         optimizer.step()
     assert outbox.drafts[-1].costs[0].outcome == Outcome.OUT_OF_MEMORY
-    assert "no snapshot: MemoryError('Got" in outbox.drafts[-1].costs[0].detail
+    assert "no snapshot: MemoryError: Got" in outbox.drafts[-1].costs[0].detail
     with only(30), pytest.raises(AttachError, match=r"MemoryError: Got 3\d MB of free memory on cpu, need about 36 MB"):
         attached(model)
     monitor.close()

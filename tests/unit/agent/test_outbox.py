@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from probe_agent.courier import Courier
+from probe_agent.courier import SCHEMAS, Courier
 from probe_agent.draft import Draft
 from probe_agent.outbox import ZmqOutbox
 from probe_wire import (
@@ -279,3 +279,41 @@ def test_the_socket_options_that_keep_training_safe_are_set() -> None:
         }
         assert {option: socket.getsockopt(option) for option in wanted} == wanted
         courier.disconnect()
+
+
+def test_a_probe_that_names_new_series_at_every_step_does_not_fill_the_memory() -> None:
+    courier = Courier("tcp://127.0.0.1:1", RUN, 0, lambda: 0, capacity=5)
+    for step in range(300):
+        courier.enlist(Draft(step, 0.0, [(LOSS, Column("probe_loss", {"layer": str(step)}), Estimate(1.0))]))
+    assert courier.unacknowledged == 5
+    assert len(courier._schemas) == len(courier._schemas_by_id) <= SCHEMAS
+    assert {entry.schema for entry in courier._ledger} <= set(courier._schemas_by_id)
+
+
+def test_many_outboxes_wait_once_for_a_collector_that_is_not_there() -> None:
+    address = "tcp://127.0.0.1:7"
+    open_outbox(address).close("finished")
+    outboxes = [open_outbox(address) for _ in range(20)]
+    began = time.monotonic()
+    for outbox in outboxes:
+        outbox.close("finished")
+    assert time.monotonic() - began < 20 * 0.5
+
+
+def test_a_log_handler_that_raises_does_not_stop_the_reports(peer: Peer) -> None:
+    class Raises(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError
+
+    handler = Raises()
+    logging.getLogger("probe_agent").addHandler(handler)
+    try:
+        outbox = open_outbox(peer.address)
+        outbox.put(Draft(1, 0.0, [(LOSS, Column("probe_loss"), Estimate("one"))]))  # type: ignore[arg-type]
+        outbox.put(draft(2))
+        peer.receive()
+        peer.answer(Ack(0))
+        assert peer.receive_numbered(1) == [1]
+        outbox.abandon()
+    finally:
+        logging.getLogger("probe_agent").removeHandler(handler)

@@ -257,6 +257,18 @@ def test_a_resumed_run_is_ignored_until_it_passes_its_own_past() -> None:
     assert phases.unused.behind == 20
 
 
+def test_of_several_ranks_the_lowest_that_has_a_value_is_judged() -> None:
+    curve, phases = curves.rise_peak_decay(0, snr=20.0), PhaseEngine()
+    rows = zip(curve.steps.tolist(), curve.values.tolist(), curve.paired.tolist(), strict=True)
+    told = []
+    for step, value, paired in rows:
+        told += phases.update(step, [(FISHER, Estimate.without_value(Outcome.NOT_APPLICABLE))], rank=0)
+        told += phases.update(step, [(FISHER, Estimate(value, paired=paired))], rank=2)
+        told += phases.update(step, [(FISHER, Estimate(-value))], rank=3)
+    assert told == follow(curve)
+    assert entered(told) == ["critical_period", "after_critical_period"]
+
+
 def test_a_long_run_stays_within_its_cap_and_still_sees_its_peak() -> None:
     curve = curves.rise_peak_decay(2, n=1500, rise=(300.0, 300.0))
     phases = PhaseEngine()

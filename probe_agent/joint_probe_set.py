@@ -1,0 +1,94 @@
+"""The joint probe set of a gang: the inputs of all ranks as one, the same on each, so that an estimate is of them all."""
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from probe_agent.gang import Gang
+from probe_agent.probe_set import Inputs, ProbeSet, tensors_of
+from probe_agent.running_statistics import as_bytes
+
+MOST_INPUTS: Final = 4096
+MOST_BYTES: Final = 2**28
+"""What a joint set may hold; beyond it each rank's part is thinned evenly."""
+
+
+def joint(gang: Gang, sets: Mapping[str, ProbeSet]) -> dict[str, ProbeSet]:
+    """The sets of all ranks joined, split by split, in the order of ranks.
+
+    Ranks often give the same batch: each is taken once. A batch that cannot stand beside the first
+    (other shapes, types or names of tensors) is left out.
+
+    Raises:
+        Dissolved: the ranks did not all take part.
+    """
+    said = [json.loads(word) for word in gang.exchange(json.dumps({s: _facts(of) for s, of in sets.items()}).encode())]
+    device = next(iter(sets.values())).device
+    found = {}
+    with torch.inference_mode(mode=False), torch.no_grad(), gang.line("probe sets") as line:
+        for split in dict.fromkeys(split for facts in said for split in facts):
+            kept = _kept([facts.get(split) for facts in said])
+            parts = []
+            for rank, keep in kept.items():
+                _, (_, of), _ = said[rank][split]
+                own = tensors_of_set(sets[split]) if rank == gang.rank else None
+                buffers = [torch.empty((keep, *shape), dtype=getattr(torch, dtype)) for dtype, shape in of]
+                for i, buffer in enumerate(buffers):
+                    if own is not None:
+                        buffer.copy_(own[i][_evenly(len(own[i]), keep)])
+                    line.broadcast(buffer.view(-1).view(torch.uint8), rank).wait()
+                parts.append(buffers)
+            names = said[next(iter(kept))][split][1][0]
+            found[split] = _set_of([torch.cat(column).to(device) for column in zip(*parts, strict=True)], names)
+    gang.exchange(b"joined")  # either all ranks measure on it or none
+    return found
+
+
+def _facts(of: ProbeSet) -> tuple[int, tuple[Any, list[tuple[str, tuple[int, ...]]]], str]:
+    """How many inputs, their form (names of the inputs, then type and shape of each tensor), and a digest of them."""
+    tensors = tensors_of_set(of)
+    digest = sha256()
+    for tensor in tensors:
+        digest.update(as_bytes(tensor))
+    form = [(str(t.dtype).removeprefix("torch."), tuple(t.shape[1:])) for t in tensors]
+    return of.n, (_names(of.inputs), form), digest.hexdigest()
+
+
+def _kept(said: Sequence[Any]) -> dict[int, int]:
+    """Which ranks' inputs are taken, and how many of each."""
+    givers: list[int] = []
+    for rank, facts in enumerate(said):
+        fits = facts is not None and (not givers or facts[1] == said[givers[0]][1])
+        if fits and all(facts[2] != said[giver][2] for giver in givers):
+            givers.append(rank)
+    per_input = sum(
+        getattr(torch, dtype).itemsize * torch.Size(shape).numel() for dtype, shape in said[givers[0]][1][1]
+    )
+    most = max(1, min(MOST_INPUTS, MOST_BYTES // max(1, per_input)) // len(givers))
+    return {giver: min(most, said[giver][0]) for giver in givers}
+
+
+def _evenly(n: int, keep: int) -> Tensor:
+    return torch.arange(keep) * n // keep
+
+
+def tensors_of_set(of: ProbeSet) -> list[Tensor]:
+    """The tensors of the inputs, then the targets."""
+    return [*tensors_of(of.inputs), of.targets]
+
+
+def _names(inputs: Inputs) -> list[str] | int | None:
+    if isinstance(inputs, Tensor):
+        return None
+    return list(inputs) if isinstance(inputs, dict) else len(inputs)
+
+
+def _set_of(tensors: Sequence[Tensor], names: list[str] | int | None) -> ProbeSet:
+    *inputs, targets = tensors
+    if names is None:
+        return ProbeSet(inputs[0], targets)
+    return ProbeSet(tuple(inputs) if isinstance(names, int) else dict(zip(names, inputs, strict=True)), targets)

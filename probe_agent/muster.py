@@ -1,0 +1,136 @@
+"""Muster: which ranks of the job watch together, found out at `attach`."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from typing import Final
+
+from torch import Tensor, nn
+
+from probe_agent.accord import Accord
+from probe_agent.complaints import warn
+from probe_agent.errors import AttachError
+from probe_agent.gang import Dissolved, Gang
+from probe_agent.job import Job
+from probe_agent.joint_probe_set import joint
+from probe_agent.lead import Lead
+from probe_agent.measuring import Subject
+from probe_agent.place import Place
+from probe_agent.probe import Probe
+from probe_agent.probe_set import ProbeSet, each
+from probe_agent.running_statistics import as_bytes
+from probe_agent.schedule import Watch
+from probe_agent.shards import Shards, is_sharded
+from probe_agent.team import Team
+
+logger = logging.getLogger("probe_agent")
+
+TRIAL_SECONDS: Final = 60.0
+"""How long the ranks wait for one on which `attach` still tries the model out."""
+
+_LOOKED_AT: Final = 64
+"""Parameters, and numbers of each, that tell one replica from another."""
+
+
+def mustered(
+    job: Job,
+    subject: Subject,
+    watches: Sequence[Watch],
+    step: int,
+    try_out: Callable[[Subject], Subject],
+    place_of: Callable[[Subject], Place],
+    *,
+    divide: bool,
+) -> tuple[Subject, Place | None]:
+    """The subject, tried out and with the probe sets of all ranks, and where it is measured; None where rank 0 measures it.
+
+    Where not every rank attaches, or not to replicas of one model, the subject and the place are this rank's own.
+    ``divide`` the probes over the ranks, or have rank 0 measure with all of them.
+
+    Raises:
+        AttachError: the subject cannot be measured; or it is a sharded model, and not every rank attaches.
+    """
+    shards = _shards(job, subject.model)
+    if shards is None:
+        subject = try_out(subject)
+        gang = job.meet() if job.size > 1 else None
+    else:
+        gang = shards.gang
+        if shards.whole is not None:
+            subject = try_out(_whole(subject, shards.whole))
+    probes = tuple(dict.fromkeys(probe for watch in watches for probe in watch.probes))
+    try:
+        if gang is None or not _alike(gang, subject, probes, step, shards):
+            logger.info("phasewatch: rank %d of %d watches alone.", job.rank, job.size)
+            return subject, place_of(subject)
+        sets = joint(gang, {"": subject.probe_set, **subject.further_sets})
+    except Dissolved as error:
+        warn(f"the ranks do not watch together: {error}.")
+        return subject, place_of(subject) if shards is None else None
+    subject = replace(subject, probe_set=sets.pop(""), further_sets=sets)
+    if shards is not None:
+        own = None if shards.whole is None else place_of(subject)
+        return subject, Lead(Accord(gang, probes, str, alone=False), own, shards)
+    if divide:
+        return subject, Team(Accord(gang, probes, partial(replica, subject.model)), gang.size, probes)
+    return subject, place_of(subject) if gang.rank == 0 else None
+
+
+def _shards(job: Job, model: nn.Module) -> Shards | None:
+    """The model put together, where each rank holds only parts of it."""
+    if not is_sharded(model):
+        return None
+    gang = job.meet()
+    if gang is None:
+        raise AttachError(
+            "Got a model whose parameters are sharded over ranks, and not all of them came to attach() in time; "
+            "need attach() on every rank: each holds a part of what is measured."
+        )
+    try:
+        shards = Shards(model, gang)
+        shards.gather()
+    except Dissolved as error:
+        raise AttachError(f"Got a model sharded over ranks that could not be put together: {error}.") from error
+    return shards
+
+
+def _whole(subject: Subject, model: nn.Module) -> Subject:
+    """The subject with the model that was put together, which is on the CPU."""
+    further = {split: _on_cpu(of) for split, of in subject.further_sets.items()}
+    return replace(subject, model=model, probe_set=_on_cpu(subject.probe_set), further_sets=further)
+
+
+def _on_cpu(of: ProbeSet) -> ProbeSet:
+    return ProbeSet(each(of.inputs, Tensor.cpu), of.targets.cpu())
+
+
+def replica(model: nn.Module) -> str:
+    """A digest of some of the model's numbers, exact: replicas in step have the same."""
+    parameters = list(model.parameters())
+    looked_at = [_some(p.detach()) for p in _spread(parameters)]
+    return sha256(b"".join(map(as_bytes, looked_at))).hexdigest()
+
+
+def _some(p: Tensor) -> Tensor:
+    flat = p.flatten()
+    return flat[:: max(1, len(flat) // _LOOKED_AT)].contiguous()
+
+
+def _spread(parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    return parameters[:: max(1, len(parameters) // _LOOKED_AT)]
+
+
+def _alike(gang: Gang, subject: Subject, probes: Sequence[Probe], step: int, shards: Shards | None) -> bool:
+    """Whether all ranks watch replicas of one model, or parts of it, at one step, by the same probes."""
+    shapes = [(name, str(p.dtype), tuple(p.shape), p.requires_grad) for name, p in subject.model.named_parameters()]
+    numbers = replica(subject.model) if shards is None else ""
+    facts = json.dumps([shapes, [probe.name for probe in probes], subject.seed, step, numbers])
+    alike = len(set(gang.exchange(sha256(facts.encode()).digest(), TRIAL_SECONDS))) == 1
+    if not alike and shards is not None:
+        raise AttachError(
+            "Got ranks that watch a sharded model differently; need the same watches, seed and step in attach() on every rank."
+        )
+    return alike

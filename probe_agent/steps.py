@@ -1,0 +1,92 @@
+"""Steps: what an optimizer tells of its steps to one who listens, and how to stop listening at any moment."""
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+Listener = Callable[..., None]
+
+_STEPPING = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
+"""The file whose code is running while listeners are called."""
+
+
+def _nobody(*_: object) -> None:
+    """Stands where somebody listened."""
+
+
+@final
+class Steps:
+    """Calls ``before`` and ``after`` around every step of the optimizer, until `stop`.
+
+    A step walks through the tables its listeners are in, and raises into the training loop when one changes
+    under it. So `stop` puts a function that does nothing in their places, which is safe within a step, in a signal
+    handler and in another thread. The places themselves go when no step can be under way, at the latest when
+    the next one listens to the same optimizer.
+
+    In a forked child nobody listens any more: a child's steps are not the run's.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, before: Listener, after: Listener) -> None:
+        self._thread = threading.get_ident()
+        _clear(optimizer._optimizer_step_pre_hooks)  # noqa: SLF001 - no public name leads to the tables
+        _clear(optimizer._optimizer_step_post_hooks)  # noqa: SLF001
+        self._places = (
+            optimizer.register_step_pre_hook(before),
+            optimizer.register_step_post_hook(after),
+        )
+        _all.add(self)
+
+    def stop(self) -> None:
+        """Nobody is called from here on; harmless when repeated."""
+        self.fall_silent()
+        if threading.get_ident() == self._thread and not _within_a_step():
+            for place in self._places:
+                place.remove()
+
+    def fall_silent(self) -> None:
+        """Leave the places, and nobody in them."""
+        for place in self._places:
+            table = _table_of(place)
+            if table is not None and place.id in table:
+                table[place.id] = _nobody
+
+
+def _table_of(place: RemovableHandle) -> dict[int, Listener] | None:
+    """The table a listener is in; None where the optimizer is gone."""
+    table: dict[int, Listener] | None = place.hooks_dict_ref()
+    return table
+
+
+def _clear(table: dict[int, Any]) -> None:
+    """Take away the places where somebody listened once."""
+    if not _within_a_step():
+        for place in [place for place, listener in table.items() if listener is _nobody]:
+            del table[place]
+
+
+def _within_a_step() -> bool:
+    """Whether any thread is between the beginning and the end of an optimizer's step."""
+    for frame in sys._current_frames().values():  # noqa: SLF001 - the documented way to see other threads
+        here = frame
+        while here is not None:
+            if here.f_code.co_filename == _STEPPING:
+                return True
+            here = here.f_back  # type: ignore[assignment]
+    return False
+
+
+_all: "weakref.WeakSet[Steps]" = weakref.WeakSet()
+
+
+def _fall_silent_in_child() -> None:
+    for steps in list(_all):
+        steps.fall_silent()
+
+
+os.register_at_fork(after_in_child=_fall_silent_in_child)
