@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -33,7 +34,7 @@ servers:  ## real servers (Debian packages, where allowed)
 	@tests/install_servers.sh
 
 test: $(VENV)/develop servers  ## all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(VENV)/develop  ## format, lint, types, floors
 	$(BIN)/ruff format --check .

@@ -71,7 +71,8 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal's Ctrl-C and a scheduler's notice are for training
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    _stand_back()
+    with suppress(OSError):
+        os.nice(10)  # while it starts: at the lowest priority it might never begin on a busy machine
     connection = Connection(channel)
     process, body = connection.recv()
     device = torch.device(process.device)
@@ -81,6 +82,7 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
     measuring = Measuring(probes, most=process.seconds)
     memory = SharedMemory(snapshot)
     connection.send(READY)
+    _stand_back()
     while True:
         try:
             step, names, body = connection.recv()

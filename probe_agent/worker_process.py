@@ -20,6 +20,8 @@ START_SECONDS = 120.0
 
 _PROGRAM = "from probe_agent.worker import run; run()"
 
+_dying: list["subprocess.Popen[bytes]"] = []
+
 CLOSED = "the monitor was closed before it was measured"
 
 
@@ -90,11 +92,13 @@ class WorkerProcess:
         self._process.kill()
 
     def end(self) -> None:
-        """Kill it, and take its place in the process table back."""
+        """Kill it, and take its place in the process table back, or leave that to the next one that ends."""
         self._connection.close()
         self.kill()
+        _dying.append(self._process)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
+            self._process.wait(5)  # at its low priority it may have to wait before it can even die
+        _dying[:] = [process for process in _dying if process.poll() is None]
 
     def _send(self, message: object) -> None:
         try:

@@ -140,9 +140,9 @@ def jobs() -> Iterator[Callable[..., Job]]:
     yield make
     for job in made:
         job.monitor.close()
-        assert (
-            job.monitor._place._thread.is_alive() is False if job.monitor._place.__class__ is foreman.Foreman else True
-        )
+        if isinstance(job.monitor._place, foreman.Foreman):
+            job.monitor._place._thread.join(30)
+            assert not job.monitor._place._thread.is_alive()
 
 
 def test_every_probe_gives_the_same_numbers_as_in_the_training_thread(jobs: Callable[..., Job]) -> None:
