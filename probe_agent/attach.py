@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent import door
-from probe_agent.budget import Budget
+from probe_agent.budget import UNLIMITED, Budget
 from probe_agent.complaints import warn
 from probe_agent.errors import AttachError
 from probe_agent.examination import asked_for as examination_asked_for
@@ -119,9 +119,9 @@ def attach(
         )
     witness = witness_asked_for(model, optimizer)
     if (examination := examination_asked_for()) is not None:
-        outbox, watches, budget = examination, examination.watches, Budget(share=1000)
+        outbox, watches, budget = examination, examination.watches, UNLIMITED
     if witness is not None:
-        outbox, budget = witness.outbox, Budget(share=1000)
+        outbox, budget = witness.outbox, UNLIMITED
     process = None if examination is not None else door.process(where)
     job, identity, number = Job.here(run), identify(run, labels or {}), rank()
     if job is not None:

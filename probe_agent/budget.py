@@ -70,6 +70,10 @@ class Budget:
         return max(1, math.ceil((paid - training) / (training / steps)))
 
 
+UNLIMITED = Budget(share=1000.0, allowance=math.inf)
+"""For a job that is run to be looked at."""
+
+
 def affordable(claims: Sequence[Claim], left: float, fair: float) -> tuple[list[int], float]:
     """Which of the due claims ``left`` seconds pay for, by their places; and the seconds missing for the next of them.
 

@@ -75,10 +75,10 @@ class Monitor:
         step: int = 0,
     ) -> None:
         self.run = run
+        self.subject = subject
         self.step = step
         self.snapshots_skipped = 0
         self.probe_seconds = 0.0
-        self._subject = subject
         self._live = live or subject.model  # what the optimizer updates, where that is not what is measured
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
@@ -87,6 +87,7 @@ class Monitor:
         self._had = dict.fromkeys((probe for watch in self._watches for probe in watch.probes), 0.0)
         self._place = place
         self._complain = Complaints()
+        self._recording = 0.0
         self._recorder = Recorder() if any(probe.sees_updates for probe in self._had) else None
         self._scalars = Scalars()
         self._skipped = SkippedSteps(scaler, step) if scaler else None
@@ -182,7 +183,8 @@ class Monitor:
             if is_interruption(error):
                 raise
             self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {said(error)}")
-        self.probe_seconds += time.perf_counter() - began
+        self._recording = time.perf_counter() - began
+        self.probe_seconds += self._recording
 
     # -- at a step that is due --------------------------------------------------------------------
 
@@ -240,6 +242,8 @@ class Monitor:
             allowed - self._spent,
             allowed / max(1, len(probes)),
         )
+        # The weights are recorded again before the steps that are looked at next, and that is to be paid for too.
+        missing += 2 * self._recording
         wait = 0 if chosen or not wanted else self._budget.steps_to_wait(missing, training=training, steps=steps)
         taken = [probes[i] for i in chosen]
         return Choice(taken, [probe for probe in probes if probe in wanted and probe not in taken], wait)
@@ -248,7 +252,7 @@ class Monitor:
         observed = [*self._scalars.drain(), *(self._skipped.drain(self.step) if self._skipped else ())]
         draft = Draft(self.step, time.time(), observed, tuple(map(_left_out, skipped)))
         spent = self._spent
-        found = self._place.measure(self._subject, self.step, probes, self._rule, self._remaining)
+        found = self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
         for probe in probes:
             self._had[probe] += self._place.expected(probe) if found.done() else (self._spent - spent) / len(probes)
         draft = replace(

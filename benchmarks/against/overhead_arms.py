@@ -7,7 +7,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,14 @@ from probe_agent import Budget, Every, ListOutbox, Monitor, Process, Watch
 
 PROBE_INPUTS = 32
 NEVER = 10**12
+
+
+class Block(NamedTuple):
+    """Some steps of training: the seconds they took, those the training thread was at work, and how many there were."""
+
+    seconds: float
+    busy: float
+    steps: int
 
 
 class Job(ABC):
@@ -37,13 +45,13 @@ class Job(ABC):
         index = torch.randint(len(self.inputs), (self.batch,), generator=self._order)
         return self.inputs[index], self.targets[index]
 
-    def block(self, seconds: float) -> tuple[float, int]:
-        """Train for about so long: the seconds it took, and the steps."""
-        began, steps = time.perf_counter(), 0
+    def block(self, seconds: float) -> Block:
+        """Train for about so long."""
+        began, busy, steps = time.perf_counter(), time.thread_time(), 0
         while (passed := time.perf_counter() - began) < seconds:
             self.step()
             steps += 1
-        return passed, steps
+        return Block(passed, time.thread_time() - busy, steps)
 
     @abstractmethod
     def step(self) -> None:
@@ -104,7 +112,7 @@ class Watched(Plain):
         self._seconds = 0.0
         self._first_reports = len(self._outbox.drafts)
 
-    def block(self, seconds: float) -> tuple[float, int]:
+    def block(self, seconds: float) -> Block:
         """The monitor's clock stands still while other jobs are timed, and so does its worker."""
         monitor, began = self.monitor, time.perf_counter()
         monitor._started = began - self._seconds - monitor.probe_seconds  # noqa: SLF001

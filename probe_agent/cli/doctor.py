@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from probe_agent.cli.running import run
 from probe_agent.examination import AFTER_STEPS, VARIABLE
+from probe_agent.model_job import TARGET
 from probe_agent.presets import PRESETS
 from probe_agent.schedule import Watch
 
@@ -27,15 +30,23 @@ COLOURS = {"ok": "green", "not applicable": "dim", "not converged": "yellow"}
 
 
 def doctor(
-    command: Annotated[list[str], typer.Argument(help="The training command, after --, such as: python train.py")],
+    command: Annotated[
+        list[str],
+        typer.Argument(
+            help="The training command, after --, such as: python train.py. Or a model: PACKAGE.MODULE:FUNCTION"
+        ),
+    ],
     timeout: Annotated[float, typer.Option(help="Seconds it may take.", min=1)] = 900,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program.")] = False,
 ) -> None:
-    """Try every probe once on a training script: which apply, which do not and why, and what they cost.
+    """Try every probe once on a training script or a model: which apply, which do not and why, and what they cost.
 
     The script must call probe_agent.attach(...). It is ended after its second optimizer step, when every probe has
-    been tried once on the model as it is then, whatever the budget says.
+    been tried once on the model as it is then, whatever the budget says. A model without a script is named as
+    PACKAGE.MODULE:FUNCTION; the function gives what attach() takes, as a dict or as (model, loss_fn, probe_batch).
     """
+    if len(command) == 1 and re.fullmatch(TARGET, command[0]):
+        command = [sys.executable, "-m", "probe_agent.model_job", command[0]]
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "examination.json"
@@ -63,6 +74,7 @@ def _probes(found: dict[str, Any]) -> Table:
     for heading in ("probe", "outcome", "series"):
         table.add_column(heading, no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("needs, [dim]uses[/]")
     table.add_column("why")
     for each in found["probes"]:
@@ -71,7 +83,15 @@ def _probes(found: dict[str, Any]) -> Table:
         colour = COLOURS.get(outcome, "red")
         why = "" if outcome == "ok" else escape(each["why"])
         needs = ", ".join([*each["needs"], *(f"[dim]{need}[/]" for need in each["uses"])])
-        table.add_row(each["probe"], f"[{colour}]{outcome}[/]", well, f"{each['seconds']:.3g}", needs, why)
+        table.add_row(
+            each["probe"],
+            f"[{colour}]{outcome}[/]",
+            well,
+            f"{each['seconds']:.3g}",
+            f"{each['bytes'] / 1e6:.0f}",
+            needs,
+            why,
+        )
     return table
 
 
