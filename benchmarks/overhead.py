@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from against.overhead_arms import NEVER, PROBE_INPUTS, Block, Cockpitted, GradientHooks, Job, Plain, Watched
 from against.workloads import GPT, Workload, gpt, resnet
-from estimators import machine
+from estimators import machine as this_machine
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -54,7 +54,7 @@ def main() -> None:
         found.append(compared(workload, given.rounds, given.seconds))
         console.print(table(found[-1]))
     results: dict[str, Any] = {
-        "machine": machine(),
+        "machine": this_machine(),
         "seconds": round(time.perf_counter() - began),
         "probe_inputs": PROBE_INPUTS,
         "idle_microseconds_a_step": idle(),
@@ -102,7 +102,7 @@ def compared(workload: Workload, rounds: int, seconds: float) -> dict[str, Any]:
         try:
             running.append(make())
         except Exception as error:  # noqa: BLE001 - what a peer does with a model is a finding
-            refused.append(f"{type(error).__name__}: {error}"[:300])
+            refused.append(str(error)[:300])
     timed: dict[str, list[Block]] = {job.name: [] for job in running}
     order = random.Random(0)
     for job in running:
@@ -197,8 +197,14 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def markdown(results: dict[str, Any]) -> str:
     """For people."""
-    where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-    lines = ["# What watching costs", "", f"`make bench` on {where}; {results['seconds']} s.", ""]
+    machine = results["machine"]
+    where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, torch {machine['versions']['torch']}"
+    lines = [
+        "# What watching costs",
+        "",
+        f"`make bench` on {where}, {machine['date']}; one thread; {results['seconds']} s.",
+        "",
+    ]
     for found in results["workloads"]:
         lines += [
             f"## {found['workload']}: {1000 * found['step_seconds']:.0f} ms a step",

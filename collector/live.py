@@ -64,7 +64,7 @@ class ProbeState:
     seconds: float = 0.0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     last_problem: str = ""
-    bytes: int = 0
+    memory_raised: int = 0
     apart: bool = False
 
 
@@ -123,7 +123,7 @@ class LiveRun:
         for cost in costs:
             probe = self.probes.setdefault(cost.probe, ProbeState())
             probe.seconds += cost.seconds
-            probe.bytes += cost.bytes
+            probe.memory_raised += cost.memory_raised
             probe.apart |= cost.apart
             outcome = Outcome(cost.outcome)
             probe.outcomes[outcome] += 1

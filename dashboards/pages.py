@@ -71,7 +71,7 @@ def metrics_page(quantities: Sequence[Quantity]) -> str:
             _LABELS,
             "## What probes measure",
             "",
-            "Each also with `_stderr` and, where it is known, `_paired_stderr`. A probe of your own appears in the same way.",
+            "Each also with `_stderr` and, where it is known, `_paired_stderr`. A probe of your own appears in the same way, and so do `observed_NAME`, what the loop reports itself, and `steps_skipped`, what a gradient scaler skipped.",
             "",
             *_table(measured),
             "",

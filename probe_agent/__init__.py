@@ -10,9 +10,9 @@ from probe_agent.monitor import Monitor
 from probe_agent.outbox import ListOutbox, ZmqOutbox
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import ProbeSet
+from probe_agent.process import Process
 from probe_agent.schedule import Every, LogSpaced, Watch
 from probe_agent.snapshot import Snapshot
-from probe_agent.worker import Process
 
 __all__ = [
     "AgentError",

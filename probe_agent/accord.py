@@ -6,10 +6,8 @@ from typing import final
 
 from probe_agent.complaints import Complaints
 from probe_agent.gang import Dissolved, Gang
-from probe_agent.place import Choice
+from probe_agent.place import NOTHING, Choice
 from probe_agent.probe import Probe
-
-NOTHING = Choice([], [], 0)
 
 
 @final

@@ -21,13 +21,13 @@ from probe_agent.measuring import Subject
 from probe_agent.monitor import Monitor
 from probe_agent.outbox import ListOutbox, Outbox, ZmqOutbox
 from probe_agent.own_loss import own_loss
-from probe_agent.place import Inline, Place
+from probe_agent.place import Inline, Place, Resting
 from probe_agent.probe_set import Inputs
+from probe_agent.process import Process
 from probe_agent.run import identify, rank
-from probe_agent.schedule import Watch
+from probe_agent.schedule import Watch, probes_of
 from probe_agent.snapshot import LossFn
 from probe_agent.witness import asked_for as witness_asked_for
-from probe_agent.worker import Process
 
 DEFAULT_COLLECTOR = "tcp://127.0.0.1:5757"
 _ADDRESS = re.compile(r"(tcp://[^:/\s]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://\S+)")
@@ -57,7 +57,7 @@ def attach(
 
     The returned Monitor hooks this optimizer's ``step``. Measuring happens on a frozen copy of the
     model in evaluation mode; parameters, gradients, buffers, mode flags, hooks and random streams of
-    the training process stay untouched.
+    the training process stay untouched. In a distributed job it waits up to five seconds for the other ranks' attach.
 
     Args:
         model: the network; a compiled, data-parallel or framework's wrapper is looked through.
@@ -77,7 +77,7 @@ def attach(
         watches: which probes follow which schedule, or the name of a preset: "light", "standard" (the default) or "full".
         budget: how much of training's time probes may take, such as "1%", or a `Budget`; default "2%". A part of it may
             be spent in advance, early in training.
-        where: "inline" has probes run in the training thread, a few milliseconds at a time. "process", or a `Process` with
+        where: "inline" has probes run in the training thread. "process", or a `Process` with
             settings, in a process of their own, on spare cores or another device: training is held up by one copy of the
             weights, and a probe that crashes, hangs or eats all memory cannot reach it.
         scaler: the gradient scaler of mixed precision in float16; the steps it skips are counted and shown.
@@ -127,15 +127,13 @@ def attach(
     if job is not None:
         identity, number = job.identity(identity), job.rank
     door.check_identity(identity, number, step)
-    place: Place | None = None
+    place: Place = Resting()
     if _switched_off() or (witness is not None and not witness.watching):
-        outbox = ListOutbox()
+        watches, outbox = (), ListOutbox()
     else:
         subject, place = _placed(
             job, subject, watches, step, partial(_tried_out, likelihood=likelihood, step=step), process
         )
-    if place is None:
-        watches, place = (), Inline(())
 
     def open_outbox(monitor: Monitor) -> Outbox:
         if outbox is not None:
@@ -160,9 +158,9 @@ def _placed(
     step: int,
     try_out: Callable[[Subject], Subject],
     process: Process | None,
-) -> tuple[Subject, Place | None]:
-    """The subject, tried out, and where it is measured; None where another rank does that."""
-    probes = tuple(dict.fromkeys(probe for watch in watches for probe in watch.probes))
+) -> tuple[Subject, Place]:
+    """The subject, tried out, and where it is measured."""
+    probes = probes_of(watches)
 
     def place_of(subject: Subject) -> Place:
         return Inline(probes) if process is None or not probes else Foreman(subject, probes, process)

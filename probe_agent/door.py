@@ -12,16 +12,17 @@ from torch.nn.parameter import is_lazy
 
 from probe_agent.budget import Budget
 from probe_agent.errors import AttachError
+from probe_agent.frozen_copy import HALF
 from probe_agent.likelihood import Likelihood
 from probe_agent.measuring import Subject
 from probe_agent.own_loss import LABELS, looked_through, own_loss, with_labels
 from probe_agent.presets import PRESETS
 from probe_agent.probe import Probe
 from probe_agent.probe_set import ProbeSet, each, tensors_of
+from probe_agent.process import Process
 from probe_agent.recognition import named, recognise
 from probe_agent.schedule import Watch
-from probe_agent.snapshot import HALF, Snapshot, undisturbed
-from probe_agent.worker import Process
+from probe_agent.snapshot import Snapshot, undisturbed
 from probe_wire import Hello, Run, WireError, decode_for_collector, encode
 
 logger = logging.getLogger("probe_agent")
@@ -185,6 +186,8 @@ def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
 def _copied(subject: Subject, step: int) -> Snapshot:
     try:
         return replace(subject, fresh=True).snapshot(step)
+    except MemoryError as error:
+        raise AttachError(f"{error} Free some, or leave out attach().") from error
     except Exception as error:
         raise AttachError(
             f"Got a model that cannot be copied ({type(error).__name__}: {error}); need one that copy.deepcopy accepts. "

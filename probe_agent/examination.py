@@ -30,12 +30,12 @@ class Examination:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._bytes: dict[str, int] = {}
+        self._memory: dict[str, int] = {}
 
     def put(self, draft: Draft) -> None:
         """Take a report; the one that counts is the last thing this process does."""
         if draft.step < AFTER_STEPS:  # the memory that was taken then is not taken again
-            self._bytes = {cost.probe: cost.bytes for cost in draft.costs}
+            self._memory = {cost.probe: cost.memory_raised for cost in draft.costs}
             return
         found = {
             "step_seconds": draft.training_seconds / draft.step,
@@ -43,7 +43,7 @@ class Examination:
                 {
                     "probe": cost.probe,
                     "seconds": cost.seconds,
-                    "bytes": cost.bytes + self._bytes.get(cost.probe, 0),
+                    "memory_raised": cost.memory_raised + self._memory.get(cost.probe, 0),
                     "outcome": Outcome(cost.outcome).label,
                     "why": cost.detail,
                     "needs": _labels(cost.probe, "needs"),

@@ -24,15 +24,16 @@ from msgspec import structs
 from probe_agent.complaints import said
 from probe_agent.errors import AttachError
 from probe_agent.findings import Finding, failure_of
+from probe_agent.frozen_copy import copy_of
 from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
-from probe_agent.parcel import SharedMemory, packed
-from probe_agent.place import Choice
+from probe_agent.parcel import SharedFile, packed
+from probe_agent.place import Choice, done
 from probe_agent.probe import Probe
+from probe_agent.process import Process
 from probe_agent.room import free_bytes, short_of, weight_bytes
-from probe_agent.snapshot import copy_of
 from probe_agent.update_rule import UpdateRule
-from probe_agent.worker import READY, Process
+from probe_agent.worker import READY
 from probe_agent.worker_process import CLOSED, START_SECONDS, WorkerLost, WorkerProcess
 from probe_wire import Outcome
 
@@ -71,7 +72,7 @@ class Foreman:
         threads = process.threads or max(1, (os.cpu_count() or 1) - torch.get_num_threads())
         memory = process.memory or free_bytes(CPU) // 2
         self._process = replace(process, threads=threads, memory=memory)
-        self._given, self._snapshot, self._last_words = SharedMemory(), SharedMemory(), SharedMemory()
+        self._given, self._snapshot, self._last_words = SharedFile(), SharedFile(), SharedFile()
         nothing: Any = None
         stays = replace(subject, model=nothing, loss_fn=nothing)  # they come with each order
         try:
@@ -94,6 +95,9 @@ class Foreman:
         self._thread = threading.Thread(target=self._carry_out_all, name="phasewatch-foreman", daemon=True)
         self._thread.start()
         _open.add(self)
+        # Last registered is first called: before the outboxes, which are to deliver what is found until then.
+        atexit.unregister(_close_at_exit)
+        atexit.register(_close_at_exit)
 
     # -- in the training thread -------------------------------------------------------------------
 
@@ -135,22 +139,24 @@ class Foreman:
                 raise
             # A model that cannot be copied now is a failed measurement.
             why = said(error)
-            order.future.set_result([self._no_snapshot(probe, why, failure_of(error)) for probe in order.probes])
-            return order.future
+            return done([self._no_snapshot(probe, why, failure_of(error)) for probe in order.probes])
         self._share = (time.perf_counter() - began) / max(1, len(order.probes))
         self._current = order
         self._orders.put(order)
         return order.future
 
-    def close(self) -> None:
-        """End the worker; a measurement that is nearly done may end first. Harmless when repeated."""
+    def close(self, until: float | None = None) -> None:
+        """End the worker; a measurement that is nearly done may end first. Harmless when repeated.
+
+        ``until`` is a moment of `time.monotonic`, by default `CLOSE_SECONDS` from now.
+        """
         if self not in _open:
             return  # closed, or the child of a fork: the thread and the worker belong to the parent
         _open.discard(self)
-        until = time.monotonic() + CLOSE_SECONDS
+        until = time.monotonic() + CLOSE_SECONDS if until is None else until
         if (order := self._current) is not None:
             with suppress(Exception):
-                order.future.exception(CLOSE_SECONDS / 2)
+                order.future.exception(max(0.0, until - CLOSE_SECONDS / 2 - time.monotonic()))
         self._closing.set()
         self._orders.put(None)
         self._thread.join(max(0.0, until - time.monotonic()))
@@ -185,9 +191,9 @@ class Foreman:
         while waiting:
             try:
                 worker = self._started()
-                said = worker.begin(order.step, [probe.name for probe in waiting], order.body)
-                if said != READY:
-                    return [*findings, *(self._no_snapshot(probe, said) for probe in waiting)]
+                answer = worker.begin(order.step, [probe.name for probe in waiting], order.body)
+                if answer != READY:
+                    return [*findings, *(self._no_snapshot(probe, answer) for probe in waiting)]
             except WorkerLost as lost:
                 self._dismiss()
                 return [*findings, *(self._lost(probe, lost, blame="worker") for probe in waiting)]
@@ -233,7 +239,8 @@ class Foreman:
         return Finding.without_value(probe, outcome, why, last=self._last.get(probe.name))
 
     def _lost(self, probe: Probe, lost: WorkerLost, blame: str = "") -> Finding:
-        return replace(self._absent(probe, lost.outcome, f"no worker process: {lost}"), blame=blame)
+        how = "no worker process" if blame or self._closing.is_set() else "it brought its worker process down"
+        return replace(self._absent(probe, lost.outcome, f"{how}: {lost}"), blame=blame)
 
     def _no_snapshot(self, probe: Probe, why: str, outcome: Outcome = Outcome.FAILED) -> Finding:
         return replace(self._absent(probe, outcome, f"no snapshot: {why}"), blame="snapshot")
@@ -247,9 +254,9 @@ _open: "weakref.WeakSet[Foreman]" = weakref.WeakSet()
 
 
 def _close_at_exit() -> None:
+    until = time.monotonic() + CLOSE_SECONDS  # one deadline for all
     for foreman in list(_open):
-        foreman.close()
+        foreman.close(until)
 
 
 os.register_at_fork(after_in_child=_open.clear)
-atexit.register(_close_at_exit)

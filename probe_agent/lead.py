@@ -9,7 +9,7 @@ from probe_agent.complaints import said
 from probe_agent.findings import Finding
 from probe_agent.gang import Dissolved
 from probe_agent.measuring import Subject
-from probe_agent.place import Choice, Place
+from probe_agent.place import Choice, Place, done
 from probe_agent.probe import Probe
 from probe_agent.shards import Shards
 from probe_agent.update_rule import UpdateRule
@@ -40,8 +40,7 @@ class Lead:
 
     def agreed(self, step: int, choice: Choice) -> Choice:
         """The choice of rank 0."""
-        choice = self._accord.on(step, choice)
-        return choice if self._accord.gang is not None else Choice([], [], 0)
+        return self._accord.on(step, choice)
 
     def measure(
         self,
@@ -63,9 +62,7 @@ class Lead:
                 self._accord.end(error)
             except Exception as error:  # noqa: BLE001 - an optimizer that cannot be read, say: the others must not wait
                 self._accord.leave(said(error))
-        nothing: Future[list[Finding]] = Future()
-        nothing.set_result([])
-        return nothing
+        return done([])
 
     def close(self) -> None:
         """Tell the other ranks not to wait for this one."""

@@ -155,7 +155,7 @@ class Measuring:
         with HighWater(snapshot.probe_set.device) as memory:
             found = self._guarded(probe, snapshot)
         record.peak = max(record.peak, memory.peak)
-        return replace(found, cost=structs.replace(found.cost, bytes=memory.raised)) if memory.raised else found
+        return replace(found, cost=structs.replace(found.cost, memory_raised=memory.raised)) if memory.raised else found
 
     def _guarded(self, probe: Probe, snapshot: Snapshot) -> Finding:
         record = self._records[probe.name]

@@ -2,7 +2,7 @@
 
     optimizer.step()
       └─ post-step hook          1  count the step; is anything due, and affordable?
-           └─ Place              2  here and now, or a process of its own:
+           └─ Place              2  here and now, a process of its own, or all ranks:
                 ├─ Snapshot         a frozen copy of the model
                 └─ Probe …          Snapshot → Measurements, each timed and guarded
                      └─ Outbox   3  one Report, queued; a daemon thread sends it
@@ -36,7 +36,7 @@ from probe_agent.outbox import Outbox
 from probe_agent.place import Choice, Place
 from probe_agent.probe import Probe
 from probe_agent.scalars import Scalars
-from probe_agent.schedule import Watch
+from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
 from probe_agent.steps import Steps
 from probe_agent.update_rule import UpdateRule
@@ -58,6 +58,13 @@ class Monitor:
 
     Nothing it does raises into the training loop. A probe that fails becomes an Outcome, a log line
     once a cause, and a counter.
+
+    Attributes:
+        run: what the collector knows it by.
+        subject: what is measured.
+        step: optimizer steps so far.
+        snapshots_skipped: measurements that were due and not made.
+        probe_seconds: what measuring took of the training thread so far.
     """
 
     def __init__(
@@ -84,7 +91,7 @@ class Monitor:
         self._watches = tuple(watches)
         self._budget = budget
         # By name: two watches may share a probe, and a probe is measured once a step.
-        self._had = dict.fromkeys((probe for watch in self._watches for probe in watch.probes), 0.0)
+        self._had = dict.fromkeys(probes_of(self._watches), 0.0)
         self._place = place
         self._complain = Complaints()
         self._recording = 0.0

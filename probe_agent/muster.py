@@ -18,11 +18,11 @@ from probe_agent.job import Job
 from probe_agent.joint_probe_set import joint
 from probe_agent.lead import Lead
 from probe_agent.measuring import Subject
-from probe_agent.place import Place
+from probe_agent.place import Place, Resting
 from probe_agent.probe import Probe
 from probe_agent.probe_set import ProbeSet, each
 from probe_agent.running_statistics import as_bytes
-from probe_agent.schedule import Watch
+from probe_agent.schedule import Watch, probes_of
 from probe_agent.shards import Shards, is_sharded
 from probe_agent.team import Team
 
@@ -44,8 +44,8 @@ def mustered(
     place_of: Callable[[Subject], Place],
     *,
     divide: bool,
-) -> tuple[Subject, Place | None]:
-    """The subject, tried out and with the probe sets of all ranks, and where it is measured; None where rank 0 measures it.
+) -> tuple[Subject, Place]:
+    """The subject, tried out and with the probe sets of all ranks, and where it is measured.
 
     Where not every rank attaches, or not to replicas of one model, the subject and the place are this rank's own.
     ``divide`` the probes over the ranks, or have rank 0 measure with all of them.
@@ -61,7 +61,7 @@ def mustered(
         gang = shards.gang
         if shards.whole is not None:
             subject = try_out(_whole(subject, shards.whole))
-    probes = tuple(dict.fromkeys(probe for watch in watches for probe in watch.probes))
+    probes = probes_of(watches)
     try:
         if gang is None or not _alike(gang, subject, probes, step, shards):
             logger.info("phasewatch: rank %d of %d watches alone.", job.rank, job.size)
@@ -69,14 +69,14 @@ def mustered(
         sets = joint(gang, {"": subject.probe_set, **subject.further_sets})
     except Dissolved as error:
         warn(f"the ranks do not watch together: {error}.")
-        return subject, place_of(subject) if shards is None else None
+        return subject, place_of(subject) if shards is None else Resting()
     subject = replace(subject, probe_set=sets.pop(""), further_sets=sets)
     if shards is not None:
         own = None if shards.whole is None else place_of(subject)
         return subject, Lead(Accord(gang, probes, str, alone=False), own, shards)
     if divide:
         return subject, Team(Accord(gang, probes, partial(replica, subject.model)), gang.size, probes)
-    return subject, place_of(subject) if gang.rank == 0 else None
+    return subject, place_of(subject) if gang.rank == 0 else Resting()
 
 
 def _shards(job: Job, model: nn.Module) -> Shards | None:
@@ -93,7 +93,10 @@ def _shards(job: Job, model: nn.Module) -> Shards | None:
         shards = Shards(model, gang)
         shards.gather()
     except Dissolved as error:
-        raise AttachError(f"Got a model sharded over ranks that could not be put together: {error}.") from error
+        raise AttachError(
+            f"Got a model sharded over ranks that could not be put together ({error}); need every rank to reach attach(): see the "
+            "log of the rank that is named."
+        ) from error
     return shards
 
 

@@ -15,7 +15,7 @@ class Need(Enum):
     AVERAGING_LOSS = "A loss that is the mean of the losses of groups of inputs, not a sum or a contrast between them."
     REAL_INPUTS = "One tensor of real numbers for an input, or of tokens that an embedding takes in."
     ACTIVATIONS = "Hidden layers with activation functions, as torch modules or functions."
-    SECOND_DERIVATIVES = "Backward passes that are the derivatives of what they belong to."
+    TRUE_GRADIENTS = "Backward passes that are the derivatives of what they belong to."
     SEVERAL_INPUTS = (
         "A probe batch of four inputs or more, of two classes at least where the quantity is about classes."
     )
@@ -24,7 +24,7 @@ class Need(Enum):
 
     @property
     def label(self) -> str:
-        """The lower-case name, such as ``second derivatives``."""
+        """The lower-case name, such as ``true gradients``."""
         return self.name.lower().replace("_", " ")
 
     @property

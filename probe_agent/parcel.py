@@ -29,7 +29,7 @@ class Slot(NamedTuple):
     parameter: bool
     requires_grad: bool
 
-    def view(self, memory: "SharedMemory") -> Tensor:
+    def view(self, memory: "SharedFile") -> Tensor:
         """The slot, as a tensor."""
         meta = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
         if meta.numel() == 0:
@@ -43,7 +43,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 @final
-class SharedMemory:
+class SharedFile:
     """An anonymous file that two processes map. It has no name: when both are gone, so is it.
 
     It is no part of /dev/shm, whose size a container often limits to 64 MB.
@@ -98,7 +98,7 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         return self.laid[id(value)][1]
 
 
-def packed(content: object, memory: SharedMemory) -> bytes:
+def packed(content: object, memory: SharedFile) -> bytes:
     """The content as bytes; its tensors are copied into ``memory``, over what was there.
 
     Raises:
@@ -116,7 +116,7 @@ def packed(content: object, memory: SharedMemory) -> bytes:
 
 
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, data: bytes, memory: SharedMemory, device: torch.device) -> None:
+    def __init__(self, data: bytes, memory: SharedFile, device: torch.device) -> None:
         super().__init__(io.BytesIO(data))
         self._memory, self._device = memory, device
         self._found: dict[int, Tensor] = {}
@@ -133,6 +133,6 @@ class _Unpacker(pickle.Unpickler):
         return self._found[slot.offset]
 
 
-def unpacked(data: bytes, memory: SharedMemory, device: torch.device) -> Any:
+def unpacked(data: bytes, memory: SharedFile, device: torch.device) -> Any:
     """The content. On the CPU its tensors *are* the shared memory: copy what must outlive the next parcel."""
     return _Unpacker(data, memory, device).load()

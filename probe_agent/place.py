@@ -1,4 +1,7 @@
-"""Place: where probes run. `Inline` is the training thread itself; a `Foreman` has them run in a process of their own."""
+"""Place: where probes run: the training thread (`Inline`), a process of their own (`Foreman`), all ranks of a job (`Team`).
+
+Or the one rank that holds the whole of a sharded model (`Lead`); on a rank that only looks on, nowhere (`Resting`).
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -16,6 +19,9 @@ class Choice(NamedTuple):
     probes: Sequence[Probe]
     skipped: Sequence[Probe]
     wait: int
+
+
+NOTHING = Choice([], [], 0)
 
 
 class Place(Protocol):
@@ -42,6 +48,44 @@ class Place(Protocol):
 
     def close(self) -> None:
         """Measure nothing more."""
+
+
+def done(findings: list[Finding]) -> Future[list[Finding]]:
+    """A measurement that is complete already."""
+    future: Future[list[Finding]] = Future()
+    future.set_result(findings)
+    return future
+
+
+@final
+class Resting:
+    """Measures nothing: another rank does, for all of them. What the loop observes is reported all the same."""
+
+    def busy(self) -> float:
+        """Never."""
+        return 0.0
+
+    def expected(self, probe: Probe) -> float:  # noqa: ARG002 - a Place's signature
+        """Nothing."""
+        return 0.0
+
+    def agreed(self, step: int, choice: Choice) -> Choice:  # noqa: ARG002 - the same
+        """No probe."""
+        return NOTHING
+
+    def measure(
+        self,
+        subject: Subject,  # noqa: ARG002 - the same
+        step: int,  # noqa: ARG002
+        probes: Iterable[Probe],  # noqa: ARG002
+        rule: Callable[[], UpdateRule | None],  # noqa: ARG002
+        remaining: Callable[[], float],  # noqa: ARG002
+    ) -> Future[list[Finding]]:
+        """No finding."""
+        return done([])
+
+    def close(self) -> None:
+        """Nothing runs."""
 
 
 @final
@@ -72,9 +116,7 @@ class Inline:
         remaining: Callable[[], float],
     ) -> Future[list[Finding]]:
         """The findings, complete on return."""
-        future: Future[list[Finding]] = Future()
-        future.set_result(list(self._measuring.findings(subject, step, probes, rule, remaining)))
-        return future
+        return done(list(self._measuring.findings(subject, step, probes, rule, remaining)))
 
     def close(self) -> None:
         """Nothing runs."""

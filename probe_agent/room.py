@@ -38,12 +38,12 @@ def short_of(need: int, device: torch.device) -> str:
 
 
 def _machine() -> int:
-    return _kilobytes("/proc/meminfo", "MemAvailable:").get("MemAvailable:", UNKNOWN)
+    return kernel_bytes("/proc/meminfo", "MemAvailable:").get("MemAvailable:", UNKNOWN)
 
 
 def _limits() -> int:
     """What ``ulimit`` leaves to this process."""
-    used = _kilobytes("/proc/self/status", "VmSize:", "VmData:")
+    used = kernel_bytes("/proc/self/status", "VmSize:", "VmData:")
     left = UNKNOWN
     for limit, name in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
         most, _ = resource.getrlimit(limit)
@@ -52,7 +52,7 @@ def _limits() -> int:
     return left
 
 
-def _kilobytes(file: str, *names: str) -> dict[str, int]:
+def kernel_bytes(file: str, *names: str) -> dict[str, int]:
     """Some lines of one of the kernel's tables, in bytes."""
     try:
         lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
@@ -106,7 +106,7 @@ class HighWater:
     def _now(self) -> tuple[int, int]:
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device), torch.cuda.max_memory_allocated(self._device)
-        status = _kilobytes("/proc/self/status", "VmRSS:", "VmHWM:")
+        status = kernel_bytes("/proc/self/status", "VmRSS:", "VmHWM:")
         return status.get("VmRSS:", 0), status.get("VmHWM:", 0)
 
     def __enter__(self) -> Self:

@@ -18,13 +18,13 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     return {f"{path}.{name}": b for path, module in layers for name, b in module.named_buffers(recurse=False)}
 
 
-def packed(tensors: Mapping[str, Tensor]) -> bytes:
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """The tensors' bytes in the order of their names."""
     return b"".join(as_bytes(t) for t in tensors.values())
 
 
-def unpacked(data: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of these names, types and shapes from the bytes of `packed`, on the CPU."""
+def from_bytes(data: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of these names, types and shapes from the bytes of `to_bytes`, on the CPU."""
     found, at = {}, 0
     for name, t in like.items():
         part = np.frombuffer(data, np.uint8, t.numel() * t.itemsize, at).copy()

@@ -1,6 +1,7 @@
 """When to measure: dense early, where training changes fastest, sparser later."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,3 +59,8 @@ class Watch:
 
     schedule: Schedule
     probes: tuple[Probe, ...]
+
+
+def probes_of(watches: Iterable[Watch]) -> tuple[Probe, ...]:
+    """Every probe of the watches, once."""
+    return tuple(dict.fromkeys(probe for watch in watches for probe in watch.probes))

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast, final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,9 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
 from probe_agent.errors import AttachError
+from probe_agent.frozen_copy import stand_ins
 from probe_agent.gang import Gang, Line
 from probe_agent.room import short_of, weight_bytes
-from probe_agent.snapshot import _HOOK_TABLES as HOOK_TABLES
-from probe_agent.snapshot import _detach_graph as detach_graph
-from probe_agent.snapshot import _load_bearing as load_bearing
 from probe_agent.update_rule import UpdateRule
 
 _STATE = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
@@ -146,29 +144,13 @@ def plain_copy(model: nn.Module) -> nn.Module:
     Built attribute by attribute: a module that `fully_shard` has taken refuses `copy.deepcopy`.
     """
     modules = list(model.modules())
-    memo: dict[int, Any] = {id(module): _class_of(module).__new__(_class_of(module)) for module in modules}
-    for module in modules:
-        _stand_ins(module, memo)
+    memo = stand_ins(modules, lambda t: torch.empty(t.shape, dtype=t.dtype))
+    memo |= {id(module): _class_of(module).__new__(_class_of(module)) for module in modules}
     for module in modules:
         for name, value in vars(module).items():
             if not name.startswith(_STATE):
                 vars(memo[id(module)])[name] = copy.deepcopy(value, memo)
     return cast("nn.Module", memo[id(model)])
-
-
-def _stand_ins(module: nn.Module, memo: dict[int, Any]) -> None:
-    """What the copy holds in place of the module's own tensors, hook tables and graphs."""
-    for p in module._parameters.values():  # noqa: SLF001 - the tables themselves: no recursion, no deduplication
-        if p is not None and id(p) not in memo:
-            memo[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
-    for b in module._buffers.values():  # noqa: SLF001
-        if b is not None:
-            memo[id(b)] = torch.empty(b.shape, dtype=b.dtype)
-    for name in HOOK_TABLES:
-        if (table := vars(module).get(name)) is not None:
-            memo[id(table)] = load_bearing(table)
-    for value in vars(module).values():
-        detach_graph(value, memo)
 
 
 def _class_of(module: nn.Module) -> type[nn.Module]:

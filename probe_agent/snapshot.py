@@ -1,10 +1,8 @@
 """Snapshot: the model at one step as probes may see it. Evaluating it leaves no trace in training."""
 
-import copy
 import random
 import sys
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,28 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.deadline import Deadline
+from probe_agent.frozen_copy import HALF, copy_of, single
 from probe_agent.likelihood import Likelihood
 from probe_agent.probe_set import Inputs, ProbeSet, each
 from probe_agent.update_rule import UpdateRule
 
 LossFn = Callable[[Any, Tensor], Tensor]
 T = TypeVar("T")
-
-HALF = (torch.float16, torch.bfloat16)
-
-# Forward hooks that are part of the function a module computes; every other hook is a bystander
-# (loggers, profilers, feature extractors) and must not run when a probe evaluates the copy.
-_LOAD_BEARING_HOOKS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
-_HOOK_TABLES = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,90 +196,13 @@ def logits_of(outputs: Any) -> Tensor | None:
 
 def widened(probe_set: ProbeSet) -> ProbeSet:
     """The same numbers, half precision taken to single."""
-    return ProbeSet(each(probe_set.inputs, _single), _single(probe_set.targets))
+    return ProbeSet(each(probe_set.inputs, single), single(probe_set.targets))
 
 
 def _on_copies(loss_fn: LossFn) -> LossFn:
     return lambda outputs, targets: loss_fn(
         outputs.clone() if isinstance(outputs, Tensor) else outputs, targets.clone()
     )
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALF else tensor
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def copy_of(model: nn.Module, *, widen: bool = False) -> nn.Module:
-    """A copy of the model in evaluation mode: same structure, cloned tensors, no bystanders' hooks.
-
-    Everything a module holds is copied, so a forward pass that appends to a list or counts its calls
-    does so in the copy. Gradients, autograd graphs and hooks stay behind.
-    """
-    frozen = copy.deepcopy(model, _stand_ins(model, _single if widen else _same))
-    # Not .eval(): user classes override train() with side effects of their own.
-    for module in frozen.modules():
-        module.training = False
-        _unwrap_forward(module)
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            module.sparse = False  # the same gradient in a layout that every estimator can take
-    return frozen
-
-
-def _unwrap_forward(module: nn.Module) -> None:
-    """Take away what accelerate (for autocast) and Lightning (for ``torch.compile``) put in front of a module's forward.
-
-    What they keep in its attributes would hold the copy in a cycle.
-    """
-    held = vars(module)
-    original = held.pop("_original_forward", None) or (held.get("_compiler_ctx") or {}).get("original_forward")
-    if original is None:
-        return
-    compiled = held.pop("_compiler_ctx", None) or {}
-    for name in ("forward", *(key.removeprefix("original_") for key in compiled)):
-        held.pop(name, None)
-    if getattr(original, "__func__", None) is not type(module).forward:
-        module.forward = original
-
-
-def _stand_ins(model: nn.Module, precision: Callable[[Tensor], Tensor]) -> dict[int, Any]:
-    """What the copy holds in place of the model's tensors, hook tables and graphs: a memo for `copy.deepcopy`."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for p in module._parameters.values():  # noqa: SLF001 - the tables themselves: no recursion, no deduplication
-            if p is not None and id(p) not in memo:
-                memo[id(p)] = nn.Parameter(precision(p.detach().clone()), requires_grad=p.requires_grad)
-        for b in module._buffers.values():  # noqa: SLF001
-            if b is not None and id(b) not in memo:
-                memo[id(b)] = precision(b.detach().clone())
-        for name in _HOOK_TABLES:
-            table = module.__dict__.get(name)
-            if table is not None:
-                memo[id(table)] = _load_bearing(table)
-        for value in module.__dict__.values():
-            _detach_graph(value, memo)
-    return memo
-
-
-def _load_bearing(table: Mapping[int, Any]) -> "OrderedDict[int, Any]":
-    kept = ((key, copy.copy(hook)) for key, hook in table.items() if type(hook).__module__ in _LOAD_BEARING_HOOKS)
-    return OrderedDict(kept)
-
-
-def _detach_graph(value: object, memo: dict[int, Any]) -> None:
-    """Let deepcopy pass tensors kept from a forward pass (attention maps and the like), which it refuses."""
-    if isinstance(value, Tensor):
-        if value.grad_fn is not None and id(value) not in memo:
-            memo[id(value)] = value.detach().clone()
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _detach_graph(item, memo)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _detach_graph(item, memo)
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from probe_agent.accord import Accord
 from probe_agent.findings import Finding
 from probe_agent.gang import Dissolved
 from probe_agent.measuring import Subject
-from probe_agent.place import Choice, Inline
+from probe_agent.place import Choice, Inline, done
 from probe_agent.probe import Probe
-from probe_agent.running_statistics import packed, running_statistics, unpacked
+from probe_agent.running_statistics import from_bytes, running_statistics, to_bytes
 from probe_agent.update_rule import UpdateRule
 
 MEASURING_SECONDS: Final = 60.0
@@ -71,9 +71,7 @@ class Team:
         findings = self._pooled(mine, patience) if order else []
         for finding in findings:
             self._seconds[finding.cost.probe] = finding.cost.seconds
-        found: Future[list[Finding]] = Future()
-        found.set_result(sorted(findings, key=lambda finding: order[finding.cost.probe]))
-        return found
+        return done(sorted(findings, key=lambda finding: order[finding.cost.probe]))
 
     def close(self) -> None:
         """Tell the other ranks not to wait for this one."""
@@ -95,8 +93,8 @@ class Team:
         own = running_statistics(subject.model)
         if own and self._accord.gang is not None:
             try:
-                words = self._accord.gang.exchange(b"" if self._accord.gang.rank else packed(own))
-                return unpacked(words[0], own)
+                words = self._accord.gang.exchange(b"" if self._accord.gang.rank else to_bytes(own))
+                return from_bytes(words[0], own)
             except Dissolved as error:
                 self._accord.end(error)
         return {}

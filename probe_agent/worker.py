@@ -15,46 +15,20 @@ import threading
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
+from probe_agent.complaints import said
 from probe_agent.measuring import Measuring
-from probe_agent.parcel import SharedMemory, unpacked
+from probe_agent.parcel import SharedFile, unpacked
+from probe_agent.process import Process
+from probe_agent.room import kernel_bytes
 
 READY = "ready"
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """Probes run in a process of their own: what it may take.
-
-    Attributes:
-        device: where they compute; the CPU's spare cores, or another GPU than training's.
-        threads: of the CPU; None for one for each core that training has no thread for, at least one.
-        seconds: one probe may take; past that it is over budget, and past twice that the process is ended.
-        memory: bytes on the CPU; None for half of what is free when it starts.
-    """
-
-    device: str = "cpu"
-    threads: int | None = None
-    seconds: float = 120.0
-    memory: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.seconds > 0 and (self.threads is None or self.threads > 0)):
-            raise ValueError(
-                f"Got Process(threads={self.threads}, seconds={self.seconds}); need a number of threads of at least 1 and more "
-                "than 0 seconds."
-            )
-
-    @property
-    def patience(self) -> float:
-        """Seconds after which one probe hangs."""
-        return 2 * self.seconds + 1
 
 
 def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) -> None:
@@ -77,10 +51,10 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
     process, body = connection.recv()
     device = torch.device(process.device)
     _limit(process)
-    subject, probes = unpacked(body, SharedMemory(given), device)
+    subject, probes = unpacked(body, SharedFile(given), device)
     subject = copy.deepcopy(subject)
     measuring = Measuring(probes, most=process.seconds)
-    memory = SharedMemory(snapshot)
+    memory = SharedFile(snapshot)
     connection.send(READY)
     _stand_back()
     while True:
@@ -92,7 +66,7 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
         try:
             model, loss_fn, rule = unpacked(body, memory, device)
         except Exception as error:  # noqa: BLE001 - a module of the script's that cannot be imported here
-            connection.send(f"{type(error).__name__}: {error}")
+            connection.send(said(error))
             continue
         connection.send(READY)
         at, own = (
@@ -126,15 +100,11 @@ def _limit(process: Process) -> None:
     """Refuse this process memory beyond its part, so that a probe that asks for too much gets an error and not the machine."""
     if process.memory is not None:
         with suppress(OSError, ValueError):
-            used = sum(int(line.split()[1]) * 1024 for line in _status() if line.startswith("VmData:"))
+            used = kernel_bytes("/proc/self/status", "VmData:").get("VmData:", 0)
             most = used + process.memory
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     if process.threads is not None:
         torch.set_num_threads(process.threads)
-
-
-def _status() -> list[str]:
-    return Path("/proc/self/status").read_text(encoding="ascii").splitlines()
 
 
 def run() -> None:

@@ -12,7 +12,7 @@ from multiprocessing import Pipe
 from typing import Any, final
 
 from probe_agent.findings import Finding
-from probe_agent.worker import Process
+from probe_agent.process import Process
 from probe_wire import Outcome
 
 START_SECONDS = 120.0
@@ -52,7 +52,7 @@ class WorkerProcess:
         if process.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+            self._popen = subprocess.Popen(  # noqa: S603 - ourselves
                 [sys.executable, "-c", _PROGRAM, *map(str, (theirs.fileno(), *descriptors, os.getpid()))],
                 pass_fds=(theirs.fileno(), *descriptors),
                 env=environment,
@@ -69,7 +69,7 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.poll() is None
+        return self._popen.poll() is None
 
     def set_up(self, process: Process, body: bytes) -> None:
         """Wait until it has loaded what stays the same."""
@@ -89,15 +89,15 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process; from any thread."""
-        self._process.kill()
+        self._popen.kill()
 
     def end(self) -> None:
         """Kill it, and take its place in the process table back, or leave that to the next one that ends."""
         self._connection.close()
         self.kill()
-        _dying.append(self._process)
+        _dying.append(self._popen)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)  # at its low priority it may have to wait before it can even die
+            self._popen.wait(5)  # at its low priority it may have to wait before it can even die
         _dying[:] = [process for process in _dying if process.poll() is None]
 
     def _send(self, message: object) -> None:
@@ -121,7 +121,7 @@ class WorkerProcess:
     def _lost(self) -> WorkerLost:
         """What the process died of, with its last words."""
         try:
-            code = self._process.wait(5)
+            code = self._popen.wait(5)
         except subprocess.TimeoutExpired:
             return WorkerLost("it closed its connection and runs on")
         words = os.pread(self._last_words, 1500, 0).decode(errors="replace").strip()

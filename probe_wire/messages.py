@@ -65,7 +65,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 class ProbeCost(msgspec.Struct, frozen=True, array_like=True):
     """What one probe took at one step, how it came out and, when not ok, why.
 
-    ``bytes`` is how far it raised the most memory its process ever had; ``apart`` says that this was not the training
+    ``memory_raised`` is by how many bytes it raised the most memory its process ever had; ``apart`` says that this was not the training
     process, so that training did not wait for the ``seconds``.
     """
 
@@ -73,7 +73,7 @@ class ProbeCost(msgspec.Struct, frozen=True, array_like=True):
     seconds: float
     outcome: Annotated[int, Meta(ge=0, le=255)] = 0
     detail: Text = ""
-    bytes: Count = 0
+    memory_raised: Count = 0
     apart: bool = False
 
 

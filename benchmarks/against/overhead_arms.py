@@ -125,7 +125,7 @@ class Watched(Plain):
     def _worker(self) -> int | None:
         """The worker's process id."""
         worker = getattr(self.monitor._place, "_worker", None)  # noqa: SLF001
-        return worker and worker._process.pid  # noqa: SLF001
+        return worker and worker._popen.pid  # noqa: SLF001
 
     def _signal(self, number: signal.Signals) -> None:
         if (pid := self._worker()) is not None:
@@ -182,7 +182,10 @@ class Cockpitted(Job):
         self._loss, self._losses = extend(nn.CrossEntropyLoss()), extend(nn.CrossEntropyLoss(reduction="none"))
         self._cockpit = cockpit.Cockpit(list(self.model.parameters()), quantities=quantities(configuration))
         self._step = 0
-        self.step()
+        try:
+            self.step()
+        except Exception as error:
+            raise Missing(f"{self.name} does not take this model: {type(error).__name__}: {error}") from error
 
     def step(self) -> None:
         """One step, as its documentation writes it."""

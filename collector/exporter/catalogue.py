@@ -107,7 +107,7 @@ REPORTS_DROPPED = Family(
 SNAPSHOTS_SKIPPED = Family(
     "phasewatch_agent_snapshots_skipped_total",
     "counter",
-    "Snapshots the agent skipped: measuring them would have cost more than its share, or the one before was still being measured.",
+    "Snapshots not taken: to stay within the share of time, because the one before was still being measured, or because one failed.",
     ("run", "rank"),
 )
 SCALARS_DROPPED = Family(

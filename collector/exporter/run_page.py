@@ -64,7 +64,7 @@ def write_probes(page: Page, still: Still, share: Share) -> None:
     for name, probe in still.probes.items():
         if share.take(2 + len(Outcome), ("probe", name)):
             page.add(c.PROBE_SECONDS, [run, ("probe", name)], probe.seconds)
-            page.add(c.PROBE_MEMORY, [run, ("probe", name)], probe.bytes)
+            page.add(c.PROBE_MEMORY, [run, ("probe", name)], probe.memory_raised)
             for outcome in Outcome:
                 page.add(c.PROBE_OUTCOMES, [run, ("probe", name), ("outcome", outcome.label)], probe.outcomes[outcome])
     for quantity, outcomes in still.outcomes().items():

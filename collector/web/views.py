@@ -50,12 +50,12 @@ class RankView(msgspec.Struct, frozen=True):
 class ProbeView(msgspec.Struct, frozen=True):
     """What one probe cost so far and how its measurements came out, by outcome.
 
-    ``bytes`` is how far it raised its process's memory; ``apart``, that this is not the training process.
+    ``memory_raised`` is by how many bytes it raised its process's memory; ``apart``, that this is not the training process.
     """
 
     probe: str
     seconds: float
-    bytes: int
+    memory_raised: int
     apart: bool
     outcomes: dict[str, int]
     last_problem: str
@@ -172,7 +172,7 @@ def probe_views(live: LiveRun | None) -> list[ProbeView]:
         ProbeView(
             name,
             probe.seconds,
-            probe.bytes,
+            probe.memory_raised,
             probe.apart,
             {outcome.label: n for outcome, n in sorted(probe.outcomes.items())},
             probe.last_problem,

@@ -54,7 +54,7 @@ def doctor(
             said = run(command, {VARIABLE: str(file)}, timeout)
         if said or not file.exists():
             why = said or f"it never called probe_agent.attach(...), or took fewer than {AFTER_STEPS} optimizer steps."
-            console.print(f"[red]The command failed:[/red] {why}", highlight=False)
+            console.print(f"[red]The command failed:[/red] {escape(why)}", highlight=False)
             raise typer.Exit(2)
         found = json.loads(file.read_text(encoding="utf-8"))
     if as_json:
@@ -88,7 +88,7 @@ def _probes(found: dict[str, Any]) -> Table:
             f"[{colour}]{outcome}[/]",
             well,
             f"{each['seconds']:.3g}",
-            f"{each['bytes'] / 1e6:.0f}",
+            f"{each['memory_raised'] / 1e6:.0f}",
             needs,
             why,
         )

@@ -1,6 +1,5 @@
 """Attachment: a monitor on behalf of a framework's callback. What would fail training is a warning instead."""
 
-import logging
 from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, final
@@ -9,9 +8,9 @@ import torch
 from torch import Tensor
 
 from probe_agent.attach import attach
+from probe_agent.complaints import said, warn
+from probe_agent.errors import AttachError
 from probe_agent.monitor import Monitor
-
-logger = logging.getLogger("probe_agent")
 
 _BATCHES = ("probe_batch", "test_batch", "ood_batch")
 
@@ -39,7 +38,8 @@ class Attachment:
             settings |= {name: _moved(settings[name], home) for name in _BATCHES if name in settings}
             self.monitor = attach(**settings)
         except Exception as error:  # noqa: BLE001 - the training goes on, unwatched
-            logger.warning("phasewatch: this training is not watched: %s", error)
+            why = str(error) if isinstance(error, AttachError) else said(error)
+            warn(f"this training is not watched: {why}")
 
     def close(self, reason: str) -> None:
         """Close the monitor, if there is one."""

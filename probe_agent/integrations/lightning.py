@@ -7,6 +7,7 @@ from typing import Any, final
 
 from torch.nn.modules.loss import _Loss
 
+from probe_agent.errors import AttachError
 from probe_agent.integrations.attachment import Attachment
 from probe_agent.monitor import Monitor
 from probe_agent.snapshot import LossFn
@@ -77,6 +78,10 @@ class PhasewatchCallback(pl.Callback):
 
     def _found(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> dict[str, Any]:
         model = pl_module.get_submodule(self._module)
+        if self._optimizer >= len(trainer.optimizers):
+            raise AttachError(
+                f"Got optimizer={self._optimizer} and {len(trainer.optimizers)} optimizers; need the place of one of them, from 0."
+            )
         losses = [module for module in model.modules() if isinstance(module, _Loss)]
         return {
             "model": model,

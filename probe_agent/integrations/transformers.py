@@ -3,16 +3,14 @@
 Trainer(..., callbacks=[PhasewatchCallback("my run", probe_batch=collator([dataset[i] for i in range(256)]))])
 """
 
-import logging
 from typing import Any, final
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from probe_agent.complaints import warn
 from probe_agent.integrations.attachment import Attachment
 from probe_agent.monitor import Monitor
 from probe_agent.snapshot import LossFn
-
-logger = logging.getLogger("probe_agent")
 
 
 @final
@@ -48,9 +46,7 @@ class PhasewatchCallback(TrainerCallback):
     ) -> None:
         """Attach before the first step: by now a checkpoint has been restored."""
         if self._own_loss and args.label_smoothing_factor:
-            logger.warning(
-                "phasewatch: the loss is measured as the model computes it, without the Trainer's label smoothing."
-            )
+            warn("the loss is measured as the model computes it, without the Trainer's label smoothing.")
         self._attachment.open(
             lambda: {"model": found["model"], "optimizer": found["optimizer"], "step": state.global_step}
         )

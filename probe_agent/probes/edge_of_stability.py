@@ -49,7 +49,7 @@ class EdgeOfStability(Probe):
 
     name: ClassVar[str] = "edge_of_stability"
     quantities: ClassVar[tuple[Quantity, ...]] = (EDGE,)
-    needs: ClassVar = frozenset({Need.SECOND_DERIVATIVES, Need.OPTIMIZER})
+    needs: ClassVar = frozenset({Need.TRUE_GRADIENTS, Need.OPTIMIZER})
 
     tolerance: float = 0.01
     max_products: int = 24

@@ -12,6 +12,8 @@ from probe_agent.errors import NotApplicable
 from probe_agent.estimators import subspace
 from probe_agent.estimators.draws import Draws, jackknife_draws, mean_of, numbers, ratio_draws
 from probe_agent.estimators.group_gradients import equal_deal, group_gradients
+from probe_agent.estimators.hvp import hessian_of
+from probe_agent.estimators.second_order import certified, settings_of
 from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
@@ -77,7 +79,7 @@ class GradientSubspace(Probe):
         if memory.get("trainable") != trainable:  # directions in another space cannot overlap
             memory.clear()
             memory["trainable"] = trainable
-        bases, draws, settings = self._hessian(snapshot) if self.route == "hessian" else self._classes(snapshot)
+        bases, draws, settings = self._hessian(snapshot, memory) if self.route == "hessian" else self._classes(snapshot)
         settings |= {"random": f"{len(bases[0]) / sum(p.numel() for p in snapshot.params.values()):.2g}"}
         yield Measurement(quantity=FRACTION, estimate=mean_of(draws), draws=draws, settings=settings)
         yield self._overlap(bases, memory, settings)
@@ -101,16 +103,18 @@ class GradientSubspace(Probe):
             settings["sketched"] = "yes"
         return bases, subspace.cross_fitted(gram), settings
 
-    def _hessian(self, snapshot: Snapshot) -> tuple[list[Tensor], Draws, dict[str, str]]:
+    def _hessian(self, snapshot: Snapshot, memory: Memory) -> tuple[list[Tensor], Draws, dict[str, str]]:
         parts = equal_deal(snapshot, self.folds)
         found = group_gradients(snapshot, [snapshot.probe_set.part(part) for part in parts])
-        bases = [subspace.top_eigenvectors(snapshot, self.k, self.products).double()]
-        bases += [b.double() for b in subspace.eigenvectors_without(snapshot, self.k, self.products, parts)]
-        settings = {"route": "hessian", "k": str(len(bases[0])), "products": str(self.products)}
         if found.sketched:
             raise NotApplicable(
                 "Got too many parameters to hold the Hessian's eigenvectors beside gradients; use route='classes'."
             )
+        certified(snapshot, memory)
+        bases = [subspace.top_eigenvectors(snapshot, self.k, self.products).double()]
+        bases += [b.double() for b in subspace.eigenvectors_without(snapshot, self.k, self.products, parts)]
+        settings = {"route": "hessian", "k": str(len(bases[0])), "products": str(self.products)}
+        settings |= settings_of(hessian_of(snapshot).route, memory)
         rows = subspace.stacked(found).double()
         inside = np.array([float((basis @ row).square().sum()) for basis, row in zip(bases[1:], rows, strict=True)])
         return bases, ratio_draws(inside, numbers(rows.square().sum(1))), settings

@@ -65,7 +65,7 @@ class HessianSpectrum(Probe):
 
     name: ClassVar[str] = "hessian_spectrum"
     quantities: ClassVar[tuple[Quantity, ...]] = (LAMBDA_MIN, GAP, NEGATIVE)
-    needs: ClassVar = frozenset({Need.SECOND_DERIVATIVES})
+    needs: ClassVar = frozenset({Need.TRUE_GRADIENTS})
 
     products: int = 12
     tolerance: float = 0.1

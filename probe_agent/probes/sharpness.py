@@ -55,7 +55,7 @@ class Sharpness(Probe):
 
     name: ClassVar[str] = "sharpness"
     quantities: ClassVar[tuple[Quantity, ...]] = (SHARPNESS,)
-    needs: ClassVar = frozenset({Need.SECOND_DERIVATIVES})
+    needs: ClassVar = frozenset({Need.TRUE_GRADIENTS})
 
     tolerance: float = 0.01
     max_products: int = 24

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators.activations import BENT_ELSEWHERE, fused, see_activations
-from probe_agent.snapshot import copy_of
+from probe_agent.frozen_copy import copy_of
 
 Floats = NDArray[np.float64]
 

@@ -164,7 +164,7 @@ def troubled(_: str) -> dict[str, Any]:
     monitor = watch(model, optimizer, data(0), "broken", watches=[Watch(Every(2), (Broken(), Loss()))])
     train(model, optimizer)
     monitor.close()
-    found["broken"], found["inputs"] = reports(monitor), monitor._subject.probe_set.n
+    found["broken"], found["inputs"] = reports(monitor), monitor.subject.probe_set.n
 
     model, optimizer = parallel()
     monitor = watch(model, optimizer, data(rank()), "early")
@@ -283,7 +283,7 @@ def processes(_: str) -> dict[str, Any]:
             break
         time.sleep(0.05)
     monitor.close()
-    return {"reports": reports(monitor), "inputs": monitor._subject.probe_set.n}
+    return {"reports": reports(monitor), "inputs": monitor.subject.probe_set.n}
 
 
 def reporting(collector: str) -> dict[str, Any]:

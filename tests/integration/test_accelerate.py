@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import probe_agent
 from probe_agent import AttachError, ListOutbox
-from probe_agent.snapshot import copy_of
+from probe_agent.frozen_copy import copy_of
 from tests.framework_runs import WATCHES, left_behind, measured_plainly, run_example, same, seed_all, values
 
 CLASSES = 3

@@ -51,6 +51,55 @@ def test_every_probe_is_tried_and_what_it_costs_is_told(tmp_path: Path) -> None:
     assert "2%" in result.output
 
 
+MODELS = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def classifier():
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), F.cross_entropy, (torch.randn(16, 6), torch.randint(3, (16,)))
+
+
+def regression():
+    model = nn.Linear(6, 2)
+    return {"model": model, "loss_fn": nn.MSELoss(), "probe_batch": (torch.randn(16, 6), torch.randn(16, 2)),
+            "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "outcomes"),
+    [
+        ("classifier", {"loss": "ok", "fisher_trace": "ok"}),
+        ("regression", {"edge_of_stability": "ok", "calibration": "not_applicable"}),
+    ],
+)
+def test_a_model_without_a_script_is_examined_too(
+    name: str, outcomes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["doctor", "--json", f"models:{name}"])
+    assert result.exit_code == 0, result.output
+    found = {each["probe"]: each["outcome"] for each in json.loads(result.output)["probes"]}
+    assert found.keys() == {probe.name for probe in PROBES}
+    assert {probe: found[probe] for probe in outcomes} == outcomes
+
+
+def test_a_name_that_leads_to_no_model_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    for name, words in (("nothing", "Got a int from models:nothing()"), ("none", "of a function that can be imported")):
+        result = CliRunner().invoke(app, ["doctor", f"models:{name}"])
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.split())
+
+
 def test_what_does_not_apply_says_why(tmp_path: Path) -> None:
     result = doctor(tmp_path, "--json", activation="nn.Identity()")
     assert result.exit_code == 0, result.output

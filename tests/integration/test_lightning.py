@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import probe_agent
 from probe_agent import ListOutbox
+from probe_agent.frozen_copy import copy_of
 from probe_agent.integrations.lightning import PhasewatchCallback
-from probe_agent.snapshot import copy_of
 from tests.framework_runs import WATCHES, left_behind, measured_plainly, run_example, same, seed_all, values
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

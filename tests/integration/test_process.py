@@ -206,7 +206,7 @@ def test_a_probe_that_brings_the_worker_down_again_and_again_is_not_run_any_more
 def test_a_worker_killed_between_two_measurements_is_replaced_and_no_probe_is_blamed(jobs: Callable[..., Job]) -> None:
     job = jobs(Loss())
     job.steps(1)
-    os.kill(job.monitor._place._worker._process.pid, signal.SIGKILL)
+    os.kill(job.monitor._place._worker._popen.pid, signal.SIGKILL)
     time.sleep(0.2)
     job.steps(1)
     assert job.outcomes(2)["loss"][0] is Outcome.OK
@@ -295,7 +295,7 @@ monitor = probe_agent.attach(model, optimizer, loss_fn=F.cross_entropy, probe_ba
 until = time.monotonic() + 60
 while not outbox.drafts and time.monotonic() < until:
     time.sleep(0.02)
-print(outbox.drafts[0].costs[0].outcome, monitor._place._worker._process.pid, flush=True)
+print(outbox.drafts[0].costs[0].outcome, monitor._place._worker._popen.pid, flush=True)
 """
 
 

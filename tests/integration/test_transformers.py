@@ -83,7 +83,7 @@ def attached(model: nn.Module, batch: Any, loss_fn: Any = None, **settings: Any)
         model, optimizer, loss_fn=loss_fn, probe_batch=batch, run="hf", watches=WATCHES, outbox=outbox, **settings
     )
     monitor.close()
-    return monitor._subject, outbox
+    return monitor.subject, outbox
 
 
 def test_a_causal_language_model_is_measured_as_its_predictions_of_the_next_word() -> None:

@@ -27,7 +27,7 @@ export function counters(run) {
     count("reports", run.reports, "Reports committed to the store."),
     count("lost", run.lost, "Reports the agent numbered that the collector never had.", true),
     count("dropped", losses.reports_dropped, "Reports the agent gave up: its memory was full, or they could not be sent.", true),
-    count("skipped", losses.snapshots_skipped, "Snapshots not taken, to stay within the agent's share of time.", true),
+    count("skipped", losses.snapshots_skipped, "Snapshots not taken: to stay within the share of time, because the one before was still being measured, or because one failed.", true),
     count("scalars dropped", losses.scalars_dropped, "Logged scalars the agent could not keep.", true),
   );
 }
@@ -48,7 +48,7 @@ export function healthPanel({ ranks, probes, run, now, unjudged }) {
         words(probe.probe),
         duration(probe.seconds),
         probe.apart ? "beside it" : training > 0 ? percent(probe.seconds / training) : "—",
-        probe.bytes ? bytes(probe.bytes) : "—",
+        probe.memory_raised ? bytes(probe.memory_raised) : "—",
         whole(probe.outcomes.ok ?? 0),
         troubles(probe.outcomes),
         probe.last_problem || "—",

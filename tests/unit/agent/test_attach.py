@@ -192,7 +192,7 @@ def test_inputs_may_be_a_tuple_or_a_dict() -> None:
 def test_the_probe_batch_is_copied_so_that_a_loader_may_reuse_its_memory() -> None:
     x = torch.randn(6, 3)
     monitor = attach(probe_batch=(x, GOOD_Y))
-    kept = monitor._subject.probe_set.inputs
+    kept = monitor.subject.probe_set.inputs
     assert isinstance(kept, Tensor)
     x.zero_()
     assert kept.abs().sum() > 0
@@ -290,8 +290,8 @@ def test_what_writes_to_what_it_is_given_is_given_copies(way: str) -> None:
     watches = [Watch(Every(1), probes)]
     batch = (torch.randn(16, 3), y)
     monitor = attach(model, optimizer, loss_fn=loss, probe_batch=batch, watches=watches, outbox=outbox)
-    assert monitor._subject.fresh == (way != "none")
-    assert monitor._subject.likelihood is None or way not in ("outputs", "targets")
+    assert monitor.subject.fresh == (way != "none")
+    assert monitor.subject.likelihood is None or way not in ("outputs", "targets")
     optimizer.step()
     first, second = (
         {(c.quantity, *c.labels.values()): e.value for _, c, e in draft.columns} for draft in outbox.drafts

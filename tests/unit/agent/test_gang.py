@@ -18,7 +18,7 @@ from probe_agent.gang import Dissolved, Gang
 from probe_agent.job import Job
 from probe_agent.joint_probe_set import joint
 from probe_agent.probe_set import ProbeSet
-from probe_agent.running_statistics import packed, running_statistics, unpacked
+from probe_agent.running_statistics import from_bytes, running_statistics, to_bytes
 
 
 def each(size: int, does: Callable[[Gang], Any], store: Any = None) -> list[Any]:
@@ -202,5 +202,5 @@ def test_running_statistics_are_packed_to_the_bit(dtype: torch.dtype) -> None:
     model(torch.randn(8, 2, dtype=dtype))
     statistics: dict[str, Tensor] = running_statistics(model)
     assert list(statistics) == ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
-    copied = unpacked(packed(statistics), statistics)
+    copied = from_bytes(to_bytes(statistics), statistics)
     assert all(torch.equal(copied[name], b) and copied[name].dtype == b.dtype for name, b in statistics.items())

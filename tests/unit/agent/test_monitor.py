@@ -19,6 +19,7 @@ from torch import nn
 
 import probe_agent
 from probe_agent import Budget, Every, ListOutbox, Measurement, Memory, Monitor, NotApplicable, Probe, Snapshot, Watch
+from probe_agent.needs import Need
 from probe_agent.probes.loss import Loss
 from probe_wire import Estimate, Outcome, Quantity
 
@@ -321,6 +322,43 @@ def test_a_probe_that_turns_ten_times_slower_is_back_under_budget_within_three_m
     assert outbox.drafts[first + 1].step - outbox.drafts[first].step > 2 * (
         outbox.drafts[first - 1].step - outbox.drafts[first - 2].step
     )
+
+
+@final
+@dataclass(frozen=True)
+class Looking(Probe):
+    """Asks for the last two updates, which cost a copy of the weights each."""
+
+    name: ClassVar = "looking"
+    quantities: ClassVar = (Quantity("updates_seen", "1", "Updates.", "Updates"),)
+    uses: ClassVar = frozenset({Need.UPDATES})
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        seen = len(snapshot.rule.updates) if snapshot.rule else 0
+        yield Measurement(quantity=self.quantities[0], estimate=Estimate(seen, 0.0))
+
+
+def test_recording_the_last_updates_does_not_eat_up_what_the_measurement_saves() -> None:
+    model = nn.Sequential(nn.Linear(3, 2000), nn.Linear(2000, 1000), nn.Linear(1000, 2))  # 8 MB a copy
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    outbox = ListOutbox()
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])),
+        run="test",
+        watches=[Watch(Every(1), (Looking(),))],
+        budget=Budget(share=0.4, allowance=0.0),
+        outbox=outbox,
+    )
+    for _ in range(400):
+        time.sleep(0.001)
+        optimizer.step()
+    monitor.close()
+    assert len(outbox.drafts) > 3
+    assert [draft.columns[0][2].value for draft in outbox.drafts[2:]] == [2.0] * (len(outbox.drafts) - 2)
+    assert outbox.drafts[-1].probe_seconds < 0.6 * outbox.drafts[-1].training_seconds
 
 
 def test_what_a_budget_leaves_out_is_in_the_report_as_a_cost_without_points() -> None:

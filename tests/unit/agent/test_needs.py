@@ -98,7 +98,7 @@ LACKING: dict[Need, tuple[Callable[[], Snapshot], set[Need]]] = {
         set(),
     ),
     Need.ACTIVATIONS: (lambda: taken(nn.Linear(4, 3).double()), set()),
-    Need.SECOND_DERIVATIVES: (
+    Need.TRUE_GRADIENTS: (
         lambda: taken(Around(lambda network, x: network[2](Reweighted.apply(network[1](network[0](x)))))),  # type: ignore[no-untyped-call]
         set(),
     ),
@@ -144,4 +144,4 @@ def test_every_need_is_somebodys_and_has_its_sentence() -> None:
 def test_the_list_of_probes_tells_what_each_needs() -> None:
     said = CliRunner().invoke(app, ["probes"]).output
     assert all(need.label in said for need in Need)
-    assert '"needs":["second derivatives","optimizer"]' in CliRunner().invoke(app, ["probes", "--json"]).output
+    assert '"needs":["true gradients","optimizer"]' in CliRunner().invoke(app, ["probes", "--json"]).output

@@ -40,7 +40,7 @@ def attached(model: nn.Module, batch: Any, loss_fn: Any = None, **settings: Any)
         model, optimizer, loss_fn=loss_fn, probe_batch=batch, run="own", watches=WATCHES, outbox=outbox, **settings
     )
     monitor.close()
-    return monitor._subject, outbox
+    return monitor.subject, outbox
 
 
 def test_a_loss_that_is_no_likelihood_is_measured_as_the_model_computes_it(caplog: pytest.LogCaptureFixture) -> None:

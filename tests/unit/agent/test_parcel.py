@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probe_agent.parcel import SharedMemory, packed, unpacked
+from probe_agent.parcel import SharedFile, packed, unpacked
 from probe_agent.room import UNKNOWN, _control_group, free_bytes
 
 CPU = torch.device("cpu")
 
 
 def there_and_back(content: object) -> Any:
-    memory = SharedMemory()
+    memory = SharedFile()
     body = packed(content, memory)
-    other = SharedMemory(memory.descriptor)  # as the worker opens it
+    other = SharedFile(memory.descriptor)  # as the worker opens it
     return unpacked(body, other, CPU)
 
 
@@ -76,8 +76,8 @@ def test_a_model_computes_the_same_on_the_other_side_and_a_closure_keeps_what_it
 
 
 def test_the_next_parcel_may_be_larger_and_lies_over_the_last() -> None:
-    memory = SharedMemory()
-    other = SharedMemory(memory.descriptor)
+    memory = SharedFile()
+    other = SharedFile(memory.descriptor)
     first = unpacked(packed([torch.ones(4)], memory), other, CPU)[0]
     second = unpacked(packed([torch.full((100_000,), 2.0)], memory), other, CPU)[0]
     assert second.sum() == 200_000
@@ -106,7 +106,7 @@ def test_sparse_tensors_go_the_ordinary_way() -> None:
 def test_what_was_packed_is_untouched() -> None:
     model = nn.Linear(3, 2)
     before = copy.deepcopy(model.state_dict())
-    packed(model, SharedMemory())
+    packed(model, SharedFile())
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 
 

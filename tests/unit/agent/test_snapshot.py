@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from probe_agent.frozen_copy import copy_of
 from probe_agent.probe_set import ProbeSet
-from probe_agent.snapshot import Snapshot, copy_of, undisturbed
+from probe_agent.snapshot import Snapshot, undisturbed
 
 
 def take(model: nn.Module, inputs: Tensor, step: int = 0) -> Snapshot:
