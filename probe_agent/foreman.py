@@ -28,7 +28,7 @@ from probe_agent.frozen_copy import copy_of
 from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
 from probe_agent.parcel import SharedFile, packed
-from probe_agent.place import Choice, done
+from probe_agent.place import BESIDE, Choice, done
 from probe_agent.probe import Probe
 from probe_agent.process import Process
 from probe_agent.room import free_bytes, short_of, weight_bytes
@@ -111,9 +111,9 @@ class Foreman:
             self._worker.kill()  # whatever the foreman's thread waits for ends with it
         return max(sum(self._seconds.get(probe.name, 1.0) for probe in order.probes) - passed, passed / 4, 0.05)
 
-    def expected(self, probe: Probe) -> float:  # noqa: ARG002 - the copy of the weights costs the same whatever is measured
-        """Its part of what handing over the weights took last time."""
-        return self._share
+    def expected(self, probe: Probe) -> float:
+        """Its part of what handing over the weights took last time, and what it holds training up from beside."""
+        return self._share + BESIDE * self._seconds.get(probe.name, 0.0)
 
     def agreed(self, step: int, choice: Choice) -> Choice:  # noqa: ARG002 - a Place's signature
         """Nobody else is asked."""

@@ -33,7 +33,7 @@ from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
 from probe_agent.optimizers import Recorder, rule_of
 from probe_agent.outbox import Outbox
-from probe_agent.place import Choice, Place
+from probe_agent.place import BESIDE, Choice, Place
 from probe_agent.probe import Probe
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch, probes_of
@@ -64,7 +64,6 @@ class Monitor:
         subject: what is measured.
         step: optimizer steps so far.
         snapshots_skipped: measurements that were due and not made.
-        probe_seconds: what measuring took of the training thread so far.
     """
 
     def __init__(
@@ -85,7 +84,8 @@ class Monitor:
         self.subject = subject
         self.step = step
         self.snapshots_skipped = 0
-        self.probe_seconds = 0.0
+        self._measured = 0.0  # seconds of the training thread
+        self._charged = 0.0  # seconds for what a worker held training up beside it; the foreman's thread counts them
         self._live = live or subject.model  # what the optimizer updates, where that is not what is measured
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
@@ -142,6 +142,11 @@ class Monitor:
         return list(self._advice)
 
     @property
+    def probe_seconds(self) -> float:
+        """Seconds that measuring has taken from training."""
+        return self._measured + self._charged
+
+    @property
     def training_seconds(self) -> float:
         """Seconds since attaching that were not spent in probes."""
         return time.perf_counter() - self._started - self._spent
@@ -191,7 +196,7 @@ class Monitor:
                 raise
             self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {said(error)}")
         self._recording = time.perf_counter() - began
-        self.probe_seconds += self._recording
+        self._measured += self._recording
 
     # -- at a step that is due --------------------------------------------------------------------
 
@@ -210,14 +215,15 @@ class Monitor:
             self._complain("monitor", f"measuring at step {self.step} failed: {said(error)}")
         finally:
             self._next_due = min(self._due)
-            self.probe_seconds, self._began = self._spent, None
+            self._measured += time.perf_counter() - self._began
+            self._began = None
             _turn.release()
 
     @property
     def _spent(self) -> float:
         """Probe seconds, those of the measurement in progress included."""
-        running = 0.0 if self._began is None else time.perf_counter() - self._began
-        return self.probe_seconds + running
+        began = self._began
+        return self.probe_seconds + (0.0 if began is None else time.perf_counter() - began)
 
     def _measure_what_is_due(self) -> None:
         due = [i for i, at in enumerate(self._due) if at <= self.step]
@@ -258,10 +264,9 @@ class Monitor:
     def _measure(self, probes: Sequence[Probe], skipped: Iterable[Probe]) -> None:
         observed = [*self._scalars.drain(), *(self._skipped.drain(self.step) if self._skipped else ())]
         draft = Draft(self.step, time.time(), observed, tuple(map(_left_out, skipped)))
-        spent = self._spent
         found = self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
         for probe in probes:
-            self._had[probe] += self._place.expected(probe) if found.done() else (self._spent - spent) / len(probes)
+            self._had[probe] += self._place.expected(probe)
         draft = replace(
             draft,
             training_seconds=self.training_seconds,
@@ -277,6 +282,7 @@ class Monitor:
     def _report(self, draft: Draft, findings: Sequence[Finding]) -> None:
         """Queue what was found; in another thread where the probes did not run in this one."""
         complaints_of(findings, draft.step, self._complain)
+        self._charged += BESIDE * sum(finding.cost.seconds for finding in findings if finding.cost.apart)
         columns = [*columns_of(findings, self._complain), *draft.columns]
         costs = (*(finding.cost for finding in findings), *draft.costs)
         self._outbox.put(replace(draft, columns=columns, costs=costs))

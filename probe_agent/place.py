@@ -12,6 +12,10 @@ from probe_agent.measuring import Measuring, Subject
 from probe_agent.probe import Probe
 from probe_agent.update_rule import UpdateRule
 
+BESIDE = 0.05
+"""Of the seconds a worker process computes so much is charged to the budget: it shares caches, memory and perhaps the two halves of
+a core with training. Measured: 2 to 4 % on two virtual cores (`benchmarks/results/overhead.md`)."""
+
 
 class Choice(NamedTuple):
     """What to measure now, what is due and has to be skipped, and how many steps to wait where nothing can be measured."""

@@ -60,6 +60,19 @@ class Danger(Probe):
         yield Measurement(quantity=DANGER, estimate=Estimate(float(snapshot.step), 0.0))
 
 
+@final
+@dataclass(frozen=True)
+class Slow(Probe):
+    """Takes half a second."""
+
+    name: ClassVar = "slow"
+    quantities: ClassVar = (Quantity("slowness", "1", "Of a slow probe.", "Slowness"),)
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        time.sleep(0.5)
+        yield Measurement(quantity=self.quantities[0], estimate=Estimate(1.0, 0.0))
+
+
 def spin() -> None:
     while True:
         pass
@@ -156,6 +169,16 @@ def test_every_probe_gives_the_same_numbers_as_in_the_training_thread(jobs: Call
     for ours, theirs in zip(here.outbox.drafts, there.outbox.drafts, strict=True):
         assert [(c, repr(e)) for _, c, e in ours.columns] == [(c, repr(e)) for _, c, e in theirs.columns]
     assert all(torch.equal(a, b) for a, b in zip(here.model.parameters(), there.model.parameters(), strict=True))
+
+
+def test_what_the_worker_holds_training_up_from_beside_is_charged_to_the_budget(jobs: Callable[..., Job]) -> None:
+    job = jobs(Slow())
+    job.steps(1)
+    computed = sum(cost.seconds for draft in job.outbox.drafts for cost in draft.costs)
+    assert computed > 0.8
+    assert job.monitor.probe_seconds > 0.05 * computed
+    assert job.monitor._place.expected(Slow()) > 0.05 * 0.4
+    assert all(cost.apart for draft in job.outbox.drafts for cost in draft.costs)
 
 
 def test_a_change_of_the_networks_structure_arrives(jobs: Callable[..., Job]) -> None:

@@ -40,7 +40,7 @@ class Weight(Probe):
         for step, error in self.raising:
             if snapshot.step == step:
                 raise error
-        draws = np.array([float(p.sum()) for p in snapshot.params.values()])
+        draws = np.array([float(p.detach().sum()) for p in snapshot.params.values()])
         yield Measurement(
             quantity=WEIGHT, estimate=Estimate(float(draws.mean()), 1.0, math.nan, draws.size), draws=draws
         )
@@ -92,15 +92,15 @@ def test_a_snapshot_shows_the_parameters_after_the_step() -> None:
     monitor, outbox, optimizer, model = setup()
     step(optimizer, model)
     monitor.close()
-    expected = np.mean([float(p.sum()) for p in model.parameters()])
+    expected = np.mean([float(p.detach().sum()) for p in model.parameters()])
     assert outbox.drafts[-1].columns[0][2].value == pytest.approx(expected)
 
 
 def test_the_paired_standard_error_comes_from_the_change_between_two_snapshots() -> None:
     monitor, outbox, optimizer, model = setup()
-    before = np.array([float(p.sum()) for p in model.parameters()])
+    before = np.array([float(p.detach().sum()) for p in model.parameters()])
     step(optimizer, model)
-    after = np.array([float(p.sum()) for p in model.parameters()])
+    after = np.array([float(p.detach().sum()) for p in model.parameters()])
     monitor.close()
     assert math.isnan(outbox.drafts[0].columns[0][2].paired)
     assert outbox.drafts[1].columns[0][2].paired == pytest.approx(np.std(after - before, ddof=1) / math.sqrt(4))
