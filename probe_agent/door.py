@@ -281,9 +281,12 @@ def watches(given: Sequence[Watch] | str | None) -> Sequence[Watch]:
 def budget(given: Budget | str | None) -> Budget:
     """The budget, or the one of that percentage."""
     try:
-        return Budget.of(given) if isinstance(given, str) else given or Budget()
+        found = Budget.of(given) if isinstance(given, str) else Budget() if given is None else given
     except ValueError as error:
         raise AttachError(str(error)) from error
+    if not isinstance(found, Budget):
+        raise AttachError(f'Got budget={given!r}; need a percentage of training time, such as "1%", or a Budget.')
+    return found
 
 
 def process(where: object) -> Process | None:

@@ -30,15 +30,18 @@ class Examination:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._first: int | None = None
         self._memory: dict[str, int] = {}
 
     def put(self, draft: Draft) -> None:
         """Take a report; the one that counts is the last thing this process does."""
-        if draft.step < AFTER_STEPS:  # the memory that was taken then is not taken again
+        self._first = draft.step if self._first is None else self._first
+        steps = draft.step - self._first
+        if steps < AFTER_STEPS:  # the memory that was taken then is not taken again
             self._memory = {cost.probe: cost.memory_raised for cost in draft.costs}
             return
         found = {
-            "step_seconds": draft.training_seconds / draft.step,
+            "step_seconds": draft.training_seconds / steps,
             "probes": [
                 {
                     "probe": cost.probe,

@@ -31,7 +31,8 @@ from probe_agent.parcel import SharedFile, packed
 from probe_agent.place import BESIDE, Choice, done
 from probe_agent.probe import Probe
 from probe_agent.process import Process
-from probe_agent.room import free_bytes, short_of, weight_bytes
+from probe_agent.room import cores, free_bytes, short_of, weight_bytes
+from probe_agent.snapshot import undisturbed
 from probe_agent.update_rule import UpdateRule
 from probe_agent.worker import READY
 from probe_agent.worker_process import CLOSED, START_SECONDS, WorkerLost, WorkerProcess
@@ -40,13 +41,13 @@ from probe_wire import Outcome
 CPU = torch.device("cpu")
 
 STRIKES = 3
-"""So often may a probe bring the worker down."""
+"""So often in a row may a probe bring the worker down."""
 
 CLOSE_SECONDS = 0.4
 """The most `close` takes; a measurement in progress gets half of it to end."""
 
-_REST = 30.0
-"""Seconds between two attempts to start a worker that does not start."""
+_REST, _LONGEST_REST = 30.0, 3600.0
+"""Seconds between two attempts to start a worker that does not start; each time twice as long."""
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class Foreman:
     """
 
     def __init__(self, subject: Subject, probes: Sequence[Probe], process: Process) -> None:
-        threads = process.threads or max(1, (os.cpu_count() or 1) - torch.get_num_threads())
+        threads = process.threads or max(1, cores() - torch.get_num_threads())
         memory = process.memory or free_bytes(CPU) // 2
         self._process = replace(process, threads=threads, memory=memory)
         self._given, self._snapshot, self._last_words = SharedFile(), SharedFile(), SharedFile()
@@ -77,8 +78,10 @@ class Foreman:
         stays = replace(subject, model=nothing, loss_fn=nothing)  # they come with each order
         try:
             self._setup = packed((stays, tuple(probes)), self._given)
-            packed((copy_of(subject.model), subject.loss_fn, None), self._snapshot)
+            with undisturbed(subject.probe_set.device, subject.seed):
+                packed((copy_of(subject.model), subject.loss_fn, None), self._snapshot)
         except Exception as error:
+            self._let_go()
             raise AttachError(
                 f"Got a model, loss_fn or probe that cannot be sent to another process ({type(error).__name__}: {error}). "
                 'Keep locks, files and generators out of them, or measure in this process with where="inline".'
@@ -87,7 +90,10 @@ class Foreman:
         self._seconds: dict[str, float] = {}
         self._last: dict[str, Finding] = {}
         self._strikes: Counter[str] = Counter()
-        self._share = 0.0
+        self._handing = 0.0
+        # The rule of an optimizer has a preconditioner and two updates; all of it is held twice, here and in the file.
+        self._copies = 8 if any(probe.sees_updates for probe in probes) else 2
+        self._rest = _REST
         self._worker: WorkerProcess | None = None
         self._refused, self._retry = "", 0.0
         self._closing = threading.Event()
@@ -105,15 +111,19 @@ class Foreman:
         """What the measurement in progress will still take, by what its probes took before; longer the longer it lasts."""
         order = self._current
         if order is None:
-            return 0.0
+            return max(0.0, self._retry - time.monotonic()) if self._worker is None else 0.0
         passed = time.monotonic() - order.began
         if passed > len(order.probes) * (START_SECONDS + self._process.patience) and self._worker is not None:
             self._worker.kill()  # whatever the foreman's thread waits for ends with it
         return max(sum(self._seconds.get(probe.name, 1.0) for probe in order.probes) - passed, passed / 4, 0.05)
 
     def expected(self, probe: Probe) -> float:
-        """Its part of what handing over the weights took last time, and what it holds training up from beside."""
-        return self._share + BESIDE * self._seconds.get(probe.name, 0.0)
+        """What it holds training up from beside."""
+        return BESIDE * self._seconds.get(probe.name, 0.0)
+
+    def once(self) -> float:
+        """What handing over the weights took last time."""
+        return self._handing
 
     def agreed(self, step: int, choice: Choice) -> Choice:  # noqa: ARG002 - a Place's signature
         """Nobody else is asked."""
@@ -131,16 +141,20 @@ class Foreman:
         began = time.perf_counter()
         order = Order(step, list(probes), b"")
         try:
-            if short := short_of(2 * weight_bytes(subject.model), CPU):
+            if all(self._strikes[probe.name] >= STRIKES for probe in order.probes):
+                return done([self._struck(probe) for probe in order.probes])
+            need, home = weight_bytes(subject.model), subject.probe_set.device
+            if short := short_of(self._copies * need, CPU) or short_of(self._copies * need // 2, home):
                 raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps a snapshot from being taken
-            order.body = packed((copy_of(subject.model), subject.loss_fn, rule()), self._snapshot)
+            with undisturbed(home, subject.seed):
+                order.body = packed((copy_of(subject.model), subject.loss_fn, rule()), self._snapshot)
         except BaseException as error:
             if is_interruption(error):
                 raise
             # A model that cannot be copied now is a failed measurement.
             why = said(error)
             return done([self._no_snapshot(probe, why, failure_of(error)) for probe in order.probes])
-        self._share = (time.perf_counter() - began) / max(1, len(order.probes))
+        self._handing = time.perf_counter() - began
         self._current = order
         self._orders.put(order)
         return order.future
@@ -159,7 +173,8 @@ class Foreman:
                 order.future.exception(max(0.0, until - CLOSE_SECONDS / 2 - time.monotonic()))
         self._closing.set()
         self._orders.put(None)
-        self._thread.join(max(0.0, until - time.monotonic()))
+        if threading.current_thread() is not self._thread:
+            self._thread.join(max(0.0, until - time.monotonic()))
 
     # -- in the foreman's thread ------------------------------------------------------------------
 
@@ -176,18 +191,18 @@ class Foreman:
                     findings = [self._lost(probe, lost, blame="worker") for probe in order.probes]
                 self._current = None
                 order.future.set_result(findings)
+                del order, findings  # what waits for them holds the monitor, and that the model
         finally:
             self._dismiss()
-            for memory in (self._given, self._snapshot, self._last_words):
-                memory.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for memory in (self._given, self._snapshot, self._last_words):
+            memory.close()
 
     def _carried_out(self, order: Order) -> list[Finding]:
-        findings: list[Finding] = []
         waiting = [probe for probe in order.probes if self._strikes[probe.name] < STRIKES]
-        for probe in order.probes:
-            if probe not in waiting:
-                why = f"it brought the worker process down {STRIKES} times and is not run any more"
-                findings.append(self._absent(probe, Outcome.FAILED, why))
+        findings = [self._struck(probe) for probe in order.probes if probe not in waiting]
         while waiting:
             try:
                 worker = self._started()
@@ -202,6 +217,7 @@ class Foreman:
                     finding = _apart(worker.next())
                     self._last[waiting[0].name] = finding
                     self._seconds[waiting[0].name] = finding.cost.seconds
+                    self._strikes[waiting[0].name] = 0
                     findings.append(finding)
                     waiting.pop(0)
             except WorkerLost as lost:
@@ -220,14 +236,15 @@ class Foreman:
             if time.monotonic() < self._retry:
                 raise WorkerLost(self._refused)
             descriptors = (self._given.descriptor, self._snapshot.descriptor, self._last_words.descriptor)
-            worker = WorkerProcess(self._process, descriptors, self._closing)
             try:
-                worker.set_up(self._process, self._setup)
+                self._worker = WorkerProcess(self._process, descriptors, self._closing)
+                self._worker.set_up(self._process, self._setup)
             except WorkerLost as lost:
-                worker.end()
-                self._refused, self._retry = str(lost), time.monotonic() + _REST
+                self._dismiss()
+                self._refused, self._retry = str(lost), time.monotonic() + self._rest
+                self._rest = min(2 * self._rest, _LONGEST_REST)
                 raise
-            self._worker = worker
+            self._rest = _REST
         return self._worker
 
     def _dismiss(self) -> None:
@@ -237,6 +254,10 @@ class Foreman:
 
     def _absent(self, probe: Probe, outcome: Outcome, why: str) -> Finding:
         return Finding.without_value(probe, outcome, why, last=self._last.get(probe.name))
+
+    def _struck(self, probe: Probe) -> Finding:
+        why = f"it brought the worker process down {STRIKES} times and is not run any more"
+        return self._absent(probe, Outcome.FAILED, why)
 
     def _lost(self, probe: Probe, lost: WorkerLost, blame: str = "") -> Finding:
         how = "no worker process" if blame or self._closing.is_set() else "it brought its worker process down"

@@ -38,6 +38,10 @@ class Lead:
         """The same."""
         return 0.0 if self._own is None else self._own.expected(probe)
 
+    def once(self) -> float:
+        """The same."""
+        return 0.0 if self._own is None else self._own.once()
+
     def agreed(self, step: int, choice: Choice) -> Choice:
         """The choice of rank 0."""
         return self._accord.on(step, choice)

@@ -32,6 +32,10 @@ _PATIENCE = 1.0
 """Seconds a probe may take once it has begun, however little is left."""
 
 
+_AT_ONCE = 30.0
+"""Seconds a probe may take the first time, however much has been saved: training waits, and with it perhaps other ranks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is watched: the live model and what its loss is evaluated on.
@@ -95,6 +99,10 @@ class Measuring:
     def __init__(self, probes: Iterable[Probe], *, most: float = math.inf) -> None:
         """``most`` seconds may a probe take in any case."""
         self._most = most
+        probes = tuple(probes)
+        self._copies = (
+            4 if any(probe.sees_updates for probe in probes) else 1
+        )  # of the weights: the optimizer's rule has three
         self._records = {probe.name: ProbeRecord() for probe in probes}
         self._trainable: tuple[str, ...] = ()
 
@@ -116,6 +124,8 @@ class Measuring:
         """
         with undisturbed(subject.probe_set.device, subject.seed):
             try:
+                if short := short_of(self._copies * weight_bytes(subject.model), subject.probe_set.device):
+                    raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps a snapshot from being taken
                 snapshot = subject.snapshot(step, rule())
             except BaseException as error:
                 if is_interruption(error):
@@ -133,7 +143,9 @@ class Measuring:
                 elif short := self._short_of_memory(probe, snapshot):
                     yield replace(self._absent(probe, Outcome.OUT_OF_MEMORY, short), blame="memory")
                 else:
-                    snapshot.deadline.at = time.perf_counter() + min(self._most, max(_PATIENCE, left / 2, 2 * usual))
+                    snapshot.deadline.at = time.perf_counter() + min(
+                        self._most, max(_PATIENCE, min(left / 2, _AT_ONCE), 2 * usual)
+                    )
                     yield self._run(probe, snapshot)
 
     def _notice_trainable(self, snapshot: Snapshot) -> None:

@@ -35,6 +35,7 @@ from probe_agent.optimizers import Recorder, rule_of
 from probe_agent.outbox import Outbox
 from probe_agent.place import BESIDE, Choice, Place
 from probe_agent.probe import Probe
+from probe_agent.room import short_of, weight_bytes
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
@@ -90,12 +91,12 @@ class Monitor:
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
         self._budget = budget
-        # By name: two watches may share a probe, and a probe is measured once a step.
-        self._had = dict.fromkeys(probes_of(self._watches), 0.0)
+        self._probes = probes_of(self._watches)
+        self._had = {probe.name: 0.0 for probe in self._probes}
         self._place = place
         self._complain = Complaints()
         self._recording = 0.0
-        self._recorder = Recorder() if any(probe.sees_updates for probe in self._had) else None
+        self._recorder = Recorder() if any(probe.sees_updates for probe in self._probes) else None
         self._scalars = Scalars()
         self._skipped = SkippedSteps(scaler, step) if scaler else None
         self._advice: deque[Advice] = deque(maxlen=1000)
@@ -190,6 +191,12 @@ class Monitor:
         """Before the last two steps that lead to a measurement, so that it can tell what they did."""
         began = time.perf_counter()
         try:
+            if _capturing():
+                return
+            if short := short_of(2 * weight_bytes(self._live), self.subject.probe_set.device):
+                recorder.forget()
+                self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {short}")
+                return
             recorder.remember(self._live, self.step)
         except BaseException as error:
             if is_interruption(error):
@@ -201,8 +208,9 @@ class Monitor:
     # -- at a step that is due --------------------------------------------------------------------
 
     def _guarded_measure(self) -> None:
-        if not _turn.acquire(blocking=False):
-            self.snapshots_skipped += 1  # another thread measures; it has changed switches of the whole process
+        if _capturing() or not _turn.acquire(blocking=False):
+            # Another thread measures, and has changed switches of the whole process; or a CUDA graph is being captured.
+            self.snapshots_skipped += 1
             self._next_due = self.step + 1
             return
         self._began = time.perf_counter()
@@ -249,10 +257,10 @@ class Monitor:
         if busy := self._place.busy():
             return Choice([], [], max(1, round(busy * steps / training)) if training > 0 else 1)
         wanted = self._wanted(due)
-        probes, allowed = list(self._had), self._budget.allowed(training)
+        probes, allowed = self._probes, self._budget.allowed(training)
         chosen, missing = affordable(
-            [Claim(self._place.expected(probe), self._had[probe], probe in wanted) for probe in probes],
-            allowed - self._spent,
+            [Claim(self._place.expected(probe), self._had[probe.name], probe in wanted) for probe in probes],
+            allowed - self._spent - self._place.once(),
             allowed / max(1, len(probes)),
         )
         # The weights are recorded again before the steps that are looked at next, and that is to be paid for too.
@@ -265,15 +273,16 @@ class Monitor:
         observed = [*self._scalars.drain(), *(self._skipped.drain(self.step) if self._skipped else ())]
         draft = Draft(self.step, time.time(), observed, tuple(map(_left_out, skipped)))
         found = self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
-        for probe in probes:
-            self._had[probe] += self._place.expected(probe)
         draft = replace(
             draft,
             training_seconds=self.training_seconds,
             probe_seconds=self._spent,
             losses=Losses(0, self.snapshots_skipped, self._scalars.dropped),
         )
-        found.add_done_callback(lambda done: self._report(draft, done.result()))
+        if found.done():  # directly: a Future would swallow what a signal handler raises
+            self._report(draft, found.result())
+        else:
+            found.add_done_callback(lambda done: self._report(draft, done.result()))
         for advice in self._outbox.advice():
             self._advice.append(advice)
             with suppress(Exception):  # a log handler of the user's
@@ -282,7 +291,10 @@ class Monitor:
     def _report(self, draft: Draft, findings: Sequence[Finding]) -> None:
         """Queue what was found; in another thread where the probes did not run in this one."""
         complaints_of(findings, draft.step, self._complain)
-        self._charged += BESIDE * sum(finding.cost.seconds for finding in findings if finding.cost.apart)
+        for cost in (finding.cost for finding in findings):
+            taken = cost.seconds * (BESIDE if cost.apart else 1.0)
+            self._charged += taken if cost.apart else 0.0
+            self._had[cost.probe] += taken
         columns = [*columns_of(findings, self._complain), *draft.columns]
         costs = (*(finding.cost for finding in findings), *draft.costs)
         self._outbox.put(replace(draft, columns=columns, costs=costs))
@@ -295,6 +307,11 @@ class Monitor:
     def _remaining(self) -> float:
         """Seconds of the budget that are left now."""
         return self._budget.allowed(self.training_seconds) - self._spent
+
+
+def _capturing() -> bool:
+    """Whether what is done now would become part of a CUDA graph."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _left_out(probe: Probe) -> ProbeCost:

@@ -8,6 +8,7 @@ import io
 import mmap
 import os
 import pickle
+import sys
 import tempfile
 from typing import Any, NamedTuple, final
 
@@ -76,6 +77,7 @@ class SharedFile:
         """Let the file go; mapped tensors stay valid."""
         self._map = None
         os.close(self.descriptor)
+        self.descriptor = -1  # the number may soon be another file's
 
 
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
@@ -104,6 +106,11 @@ def packed(content: object, memory: SharedFile) -> bytes:
     Raises:
         Exception: whatever pickling raises for what cannot leave its process (locks, files, generators).
     """
+    script = sys.modules.get("__mp_main__")
+    if (
+        script is not None and script.__name__ == "__mp_main__"
+    ):  # a process that multiprocessing spawned: its script has no other name
+        cloudpickle.register_pickle_by_value(script)
     file = io.BytesIO()
     packer = _Packer(file)
     packer.dump(content)

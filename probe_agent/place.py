@@ -27,6 +27,9 @@ class Choice(NamedTuple):
 
 NOTHING = Choice([], [], 0)
 
+MOST_SECONDS = 120.0
+"""The most that one probe may hold the training thread up."""
+
 
 class Place(Protocol):
     """Runs the probes of a monitor."""
@@ -36,6 +39,9 @@ class Place(Protocol):
 
     def expected(self, probe: Probe) -> float:
         """Seconds of the training thread that the probe will take."""
+
+    def once(self) -> float:
+        """Seconds of the training thread that a measurement takes whatever is measured."""
 
     def agreed(self, step: int, choice: Choice) -> Choice:
         """The choice, or that of the rank which chooses for all."""
@@ -73,6 +79,10 @@ class Resting:
         """Nothing."""
         return 0.0
 
+    def once(self) -> float:
+        """Nothing that counts beside them."""
+        return 0.0
+
     def agreed(self, step: int, choice: Choice) -> Choice:  # noqa: ARG002 - the same
         """No probe."""
         return NOTHING
@@ -97,7 +107,7 @@ class Inline:
     """In the training thread, at once: the same numbers at every repetition."""
 
     def __init__(self, probes: Sequence[Probe]) -> None:
-        self._measuring = Measuring(probes)
+        self._measuring = Measuring(probes, most=MOST_SECONDS)
 
     def busy(self) -> float:
         """Never."""
@@ -106,6 +116,10 @@ class Inline:
     def expected(self, probe: Probe) -> float:
         """What it took when it last ran."""
         return self._measuring.seconds(probe)
+
+    def once(self) -> float:
+        """Nothing that counts beside them."""
+        return 0.0
 
     def agreed(self, step: int, choice: Choice) -> Choice:  # noqa: ARG002 - a Place's signature
         """Nobody else is asked."""

@@ -1,5 +1,6 @@
 """Room: how much memory a device still has for training and for whoever watches it, and how much a probe took."""
 
+import os
 import resource
 from pathlib import Path
 from types import TracebackType
@@ -62,23 +63,63 @@ def kernel_bytes(file: str, *names: str) -> dict[str, int]:
     return {name: 1024 * int(count) for name, count, *_ in fields}
 
 
-def _control_group(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What a container has left: its limit less what it uses, file pages that can be dropped not counted."""
+def _control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """What the control groups this process is in have left: their limit less what they use, file pages that can be dropped not counted."""
+    return min((_left_in(group) for group in _groups(root, own, "memory")), default=UNKNOWN)
+
+
+def _groups(root: Path, own: Path, controller: str) -> list[Path]:
+    """The folders of the control groups of this process for a controller, and of those around them."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        lines = []
+    folders = {root, root / controller}
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers in ("", controller) or controller in controllers.split(","):
+            base = root if controllers == "" else root / controller
+            inner = base / path.strip("/")
+            folders |= {inner, *(folder for folder in inner.parents if folder.is_relative_to(base))}
+    return sorted(folders)
+
+
+def _left_in(group: Path) -> int:
     for limit, used, dropped in (
         ("memory.max", "memory.current", "inactive_file "),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file "),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
     ):
         try:
-            most = (root / limit).read_text(encoding="ascii").strip()
+            most = (group / limit).read_text(encoding="ascii").strip()
             if most == "max":
                 return UNKNOWN
-            stat = (root / used).parent / "memory.stat"
-            lines = stat.read_text(encoding="ascii").splitlines()
+            lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
             file_pages = next((int(line.split()[1]) for line in lines if line.startswith(dropped)), 0)
-            return max(0, int(most) - int((root / used).read_text(encoding="ascii")) + file_pages)
+            return max(0, int(most) - int((group / used).read_text(encoding="ascii")) + file_pages)
         except (OSError, ValueError):
             continue
     return UNKNOWN
+
+
+def cores(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Processors this process may use: those it is bound to, and no more than its control groups pay for."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(
+        1, min([bound, *(int(paid) for group in _groups(root, own, "cpu") if (paid := _quota(group)) is not None)])
+    )
+
+
+def _quota(group: Path) -> float | None:
+    """Processors' worth of time a control group may use; None without a limit."""
+    try:
+        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):
+        return None
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -47,6 +47,10 @@ class Team:
         """Its part of the time the ranks stand still: while they are together they share the probes."""
         return self._seconds.get(probe.name, 0.0) / (self._size if self._accord.gang else 1)
 
+    def once(self) -> float:
+        """Nothing that counts beside them."""
+        return 0.0
+
     def agreed(self, step: int, choice: Choice) -> Choice:
         """The choice of rank 0."""
         return self._accord.on(step, choice)

@@ -5,6 +5,7 @@ only time that nobody else wants, and what hangs in it ends it. A `Foreman` star
 """
 
 import copy
+import ctypes
 import faulthandler
 import math
 import os
@@ -30,6 +31,8 @@ from probe_agent.room import kernel_bytes
 
 READY = "ready"
 
+_PR_SET_PDEATHSIG = 1
+
 
 def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) -> None:
     """Measure what comes through the channel until it is closed.
@@ -42,6 +45,7 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
         parent: the training process.
     """
     faulthandler.enable(last_words, all_threads=False)
+    _go_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal's Ctrl-C and a scheduler's notice are for training
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
@@ -66,6 +70,7 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
         try:
             model, loss_fn, rule = unpacked(body, memory, device)
         except Exception as error:  # noqa: BLE001 - a module of the script's that cannot be imported here
+            faulthandler.cancel_dump_traceback_later()
             connection.send(said(error))
             continue
         connection.send(READY)
@@ -80,6 +85,17 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
         faulthandler.cancel_dump_traceback_later()
 
 
+def _go_with(parent: int) -> None:
+    """End when the training process does, also when stopped, or hanging where no Python runs; be the first to go without memory."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it was gone before that
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file of a model is no use to anybody
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
 def _watch(parent: int) -> None:
     """End this process when the training process is gone, however it went."""
     while os.getppid() == parent:
@@ -88,12 +104,11 @@ def _watch(parent: int) -> None:
 
 
 def _stand_back() -> None:
-    """Take only processor time that nobody else wants, and be the first to go when memory runs out."""
+    """Take only processor time that nobody else wants: each thread that is there, and those they start."""
     with suppress(OSError, AttributeError):
-        os.nice(19)
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+        for thread in Path("/proc/self/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
 
 def _limit(process: Process) -> None:

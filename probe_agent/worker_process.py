@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
+from pathlib import Path
 from typing import Any, final
 
 from probe_agent.findings import Finding
@@ -46,14 +47,18 @@ class WorkerProcess:
         self._closing = closing
         self._last_words = descriptors[2]
         os.ftruncate(self._last_words, 0)
+        os.lseek(self._last_words, 0, os.SEEK_SET)
         self._connection, theirs = Pipe()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PHASEWATCH_DISABLE": "1"}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(str(place) or str(Path.cwd()) for place in sys.path),
+            "PHASEWATCH_DISABLE": "1",
+        }
         environment |= {"OMP_NUM_THREADS": str(process.threads)}
         if process.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         try:
             self._popen = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-c", _PROGRAM, *map(str, (theirs.fileno(), *descriptors, os.getpid()))],
+                [sys.executable, "-P", "-c", _PROGRAM, *map(str, (theirs.fileno(), *descriptors, os.getpid()))],
                 pass_fds=(theirs.fileno(), *descriptors),
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -132,10 +132,14 @@ class Watched(Plain):
             os.kill(pid, number)
 
     def told(self) -> dict[str, Any]:
-        """How often it measured, the share it took by its own account, what the first measurement took."""
+        """How often it measured, the share it took by its own account, what the first measurement took.
+
+        Not the share beside a worker: it is stopped while other jobs are timed, and its clock is not.
+        """
         share = self.monitor.probe_seconds / max(1e-9, self._seconds)
         reports = len(self._outbox.drafts) - self._first_reports
-        return {"share_by_its_own_account": share, "reports": reports, "first_measurement_seconds": self.first}
+        found = {"reports": reports, "first_measurement_seconds": self.first}
+        return found if self._worker() else found | {"share_by_its_own_account": share}
 
 
 @final

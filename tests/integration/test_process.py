@@ -1,6 +1,7 @@
 """Probes in a process of their own: the same numbers, and nothing that happens there reaches training."""
 
 import ctypes
+import gc
 import math
 import os
 import signal
@@ -8,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -226,6 +229,54 @@ def test_a_probe_that_brings_the_worker_down_again_and_again_is_not_run_any_more
     assert all(job.outcomes(step)["loss"][0] is Outcome.OK for step in range(3))
 
 
+class Drawing(nn.Linear):
+    """Draws from the global stream whenever it is copied."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Drawing":
+        twin = Drawing(self.in_features, self.out_features)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+
+def test_copying_the_model_for_the_worker_leaves_the_random_streams_alone(jobs: Callable[..., Job]) -> None:
+    model = nn.Sequential(Drawing(6, 3))
+    job = jobs(Loss(), model=model)
+    before = torch.get_rng_state()
+    job.optimizer.step()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_monitor_that_is_dropped_takes_its_worker_along() -> None:
+    job = Job(Loss())
+    job.wait()
+    worker, thread = job.monitor._place._worker._popen.pid, job.monitor._place._thread
+    gone = weakref.ref(job.monitor)
+    del job
+    gc.collect()
+    assert gone() is None
+    thread.join(10)
+    assert not thread.is_alive()
+    assert gone_within(worker, 10)
+
+
+def test_a_refused_attach_leaves_no_file_open() -> None:
+    with suppress(AttachError):
+        Job(_unpicklable(), model=nn.Sequential(nn.Linear(6, 3)))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with suppress(AttachError):
+            Job(_unpicklable(), model=nn.Sequential(nn.Linear(6, 3)))
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_a_worker_that_is_stopped_goes_with_the_training_process(tmp_path: Path) -> None:
+    pid = _left_by(
+        tmp_path, "os.kill(monitor._place._worker._popen.pid, 19)\ntime.sleep(0.2)\nos.kill(os.getpid(), 9)\n"
+    )
+    assert gone_within(pid, 5)
+
+
 def test_a_worker_killed_between_two_measurements_is_replaced_and_no_probe_is_blamed(jobs: Callable[..., Job]) -> None:
     job = jobs(Loss())
     job.steps(1)
@@ -240,6 +291,7 @@ def test_a_worker_that_cannot_start_is_told_once_and_training_goes_on(
     jobs: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(foreman, "_REST", 0.05)
     job = jobs(Loss(), Weights())
     job.steps(2)
     outcome, why = job.outcomes(2)["loss"]
@@ -347,9 +399,9 @@ os.waitpid(pid, 0)
 """
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", FORKS], ids=["killed", "with a forked child"])
-def test_a_script_runs_once_and_leaves_no_worker_behind(end: str, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
+def _left_by(folder: Path, end: str) -> int:
+    """Run the script to such an end; the worker's process id."""
+    script = folder / "train.py"
     script.write_text(textwrap.dedent(SCRIPT) + end + "\n")
     root = str(Path(probe_agent.__file__).parent.parent)
     done = subprocess.run(
@@ -365,6 +417,11 @@ def test_a_script_runs_once_and_leaves_no_worker_behind(end: str, tmp_path: Path
     assert said.count("the script runs") == 1
     outcome, pid = said[1].split()
     assert outcome == "0"
-    assert done.returncode == (-9 if "kill" in end else 0)
+    assert done.returncode == (-9 if "getpid" in end else 0)
     assert done.stderr == ""
-    assert gone_within(int(pid), 5)
+    return int(pid)
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", FORKS], ids=["killed", "with a forked child"])
+def test_a_script_runs_once_and_leaves_no_worker_behind(end: str, tmp_path: Path) -> None:
+    assert gone_within(_left_by(tmp_path, end), 5)

@@ -303,6 +303,13 @@ def test_what_writes_to_what_it_is_given_is_given_copies(way: str) -> None:
     monitor.close()
 
 
+def test_a_budget_that_is_none_is_refused_at_the_door() -> None:
+    with pytest.raises(
+        AttachError, match=r'Got budget=0.01; need a percentage of training time, such as "1%", or a Budget'
+    ):
+        attach(budget=0.01)
+
+
 def test_a_preset_and_a_budget_may_be_given_by_name() -> None:
     monitor = attach(watches="light", budget="1%")
     assert [watch.probes for watch in monitor._watches] == [watch.probes for watch in light()]

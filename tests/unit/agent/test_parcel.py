@@ -1,6 +1,7 @@
 """Parcels: what comes out is what went in, in memory that two processes share."""
 
 import copy
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.parcel import SharedFile, packed, unpacked
-from probe_agent.room import UNKNOWN, _control_group, free_bytes
+from probe_agent.room import UNKNOWN, _control_group, cores, free_bytes
 
 CPU = torch.device("cpu")
+NOWHERE = Path("/nowhere")
 
 
 def there_and_back(content: object) -> Any:
@@ -118,9 +120,9 @@ def test_a_container_has_its_limit_less_what_it_uses_and_cannot_drop(tmp_path: P
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("900\n")
     (tmp_path / "memory.stat").write_text("anon 600\ninactive_file 250\n")
-    assert _control_group(tmp_path) == 350
+    assert _control_group(tmp_path, NOWHERE) == 350
     (tmp_path / "memory.max").write_text("max\n")
-    assert _control_group(tmp_path) == UNKNOWN
+    assert _control_group(tmp_path, NOWHERE) == UNKNOWN
 
 
 def test_an_older_kernels_control_group_is_read_too(tmp_path: Path) -> None:
@@ -129,8 +131,39 @@ def test_an_older_kernels_control_group_is_read_too(tmp_path: Path) -> None:
     (old / "memory.limit_in_bytes").write_text("500\n")
     (old / "memory.usage_in_bytes").write_text("450\n")
     (old / "memory.stat").write_text("total_inactive_file 100\n")
-    assert _control_group(tmp_path) == 150
+    assert _control_group(tmp_path, NOWHERE) == 150
 
 
 def test_where_nothing_tells_the_memory_is_not_known(tmp_path: Path) -> None:
-    assert _control_group(tmp_path) == UNKNOWN
+    assert _control_group(tmp_path, NOWHERE) == UNKNOWN
+
+
+def test_limits_of_the_groups_around_the_own_one_count_too(tmp_path: Path) -> None:
+    root, own = tmp_path / "fs", tmp_path / "cgroup"
+    job = root / "slurm" / "job_7" / "step_0"
+    job.mkdir(parents=True)
+    own.write_text("0::/slurm/job_7/step_0\n")
+    (root / "slurm" / "job_7" / "memory.max").write_text("1000\n")
+    (root / "slurm" / "job_7" / "memory.current").write_text("400\n")
+    (root / "slurm" / "job_7" / "memory.stat").write_text("inactive_file 0\n")
+    (job / "memory.max").write_text("max\n")
+    assert _control_group(root, own) == 600
+    (root / "slurm" / "job_7" / "cpu.max").write_text("100000 100000\n")
+    assert cores(root, own) == 1
+    (root / "slurm" / "job_7" / "cpu.max").write_text("max 100000\n")
+    assert cores(root, own) == len(os.sched_getaffinity(0))
+
+
+def test_a_group_of_an_older_kernel_is_found_by_its_controller(tmp_path: Path) -> None:
+    root, own = tmp_path / "fs", tmp_path / "cgroup"
+    job = root / "memory" / "job"
+    job.mkdir(parents=True)
+    own.write_text("4:memory:/job\n3:cpu,cpuacct:/job\n")
+    (job / "memory.limit_in_bytes").write_text("500\n")
+    (job / "memory.usage_in_bytes").write_text("100\n")
+    (job / "memory.stat").write_text("total_inactive_file 0\n")
+    (root / "cpu" / "job").mkdir(parents=True)
+    (root / "cpu" / "job" / "cpu.cfs_quota_us").write_text("150000\n")
+    (root / "cpu" / "job" / "cpu.cfs_period_us").write_text("100000\n")
+    assert _control_group(root, own) == 400
+    assert cores(root, own) == 1
