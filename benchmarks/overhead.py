@@ -205,6 +205,11 @@ def markdown(results: dict[str, Any]) -> str:
         f"`make bench` on {where}, {machine['date']}; one thread; {results['seconds']} s.",
         "",
     ]
+    lines += [
+        "Beside a worker (`process`) training is timed while the worker computes all the time. In a job it does so for a part of it: "
+        "a twentieth of its seconds is charged to the budget. The noise of the first job is in every row.",
+        "",
+    ]
     for found in results["workloads"]:
         lines += [
             f"## {found['workload']}: {1000 * found['step_seconds']:.0f} ms a step",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-ADVANCE = 500.0
+ADVANCE = 1000.0
 """Seconds of training whose share may be spent at once."""
 
 
@@ -23,8 +23,8 @@ class Budget:
     """Probes may take ``share`` of the training time, ``allowance`` seconds of it in advance.
 
     The advance makes the early period dense: the first minutes of a run decide most. It is paid back by half
-    the share, so that measuring never pauses: after ``2 × allowance / share`` seconds of training (a quarter of an
-    hour, where nothing else is said) the share holds over the whole run so far, and from then on always.
+    the share, so that measuring never pauses: after ``2 × allowance / share`` seconds of training (half an hour,
+    where nothing else is said) the share holds over the whole run so far, and from then on always.
     """
 
     share: float = 0.02

@@ -217,7 +217,7 @@ class Foreman:
                     finding = _apart(worker.next())
                     self._last[waiting[0].name] = finding
                     self._seconds[waiting[0].name] = finding.cost.seconds
-                    self._strikes[waiting[0].name] = 0
+                    self._strikes.pop(waiting[0].name, None)
                     findings.append(finding)
                     waiting.pop(0)
             except WorkerLost as lost:

@@ -14,7 +14,7 @@ from probe_agent.update_rule import UpdateRule
 
 BESIDE = 0.05
 """Of the seconds a worker process computes so much is charged to the budget: it shares caches, memory and perhaps the two halves of
-a core with training. Measured: 2 to 4 % on two virtual cores (`benchmarks/results/overhead.md`)."""
+a core with training. Measured: 2 to 5 % on two virtual cores (`benchmarks/results/overhead.md`)."""
 
 
 class Choice(NamedTuple):

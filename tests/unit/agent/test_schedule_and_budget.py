@@ -59,7 +59,7 @@ def test_the_allowance_is_an_advance_that_half_the_share_pays_back() -> None:
 
 def test_a_percentage_is_advanced_for_the_same_time_of_training_whatever_it_is() -> None:
     assert Budget.of("2%") == Budget()
-    assert Budget.of(" 0.5 % ") == Budget(share=0.005, allowance=2.5)
+    assert Budget.of(" 0.5 % ") == Budget(share=0.005, allowance=5)
 
 
 def test_measuring_waits_until_training_has_paid_for_it() -> None:
