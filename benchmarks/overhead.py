@@ -206,8 +206,10 @@ def markdown(results: dict[str, Any]) -> str:
         "",
     ]
     lines += [
-        "Beside a worker (`process`) training is timed while the worker computes all the time. In a job it does so for a part of it: "
-        "a twentieth of its seconds is charged to the budget. The noise of the first job is in every row.",
+        (
+            "Beside a worker (`process`) training is timed while the worker computes all the time. In a job it does so for a part of it: "
+            "a twentieth of its seconds is charged to the budget. The noise of the first job is in every row."
+        ),
         "",
     ]
     for found in results["workloads"]:
