@@ -78,7 +78,7 @@ def attach(
         budget: how much of training's time probes may take, such as "1%", or a `Budget`; default "2%". A part of it may
             be spent in advance, early in training.
         where: "inline" has probes run in the training thread. "process", or a `Process` with
-            settings, in a process of their own, on spare cores or another device: training is held up by one copy of the
+            settings, in a process of their own, on spare cores or another device: training is held up by a copy of the
             weights, and a probe that crashes, hangs or eats all memory cannot reach it.
         scaler: the gradient scaler of mixed precision in float16; the steps it skips are counted and shown.
         likelihood: "categorical", "gaussian" or "bernoulli" where the loss does not tell by itself which

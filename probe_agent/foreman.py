@@ -1,8 +1,8 @@
 """Foreman: has probes run in a process of their own, so that nothing a probe does can reach training.
 
-In the training thread a measurement costs one copy of the weights, into memory shared with the worker. A daemon
+In the training thread a measurement costs a copy of the weights, for some probes of the optimizer's state too, and pickling, into memory shared with the worker. A daemon
 thread talks to the worker: one that crashes, runs out of memory or hangs is ended and started again, the probe that
-did it is named, counted, and after three times no longer run.
+did it is named, counted, and after three times in a row no longer run.
 """
 
 import atexit

@@ -74,10 +74,8 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
             connection.send(said(error))
             continue
         connection.send(READY)
-        at, own = (
-            replace(subject, model=model, loss_fn=loss_fn),
-            partial(copy.deepcopy, rule),
-        )  # probes may keep parts of it
+        at = replace(subject, model=model, loss_fn=loss_fn)
+        own = partial(copy.deepcopy, rule)  # probes may keep parts of a rule
         wanted = [probe for name in names for probe in probes if probe.name == name]
         for finding in measuring.findings(at, step, wanted, own, lambda: math.inf):
             faulthandler.dump_traceback_later(process.patience, exit=True, file=last_words)
