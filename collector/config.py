@@ -49,6 +49,15 @@ class StoreFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """The SQLite file; made when it does not exist."""
 
 
+class Phases(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What judges the runs."""
+
+    machines: list[str] = []
+    """Files of phase machines of your own, TOML, beside the shipped ones or in place of those of the same name; in the file, relative to it."""
+    alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.01
+    """Probability that a run makes any false claim, over all its machines, layers and turns."""
+
+
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What Prometheus may see."""
 
@@ -80,6 +89,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     inlet: Inlet = Inlet()
     web: Web = Web()
     store: StoreFile = StoreFile()
+    phases: Phases = Phases()
     metrics: Metrics = Metrics()
     security: Security = Security()
     log: Log = Log()
@@ -113,7 +123,7 @@ def load(
     tree: dict[str, dict[str, Any]] = {}
     sources: dict[str, str] = {}
     if path is not None:
-        tree = _read(path)
+        tree = _placed(_read(path), path.parent)
         sources = {f"{section}.{key}": str(path) for section, table in tree.items() for key in table}
     for name in names():
         variable = f"PHASEWATCH_{name.upper().replace('.', '_')}"
@@ -170,6 +180,14 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
             raise ConfigError(
                 f"Got the key {section!r} at the top of {path}; need sections such as [web]. See `probe-collector check`."
             )
+    return tree
+
+
+def _placed(tree: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """The file's settings with what is relative to it as paths from here; what is no path is left for validation."""
+    phases = tree.get("phases", {})
+    if isinstance(own := phases.get("machines"), list):
+        phases["machines"] = [str(folder / file) if isinstance(file, str) else file for file in own]
     return tree
 
 

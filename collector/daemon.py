@@ -15,7 +15,7 @@ from collector.health import Health
 from collector.inlet import Inlet
 from collector.live import Live
 from collector.log import event
-from collector.phases import MACHINES
+from collector.phases.own import with_own
 from collector.pipeline import Pipeline
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
@@ -30,15 +30,26 @@ class Daemon:
 
     Raises:
         CollectorError: the store cannot be opened or an address is taken.
+        MachineError: a machine of one's own contradicts itself.
     """
 
     def __init__(self, config: Config) -> None:
+        machines = with_own(config.phases.machines)
         self._health = Health()
         self._live = Live()
         self._feed = Feed(on_tick_dropped=self._health.ticks_dropped.inc, on_overflow=self._health.page_overflows.inc)
         self._store = Store(Path(config.store.path))
-        self._pipeline = Pipeline(self._store, self._live, self._health, (self._feed,), tick=self._feed.tick)
+        self._pipeline = Pipeline(
+            self._store,
+            self._live,
+            self._health,
+            (self._feed,),
+            tick=self._feed.tick,
+            machines=machines,
+            alpha=config.phases.alpha,
+        )
         self._inlet = Inlet(config.inlet.address, self._pipeline, self._health)
+        self._pipeline.wish = self._inlet.wish
         try:
             self._web_socket = _listen(config.web.host, config.web.port)
         except BindError:
@@ -50,7 +61,7 @@ class Daemon:
         exporter = Exporter(
             self._live,
             self._health,
-            {machine.name: [phase.name for phase in machine.phases] for machine in MACHINES},
+            {machine.name: [phase.name for phase in machine.phases] for machine in machines},
             series_limit=config.metrics.series_limit,
             run_series_limit=config.metrics.run_series_limit,
             finished_grace_seconds=config.metrics.finished_grace_seconds,
@@ -63,6 +74,8 @@ class Daemon:
             ready=lambda: self._inlet.alive,
             allowed_hosts=(config.web.host, *config.web.allowed_hosts),
             address=self.inlet_address,
+            machines=machines,
+            alpha=config.phases.alpha,
         )
         self._server = _Server(
             uvicorn.Config(

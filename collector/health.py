@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+WISH_ANSWERS = ("sent", "undelivered", "not understood", "no stream", "too many")
 REJECTIONS = ("too_large", "version", "bad_message", "unknown_stream", "unknown_schema", "gap")
 
 
@@ -33,6 +34,14 @@ class Health:
             "phase_failures", "Runs whose phases are no longer judged because their engine failed."
         )
         self.advice_undelivered = self._counter("advice_undelivered", "Advice that could not be handed to its agent.")
+        self.wishes = Counter(
+            "phasewatch_wishes",
+            "Wishes to measure a suspected quantity more often, by what became of them.",
+            ["answer"],
+            registry=self.registry,
+        )
+        for answer in WISH_ANSWERS:
+            self.wishes.labels(answer)
         self.commit_seconds = Histogram(
             "phasewatch_commit_seconds",
             "Seconds one group commit took.",

@@ -4,9 +4,11 @@ import logging
 import sqlite3
 import threading
 import time
-from typing import Literal
+from collections import deque
+from typing import Literal, NamedTuple
 
 import zmq
+from msgspec import structs
 
 from collector.errors import BindError
 from collector.health import Health
@@ -24,6 +26,7 @@ from probe_wire import (
     Nack,
     Report,
     Schema,
+    Tighten,
     ToAgent,
     UnknownVersion,
     WireError,
@@ -35,6 +38,15 @@ GROUP_SECONDS = 0.05
 """The longest a report waits for others to share its commit."""
 DRAIN = 1000
 SESSIONS = 20_000
+MOST_WISHES = 100
+"""Wishes that may wait for the inlet's thread."""
+
+
+class Session(NamedTuple):
+    """The stream an agent greeted for, and whether it takes wishes."""
+
+    stream: Stream
+    tightens: bool
 
 
 class _Poison(Exception):
@@ -57,8 +69,9 @@ class Inlet:
         self._health = health
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        self._sessions: dict[bytes, Stream] = {}
+        self._sessions: dict[bytes, Session] = {}
         self._to_acknowledge: set[bytes] = set()
+        self._unsent: deque[tuple[str, int, Tighten]] = deque()
         self._stop = threading.Event()
         self._ticked = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="inlet", daemon=True)
@@ -98,6 +111,17 @@ class Inlet:
         elif not self._socket.closed:  # never started
             self._close()
 
+    def wish(self, run_id: str, rank: int, wish: Tighten) -> None:
+        """Send a wish to the agent that reports this rank's series; any thread may ask for it.
+
+        It leaves after the commit of the batch that is being taken, or within a fifth of a second. It is sent once, and
+        never to an agent that does not know of wishes, whose stream is complete, or that is not connected.
+        """
+        if len(self._unsent) >= MOST_WISHES:
+            self._account("too many", run_id, rank, wish)
+        else:
+            self._unsent.append((run_id, rank, structs.replace(wish, reason=wish.reason[:2000])))
+
     @property
     def alive(self) -> bool:
         """The loop has gone round within the last five seconds."""
@@ -111,6 +135,7 @@ class Inlet:
                 self._ticked = time.monotonic()
                 if self._socket.poll(200):
                     self._guarded_batch()
+                self._send_wishes()
         except Exception:  # noqa: BLE001 - the process must not live on deaf: readiness turns false and the log says why
             logger.exception("inlet.stopped")
         finally:
@@ -132,9 +157,9 @@ class Inlet:
             self._stop.wait(0.5)  # a full disk does not empty faster for being asked more often
         else:
             for identity in self._to_acknowledge:
-                stream = self._sessions.get(identity)
-                if stream is not None:
-                    self._send(identity, Ack(stream.high))
+                session = self._sessions.get(identity)
+                if session is not None:
+                    self._send(identity, Ack(session.stream.high))
             self._to_acknowledge.clear()
             for item in news:
                 self._advise(item)
@@ -181,11 +206,11 @@ class Inlet:
         if len(self._sessions) >= SESSIONS and identity not in self._sessions:
             self._sessions.pop(next(iter(self._sessions)))  # the longest unheard; if it lives, it will greet again
         self._sessions.pop(identity, None)
-        self._sessions[identity] = self._pipeline.hello(hello)
+        self._sessions[identity] = Session(self._pipeline.hello(hello), hello.tightens)
         self._to_acknowledge.add(identity)
 
     def _take_of_stream(self, identity: bytes, message: Schema | Report | Goodbye, data: bytes) -> None:
-        stream = self._sessions[identity]
+        stream = self._sessions[identity].stream
         try:
             if isinstance(message, Schema):
                 self._pipeline.schema(stream, message, data)
@@ -216,9 +241,9 @@ class Inlet:
 
     def _refuse(self, identity: bytes, reason: str, detail: str) -> None:
         self._health.rejected.labels(reason).inc()
-        stream = self._sessions.pop(identity, None)  # what follows in the pipe is refused until the agent greets again
+        session = self._sessions.pop(identity, None)  # what follows in the pipe is refused until the agent greets again
         answer = "bad_message" if reason == "too_large" else reason
-        self._send(identity, Nack(answer, 0 if stream is None else stream.high, detail[:2000]))  # type: ignore[arg-type]  # one of Nack's reasons
+        self._send(identity, Nack(answer, 0 if session is None else session.stream.high, detail[:2000]))  # type: ignore[arg-type]  # one of Nack's reasons
         event("message.rejected", logging.WARNING, reason=reason, detail=detail)
 
     def _undo(self, detail: str, culprit: bytes | None = None) -> None:
@@ -234,10 +259,14 @@ class Inlet:
 
     def _advise(self, news: News) -> None:
         t = news.transition
+        if not t.act:  # not certain enough to act on, or told before
+            return
+        way = (t.from_phase, t.to_phase)
+        if t.state == "retracted":  # the run is back where it came from: a loop that acts on phases must see that
+            way = (t.to_phase, t.from_phase)
         advice = Advice(
             t.machine,
-            t.from_phase,
-            t.to_phase,
+            *way,
             t.happened_step,
             t.known_step,
             t.confidence,
@@ -246,10 +275,30 @@ class Inlet:
             t.evidence.sentence[:2000],
             t.undo,
         )
-        listeners = [identity for identity, stream in self._sessions.items() if stream.run_id == news.run.id]
+        listeners = [identity for identity, of in self._sessions.items() if of.stream.run_id == news.run.id]
         delivered = [self._send(identity, advice) for identity in listeners]
         if not any(delivered):
             self._health.advice_undelivered.inc()
+
+    def _send_wishes(self) -> None:
+        for _ in range(len(self._unsent)):
+            run_id, rank, wish = self._unsent.popleft()
+            living = (
+                (identity, session.tightens)
+                for identity, session in reversed(self._sessions.items())  # an agent that comes back is another session
+                if (session.stream.run_id, session.stream.rank) == (run_id, rank) and not session.stream.finished
+            )
+            identity, tightens = next(living, (b"", False))
+            if not identity:
+                self._account("no stream", run_id, rank, wish)
+            elif not tightens:
+                self._account("not understood", run_id, rank, wish)
+            else:
+                self._account("sent" if self._send(identity, wish) else "undelivered", run_id, rank, wish)
+
+    def _account(self, answer: str, run_id: str, rank: int, wish: Tighten) -> None:
+        self._health.wishes.labels(answer).inc()
+        event("wish." + answer.replace(" ", "_"), run=run_id, rank=rank, quantity=wish.quantity, times=wish.times)
 
     def _send(self, identity: bytes, message: ToAgent) -> bool:
         try:

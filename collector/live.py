@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from collector.phases import Span, Transition, Unused
+from collector.phases import Judged, Span, Transition, Unused
+from collector.phases.transition import State as TransitionState
 from probe_wire import Column, Estimate, Goodbye, Losses, Outcome, ProbeCost, Quantity, Report, Run
 
 State = Literal["running", "silent", "finished"]
@@ -83,6 +84,10 @@ class LiveRun:
     unjudged: Unused = field(default_factory=Unused)
     """Measurements of judged quantities that no verdict saw."""
     transitions: deque[Transition] = field(default_factory=lambda: deque(maxlen=RECENT_TRANSITIONS))
+    judged: list[Judged] = field(default_factory=list)
+    """Every series that is judged, with the noise it is judged by."""
+    claims: Counter[tuple[str, TransitionState]] = field(default_factory=Counter)
+    """How often a claim of each machine came to each state."""
     transition_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each ``(machine, to_phase)`` was entered; every possible pair is present, at 0 to begin with."""
     last_transition_time: dict[str, float] = field(default_factory=dict)
@@ -137,10 +142,12 @@ class LiveRun:
         said.step = max(said.step, goodbye.step)
 
     def enter(self, transition: Transition, now: float) -> None:
-        """A machine has entered a phase."""
+        """A claim of a machine has come to a state; where it was detected, a phase is entered."""
         self.transitions.append(transition)
-        self.transition_counts[transition.machine, transition.to_phase] += 1
-        self.last_transition_time[transition.machine] = now
+        self.claims[transition.machine, transition.state] += 1
+        if transition.state == "detected":
+            self.transition_counts[transition.machine, transition.to_phase] += 1
+            self.last_transition_time[transition.machine] = now
 
 
 class Live:

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from collector.health import Health
 from collector.live import Live, LiveRun, RankState, SeriesKey
 from collector.log import event, logger
-from collector.phases import MACHINES, Machine, PhaseEngine, Transition
+from collector.phases import ALPHA, MACHINES, Machine, PhaseEngine, Transition
+from collector.phases.spans import spans_of
 from collector.sinks import Sink
 from collector.store.queries import Reader
 from collector.store.sqlite import Store, Stream
-from probe_wire import BadMessage, Column, Estimate, Goodbye, Hello, Report, Run, Schema, unpack
+from collector.wishes import wish_for
+from probe_wire import BadMessage, Column, Estimate, Goodbye, Hello, Report, Run, Schema, Tighten, unpack
 
 RECOVERED_RUNS = 20
 """Runs taken into memory when the collector starts; any other is when its agent is heard again."""
@@ -35,6 +37,12 @@ class News:
 
     run: Run
     transition: Transition
+
+
+MOST_WISHED = 16
+"""Wishes of one commit."""
+STATE_EVERY = 256
+"""Reports of a run after which the state of its phases is kept anew: a restart judges at most that many again."""
 
 
 class UnknownSchema(Exception):
@@ -57,6 +65,7 @@ class Pipeline:
         *,
         tick: Callable[[str, int, int], None],
         machines: tuple[Machine, ...] = MACHINES,
+        alpha: float = ALPHA,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -66,10 +75,15 @@ class Pipeline:
         self._sinks = sinks
         self._tick = tick
         self._machines = machines
+        self._alpha = alpha
         self._clock = clock
         self._streams: dict[tuple[str, int, str], Stream] = {}
         self._engines: dict[str, PhaseEngine] = {}
+        self.wish: Callable[[str, int, Tighten], None] = lambda *_: None
+        """Asks the agent of a run and rank to measure something more often."""
         self._news: list[News] = []
+        self._wishes: list[tuple[str, int, Tighten]] = []
+        self._since_state: Counter[str] = Counter()
         self._ticks: dict[str, tuple[int, int]] = {}
         self._reports = 0
         self._lost = 0
@@ -147,6 +161,7 @@ class Pipeline:
         run = self._live_run(stream)
         now = self._clock()
         frame_id = self._store.put_goodbye(stream, goodbye, body, now)
+        self._store.put_phase_state(stream.run_id, self._engines[stream.run_id].state(), frame_id)
         with self._live.lock:
             run.part(stream.rank, goodbye, now)
         self._ticks[stream.run_id] = (goodbye.step, frame_id)
@@ -159,8 +174,10 @@ class Pipeline:
         self._health.commit_seconds.observe(time.perf_counter() - began)
         self._health.reports.inc(self._reports)
         self._health.lost.inc(self._lost)
-        news, ticks = self._news, self._ticks
-        self._news, self._ticks, self._reports, self._lost = [], {}, 0, 0
+        news, ticks, wishes = self._news, self._ticks, self._wishes
+        self._news, self._ticks, self._wishes, self._reports, self._lost = [], {}, [], 0, 0
+        for wish in wishes:
+            self.wish(*wish)
         for item in news:
             for sink in self._sinks:
                 self._tell(sink, item)
@@ -180,7 +197,8 @@ class Pipeline:
         self._store.rollback()
         self._streams.clear()
         self._engines.clear()
-        self._news, self._ticks, self._reports, self._lost = [], {}, 0, 0
+        self._since_state.clear()
+        self._news, self._ticks, self._wishes, self._reports, self._lost = [], {}, [], 0, 0
         with self._live.lock:
             self._live.runs.clear()
 
@@ -193,13 +211,17 @@ class Pipeline:
         with self._live.lock:
             for transition in transitions:
                 run.enter(transition, now)
-            run.spans = self._engines[run.run.id].phases
-            run.unjudged = self._engines[run.run.id].unused
+            self._show(run)
+        self._keep_state(run.run.id, frame_id)
         for transition in transitions:
             self._store.put_transition(run.run.id, transition, frame_id, now)
             self._news.append(News(run.run, transition))
+            if transition.state == "suspected":
+                wish = wish_for(transition, self._engines[run.run.id])
+                if wish is not None and len(self._wishes) < MOST_WISHED:
+                    self._wishes.append((run.run.id, rank, wish))
             event(
-                "phase.entered",
+                f"phase.{transition.state}",
                 run=run.run.id,
                 machine=transition.machine,
                 phase=transition.to_phase,
@@ -208,6 +230,17 @@ class Pipeline:
                 confidence=transition.confidence,
                 evidence=transition.evidence.sentence,
             )
+
+    def _show(self, run: LiveRun) -> None:
+        """Let the views see what the run's engine knows."""
+        engine = self._engines[run.run.id]
+        run.spans, run.unjudged, run.judged = engine.phases, engine.unused, engine.judged
+
+    def _keep_state(self, run_id: str, frame_id: int) -> None:
+        self._since_state[run_id] += 1
+        if self._since_state[run_id] >= STATE_EVERY:
+            self._since_state[run_id] = 0
+            self._store.put_phase_state(run_id, self._engines[run_id].state(), frame_id)
 
     def _update(self, run: LiveRun, rank: int, step: int, measured: list[tuple[Column, Estimate]]) -> list[Transition]:
         """What the run's engine makes of one report. An engine that fails judges that run no more; it says so and is counted."""
@@ -226,17 +259,7 @@ class Pipeline:
         """Take up the runs as they stood when the collector last stopped, unfinished ones first."""
         rows = sorted(self._reader.runs(), key=lambda row: row.finished is not None)  # stable: the latest heard first
         for row in rows[:RECOVERED_RUNS]:
-            identity = Run(
-                row.id,
-                row.name,
-                row.host,
-                row.pid,
-                row.started_at,
-                row.labels,
-                row.git_revision,
-                row.agent_version,
-                row.world_size,
-            )
+            identity = Run(**{name: getattr(row, name) for name in Run.__struct_fields__})
             self._run(identity, row.first_heard)
         if rows:
             event("runs.recovered", runs=min(len(rows), RECOVERED_RUNS), left_out=max(0, len(rows) - RECOVERED_RUNS))
@@ -256,8 +279,10 @@ class Pipeline:
             run = self._live.open(identity, now)
             run.transition_counts = Counter({(m.name, turn.to_phase): 0 for m in self._machines for turn in m.turns})
         self._engines = {run_id: engine for run_id, engine in self._engines.items() if run_id in self._live.runs}
-        engine = self._engines[identity.id] = PhaseEngine(self._machines)
+        engine = self._engines[identity.id] = PhaseEngine(self._machines, self._alpha)
         schemas = self._reader.schemas(identity.id)
+        judged_until = self._restored(engine, identity.id)
+        self._since_state[identity.id] = 0
         for frame in self._reader.frames(identity.id):
             message = frame.message
             with self._live.lock:
@@ -268,15 +293,28 @@ class Pipeline:
                 measured = list(zip(schema.columns, unpack(message, schema), strict=True))
                 run.quantities.update({q.name: q for q in schema.quantities})
                 run.show(frame.rank, message, measured, frame.received_at)
-            engine.recall(message.step, measured, frame.rank)
+            if frame.id > judged_until:
+                self._since_state[identity.id] += 1
+                engine.update(message.step, measured, frame.rank)  # finds what it found before, which is in the store
+        stored = self._reader.transitions(identity.id)
+        engine.remember(spans_of(each.transition for each in stored))
         with self._live.lock:
-            for stored in self._reader.transitions(identity.id):
-                engine.enter(stored.transition)
-                run.enter(stored.transition, stored.known_at)
+            for each in stored:
+                run.enter(each.transition, each.known_at)
             for rank, lost in self._reader.lost(identity.id).items():
                 run.ranks.setdefault(rank, RankState()).lost = lost
-            run.spans, run.unjudged = engine.phases, engine.unused
+            self._show(run)
         return run
+
+    def _restored(self, engine: PhaseEngine, run_id: str) -> int:
+        """The frame after which an engine goes on from its stored state; 0 where it must judge the run from its beginning."""
+        kept = self._reader.phase_state(run_id)
+        try:
+            if kept is not None and engine.restore(kept[1]):
+                return kept[0]
+        except (KeyError, TypeError, ValueError):  # written by a release that kept it otherwise
+            logger.exception("phases.state_unreadable")
+        return 0
 
     def _count_loss(self, run: LiveRun, stream: Stream, lost: int) -> None:
         self._lost += lost

@@ -7,6 +7,7 @@ from pathlib import Path
 from collector.phases import MACHINES
 from dashboards.alerts import ALERTS, RECORDINGS
 from dashboards.pages import alerts_page, metrics_page
+from dashboards.phases_page import phases_page
 from dashboards.rule import rule_file
 from dashboards.run import board
 from probe_agent.probes import PROBES
@@ -24,6 +25,7 @@ def outputs() -> dict[str, str]:
         "dashboards/rules/recording.yml": rule_file(RECORDINGS, "dashboards/alerts.py and config.py"),
         "docs/reference/alerts.md": alerts_page(ALERTS),
         "docs/reference/metrics.md": metrics_page([quantity for of in quantities.values() for quantity in of]),
+        "docs/reference/phases.md": phases_page(MACHINES),
     }
 
 

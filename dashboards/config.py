@@ -43,9 +43,13 @@ OUTCOME_COLOURS = {
 CRITICAL_PERIOD = ("critical_period", "after_critical_period")
 """The machine and the phase that mean the critical period is over."""
 
-FRESH_SECONDS = 600
-"""A transition is news for ten minutes: long enough for any group and repeat interval of Alertmanager to pass it
-on once, short enough that a restarted Prometheus does not announce yesterday's."""
+FRESH = "10m"
+"""What became of a claim is news for ten minutes: long enough for any group and repeat interval of Alertmanager to pass
+it on once. It is news if it was not so that long ago, which has to be known: of a Prometheus that began later nothing
+is announced, but of a run that began later it is."""
+
+RUN_IS_YOUNG_SECONDS = 900
+"""A run's clock and the first scrape are a little apart from each other: more than ``FRESH``, by some minutes."""
 
 SILENT_FOR = "2m"
 """On top of the minute after which the collector calls a run silent: a checkpoint on a slow disk takes that long."""

@@ -1,7 +1,7 @@
-"""What watching costs and what was lost: the probes, the gaps, and the collector itself."""
+"""What watching costs, how noisy what it sees is, and what was lost: the probes, the gaps, and the collector itself."""
 
 from dashboards.layout import sized
-from dashboards.panels import Json, chart, query
+from dashboards.panels import Json, chart, query, table
 
 RATE = "$__rate_interval"
 
@@ -33,6 +33,37 @@ def probes(run: str) -> list[Json]:
             ),  # increase() estimates between scrapes; these are whole
             unit="short",
             stack=True,
+        ),
+    ]
+
+
+def noise(run: str) -> list[Json]:
+    """How far single probes of what is judged stray, and what is held of it."""
+    whole = f'{run}, layer=""'
+    return [
+        _third(
+            "Noise of one probe",
+            "Of each judged series of the whole network, relative to its level. Metric: `phasewatch_noise_ratio`.",
+            query(f"phasewatch_noise_ratio{{{whole}}}", "{{machine}}"),
+            unit="percentunit",
+        ),
+        _third(
+            "Autocorrelation of the noise",
+            "From 0.3 on false claims are likelier than alpha says. Metric: `phasewatch_noise_autocorrelation`.",
+            query(f"phasewatch_noise_autocorrelation{{{whole}}}", "{{machine}}"),
+            unit="none",
+        ),
+        sized(
+            8,
+            8,
+            table(
+                "What the noise is",
+                "white, correlated, unassessable (like a random walk: no trend can be told) or unknown (too few probes). "
+                "Metric: `phasewatch_noise_verdict`.",
+                [query(f"phasewatch_noise_verdict{{{run}}} == 1", instant=True)],
+                {"machine": "Machine", "quantity": "Quantity", "verdict": "Noise", "layer": "Layer"},
+                hide=("Time", "Value", "__name__", "instance", "job", "run"),
+            ),
         ),
     ]
 

@@ -8,7 +8,7 @@ from collector.health import Health
 from dashboards.rule import Alert
 from probe_wire import Outcome, Quantity
 
-_MADE = "<!-- Written by `python -m dashboards.build`; change what it is made from and build again. -->"
+MADE = "<!-- Written by `python -m dashboards.build`; change what it is made from and build again. -->"
 
 _CONVENTIONS = """\
 `/metrics` is built at each scrape from what the collector holds in memory. It carries no timestamps, so a series ends when
@@ -65,7 +65,7 @@ def metrics_page(quantities: Sequence[Quantity]) -> str:
         [
             "# Metrics",
             "",
-            _MADE,
+            MADE,
             "",
             _CONVENTIONS + "\n".join(outcomes),
             _LABELS,
@@ -94,7 +94,7 @@ def alerts_page(groups: Mapping[str, Sequence[Alert]]) -> str:
     out = [
         "# Alerts",
         "",
-        _MADE,
+        MADE,
         "",
         "The rules are `dashboards/rules/alerts.yml`; load `recording.yml` with them. `critical` means act now, `warning` look",
         "today, `info` that something happened; `none` is for machines. Thresholds and windows, each with its reason, are in",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from dashboards import config as c
-from dashboards.costs import collector, losses, probes
+from dashboards.costs import collector, losses, noise, probes
 from dashboards.layout import place
 from dashboards.panels import DATASOURCE, Json, row
 from dashboards.quantities import by_probe, everything, layer_by_layer
@@ -49,6 +49,7 @@ def board(quantities: Mapping[str, Sequence[Quantity]], machines: Machines) -> J
                 row("Every quantity that reports", collapsed=True, panels=everything(RUN)),
                 row("Probes"),
                 *probes(RUN),
+                row("Noise", collapsed=True, panels=noise(RUN)),
                 row("What was lost", collapsed=True, panels=losses(RUN)),
                 row("Collector", collapsed=True, panels=collector(JOB)),
             ]

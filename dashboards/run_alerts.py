@@ -5,14 +5,18 @@ from dashboards.rule import Alert
 
 _MACHINE, _PHASE = c.CRITICAL_PERIOD
 _WHOLE = f'machine="{_MACHINE}", layer=""'  # the network's own phase, not that of one layer
+_ENDED = f'phasewatch_phase_claim{{{_WHOLE}, to_phase="{_PHASE}", state="confirmed"}}'
+_WITHDRAWN = 'phasewatch_phase_claim{layer="", state="retracted"}'
+_FOLLOWED = f"phasewatch_run_step offset {c.FRESH} or time() - phasewatch_run_started_timestamp_seconds < {c.RUN_IS_YOUNG_SECONDS}"
 
 ABOUT_RUNS = (
     Alert(
         name="CriticalPeriodEnded",
         expr=f"""
         phasewatch_transition_confidence_ratio{{{_WHOLE}}}
-          and on (job, run) (time() - phasewatch_phase_last_transition_timestamp_seconds{{machine="{_MACHINE}"}} < {c.FRESH_SECONDS})
-          and on (job, run) (phasewatch_phase{{{_WHOLE}, phase="{_PHASE}"}} == 1)
+          and on (job, run) ({_ENDED} == 1)
+          unless on (job, run) ({_ENDED} offset {c.FRESH} == 1)
+          and on (job, run) ({_FOLLOWED})
         """,
         severity="info",
         summary="The critical period of {{ $labels.run }} has ended.",
@@ -21,19 +25,42 @@ ABOUT_RUNS = (
             f"{{{{ with printf `phasewatch_transition_happened_step{{run=%q, {_WHOLE}}}` $labels.run | query }}}}"
             "{{ . | first | value }}{{ end }}, known at step "
             f"{{{{ with printf `phasewatch_transition_known_step{{run=%q, {_WHOLE}}}` $labels.run | query }}}}"
-            "{{ . | first | value }}{{ end }}, with {{ $value | humanizePercentage }} confidence. "
+            "{{ . | first | value }}{{ end }}, with {{ $value | humanizePercentage }} confidence, and it has stood since. "
             "What had to hold only during the critical period (clean data, augmentation, strong regularisation) may be let go."
         ),
         meaning=(
-            "The trace of the Fisher information rose, peaked and has declined since, by more than chance explains. "
+            "The trace of the Fisher information rose, peaked and has declined since, by more than chance explains, and the "
+            "decline has been confirmed: it has stood for long enough, and a second test agrees. "
             "What a network takes in before this peak shapes it for good; what happens after it does far less. "
             "The message names the step of the peak, the step at which it was known, and the confidence. "
-            f"It is news for {c.FRESH_SECONDS // 60} minutes and then resolves by itself; the phase stays on the board."
+            f"It is news for {c.FRESH} and then resolves by itself; the phase stays on the board."
         ),
         remedy=(
             "Look at the Fisher trace with its band on the board: the decline should be visible. Then decide whether to remove "
-            "augmentation, end a curriculum or admit lower-quality data. A transient dip looks the same while it lasts, so prefer "
-            "a step that can be undone."
+            "augmentation, end a curriculum or admit lower-quality data. A long dip looks the same while it lasts, so prefer "
+            "a step that can be undone; should the trace come back, *PhaseWithdrawn* says so."
+        ),
+    ),
+    Alert(
+        name="PhaseWithdrawn",
+        expr=f"""
+        {_WITHDRAWN} == 1
+          unless ({_WITHDRAWN} offset {c.FRESH} == 1)
+          and on (job, run) ({_FOLLOWED})
+        """,
+        severity="warning",
+        summary="{{ $labels.run }} did not stay in {{ $labels.to_phase }}.",
+        description=(
+            "{{ $labels.machine }} had told that {{ $labels.run }} entered {{ $labels.to_phase }} and has withdrawn it: the curve "
+            "has come back to where it was before. What was done on the strength of it may have to be undone."
+        ),
+        meaning=(
+            "A claim that was detected, perhaps confirmed, has been retracted on reverse evidence as strong as what it was made "
+            f"on: it was not so, or is not so any more. It is news for {c.FRESH} and then resolves by itself."
+        ),
+        remedy=(
+            "Open the run's page: the claim is struck through there, with how to undo what it advised. Where nothing was done "
+            "nothing is needed; the machine goes on from the phase before."
         ),
     ),
     Alert(

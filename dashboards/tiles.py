@@ -24,13 +24,17 @@ def tiles(run: str) -> list[Json]:
 
 
 def phases(run: str, machines: Machines) -> list[Json]:
-    """What each machine says over time, and what it saw last."""
+    """What each machine that has left its first phase says over time, and what became of its newest claim."""
     asked = {}
     for machine, names in machines.items():
         code = f'max by (machine) (phasewatch_phase_code{{{run}, machine="{machine}", layer=""}})'
-        asked[machine] = (query(code, "{{machine}}"), tuple(names))
+        moved = f'sum by (machine) (phasewatch_transitions_total{{{run}, machine="{machine}"}} @ end()) > 0'
+        asked[machine] = (query(f"{code} and {moved}", "{{machine}}"), tuple(names))
     newest = [
-        query(f"{metric}{{{run}}}", instant=True)
+        query(
+            f"{metric}{{{run}}} * ignoring (to_phase, state) group_left (to_phase, state) (phasewatch_phase_claim{{{run}}} == 1)",
+            instant=True,
+        )
         for metric in (
             "phasewatch_transition_happened_step",
             "phasewatch_transition_known_step",
@@ -39,21 +43,24 @@ def phases(run: str, machines: Machines) -> list[Json]:
     ]
     columns = {
         "machine": "Machine",
+        "to_phase": "Phase",
+        "state": "State",
         "layer": "Layer",
         "Value #A": "Happened at step",
         "Value #B": "Known at step",
         "Value #C": "Confidence",
     }
     about = (
-        "When the newest transition of each machine took place, when it was known, and how surely. Metrics: "
-        "`phasewatch_transition_happened_step`, `phasewatch_transition_known_step`, `phasewatch_transition_confidence_ratio`."
+        "The newest claim of each machine that was detected: what became of it, when it took place, when it was known, and how "
+        "surely. Metrics: `phasewatch_phase_claim`, `phasewatch_transition_happened_step`, `phasewatch_transition_known_step`, "
+        "`phasewatch_transition_confidence_ratio`."
     )
     return [
-        sized(14, 8, timeline("Phases", _meanings(machines), asked)),
+        sized(14, 10, timeline("Phases", _meanings(machines), asked)),
         sized(
             10,
-            8,
-            table("Newest transitions", about, newest, columns, hide=("Time", "__name__", "instance", "job", "run")),
+            10,
+            table("Newest claims", about, newest, columns, hide=("Time", "__name__", "instance", "job", "run")),
         ),
     ]
 
@@ -62,7 +69,8 @@ def _meanings(machines: Machines) -> str:
     lines = [
         f"- {machine}: **{phase}** {meaning}" for machine, known in machines.items() for phase, meaning in known.items()
     ]
-    return "\n".join(["What each machine says, over time. Metric: `phasewatch_phase_code`.", "", *lines])
+    about = "What each machine that has left its first phase says, over time. Metrics: `phasewatch_phase_code`, `phasewatch_transitions_total`."
+    return "\n".join([about, "", *lines])
 
 
 def _step(run: str) -> Json:
@@ -87,8 +95,13 @@ def _state(run: str) -> Json:
 def _phases_now(run: str) -> Json:
     return tile(
         "Phases now",
-        "The phase each machine says the whole network is in. Metric: `phasewatch_phase`.",
-        query(f'phasewatch_phase{{{run}, layer=""}} == 1', "{{machine}}: {{phase}}", instant=True),
+        "The phase the whole network is in by each machine that has left its first. Metrics: `phasewatch_phase`, "
+        "`phasewatch_phase_code`.",
+        query(
+            f'phasewatch_phase{{{run}, layer=""}} == 1 and ignoring (phase) phasewatch_phase_code{{{run}, layer=""}} > 0',
+            "{{machine}}: {{phase}}",
+            instant=True,
+        ),
         name=True,
         color=fixed(c.PHASE_COLOURS[0]),
     )

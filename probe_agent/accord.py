@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import final
 
+from probe_agent.agenda import Tight
 from probe_agent.complaints import Complaints
 from probe_agent.gang import Dissolved, Gang
 from probe_agent.place import NOTHING, Choice
@@ -35,7 +36,8 @@ class Accord:
         if self.gang is None:
             return choice if self.leads else NOTHING
         chosen = [self._probes.index(probe) for probe in choice.probes]
-        word = json.dumps([step, self._replica(), chosen, choice.wait]).encode()
+        tightened = [(self._probes.index(probe), times, until) for probe, times, until in choice.tight]
+        word = json.dumps([step, self._replica(), chosen, choice.wait, tightened]).encode()
         try:
             words = [json.loads(word) for word in self.gang.exchange(word)]
             for i, what in enumerate(("steps", "weights")):
@@ -45,8 +47,9 @@ class Accord:
         except Dissolved as error:
             self.end(error)
             return choice if self.leads else NOTHING
-        _, _, chosen, wait = words[0]
-        return Choice([self._probes[i] for i in chosen], choice.skipped if self.leads else [], wait)
+        _, _, chosen, wait, tightened = words[0]
+        tight = [Tight(self._probes[i], times, until) for i, times, until in tightened]
+        return Choice([self._probes[i] for i in chosen], choice.skipped if self.leads else [], wait, tight)
 
     def end(self, error: Dissolved) -> None:
         """There is no gang any more."""

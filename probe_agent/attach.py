@@ -28,6 +28,7 @@ from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.snapshot import LossFn
 from probe_agent.witness import asked_for as witness_asked_for
+from probe_wire import Tighten
 
 DEFAULT_COLLECTOR = "tcp://127.0.0.1:5757"
 _ADDRESS = re.compile(r"(tcp://[^:/\s]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://\S+)")
@@ -52,6 +53,7 @@ def attach(
     seed: int = 0,
     step: int = 0,
     outbox: Outbox | None = None,
+    tighten: bool = True,
 ) -> Monitor:
     """Watch ``model`` learn. One line; the training loop stays as it is.
 
@@ -87,6 +89,8 @@ def attach(
         seed: of the probes' own random draws, the same at every snapshot.
         step: the number of optimizer steps already taken, when training resumes from a checkpoint.
         outbox: where reports go instead of a collector, such as `ListOutbox()`.
+        tighten: whether a collector that suspects a transition may have a probe measured more often for a while, within the
+            budget.
 
     Raises:
         AttachError: the model, optimizer, loss or probe batch cannot be watched; says why and what to do.
@@ -138,13 +142,7 @@ def attach(
     def open_outbox(monitor: Monitor) -> Outbox:
         if outbox is not None:
             return outbox
-        watching = weakref.ref(monitor)
-
-        def current_step() -> int:
-            alive = watching()
-            return step if alive is None else alive.step
-
-        return ZmqOutbox(address, identity, number, current_step)
+        return _reporting(monitor, address, number, tighten=tighten and not isinstance(place, Resting))
 
     return Monitor(
         subject, optimizer, identity, watches, budget, open_outbox, place, live=model, scaler=scaler, step=step
@@ -171,6 +169,22 @@ def _placed(
     from probe_agent.muster import mustered  # noqa: PLC0415 - what it needs of torch.distributed takes half a second
 
     return mustered(job, subject, watches, step, try_out, place_of, divide=process is None)
+
+
+def _reporting(monitor: Monitor, address: str, number: int, *, tighten: bool) -> ZmqOutbox:
+    """Reports to a collector, and passes on its wishes; does not keep the monitor alive."""
+    watching, first = weakref.ref(monitor), monitor.step
+
+    def current_step() -> int:
+        alive = watching()
+        return first if alive is None else alive.step
+
+    def wish(wish: Tighten) -> None:
+        alive = watching()
+        if alive is not None:
+            alive.wish(wish)
+
+    return ZmqOutbox(address, monitor.run, number, current_step, wish=wish if tighten else None)
 
 
 def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:

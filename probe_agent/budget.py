@@ -11,11 +11,15 @@ ADVANCE = 1000.0
 
 
 class Claim(NamedTuple):
-    """What one probe asks for: the ``seconds`` it is expected to take; those it ``had`` so far; whether it is ``due`` now."""
+    """What one probe asks for: the ``seconds`` it is expected to take; those it ``had`` so far; whether it is ``due`` now.
+
+    An ``urgent`` one is paid before the others, from what they have saved as well.
+    """
 
     seconds: float
     had: float
     due: bool = True
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,11 @@ def affordable(claims: Sequence[Claim], left: float, fair: float) -> tuple[list[
 
     Those that had least come first. A claim that is too dear now keeps what it has saved, up to the ``fair`` share
     of all that was allowed: so a dear probe neither keeps the cheap ones waiting nor is starved by them, and each of
-    n has an n-th part or all it asks for.
+    n has an n-th part or all it asks for. After an urgent claim the others had less, and come first until that is made good.
     """
     chosen, missing = [], math.inf
-    for i in sorted(range(len(claims)), key=lambda i: claims[i].had):
-        seconds, had, due = claims[i]
+    for i in sorted(range(len(claims)), key=lambda i: (not claims[i].urgent, claims[i].had)):
+        seconds, had, due, _ = claims[i]
         if due and seconds <= left:
             chosen.append(i)
             left -= seconds

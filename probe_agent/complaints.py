@@ -33,6 +33,12 @@ def warn(text: str) -> None:
         logger.warning("phasewatch: %s", text)
 
 
+def tell(text: str) -> None:
+    """Log what is worth knowing and nobody has to act on. A log handler of the user's that raises does not raise into training."""
+    with suppress(Exception):
+        logger.info("phasewatch: %s", text)
+
+
 def said(error: BaseException) -> str:
     """The exception's type and words, whatever it does when it is asked for them, in characters that can travel."""
     try:

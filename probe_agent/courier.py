@@ -27,6 +27,7 @@ from probe_wire import (
     Report,
     Run,
     Schema,
+    Tighten,
     WireError,
     decode_for_agent,
     encode,
@@ -57,7 +58,9 @@ class Entry:
 class Courier:
     """See the module. Not thread-safe: used by the outbox's thread alone, but for the two counters it shows."""
 
-    def __init__(self, address: str, run: Run, rank: int, step: Callable[[], int], capacity: int) -> None:
+    def __init__(
+        self, address: str, run: Run, rank: int, step: Callable[[], int], capacity: int, *, tightens: bool = False
+    ) -> None:
         self.address = address
         self.dropped = 0
         self.said_goodbye = False
@@ -66,6 +69,7 @@ class Courier:
         self._run = run
         self._rank = rank
         self._step = step
+        self._tightens = tightens
         self._epoch = uuid.uuid4().hex[:16]
         self._capacity = capacity
         self._ledger: deque[Entry] = deque()
@@ -230,7 +234,7 @@ class Courier:
 
     def _hello(self) -> bytes:
         first = self._ledger[0].seq if self._ledger else self._seq + 1
-        return encode(Hello(self._run, self._rank, self._epoch, first, max(self._step(), 0)))
+        return encode(Hello(self._run, self._rank, self._epoch, first, max(self._step(), 0), self._tightens))
 
     def _put(self, data: bytes) -> bool:
         assert self._socket is not None  # noqa: S101 - connected before the loop starts
@@ -241,12 +245,12 @@ class Courier:
         self._last_sent = time.monotonic()
         return True
 
-    def receive(self, milliseconds: int) -> list[Advice]:
-        """Take in the collector's answers, waiting at most so long for the first."""
+    def receive(self, milliseconds: int) -> list[Advice | Tighten]:
+        """Take in the collector's answers, waiting at most so long for the first. Returns those that are for training."""
         assert self._socket is not None  # noqa: S101
-        advice: list[Advice] = []
+        taken: list[Advice | Tighten] = []
         if not self._socket.poll(milliseconds, zmq.POLLIN):
-            return advice
+            return taken
         for _ in range(1000):
             try:
                 data = self._socket.recv(zmq.NOBLOCK)
@@ -262,9 +266,9 @@ class Courier:
                     self._take_ack(seq)
                 case Nack():
                     self._take_nack(message)
-                case Advice():
-                    advice.append(message)
-        return advice
+                case Advice() | Tighten():
+                    taken.append(message)
+        return taken
 
     def _take_ack(self, seq: int) -> None:
         self._last_ack = time.monotonic()

@@ -107,6 +107,10 @@ class Foreman:
 
     # -- in the training thread -------------------------------------------------------------------
 
+    def alone(self) -> bool:
+        """It is."""
+        return True
+
     def busy(self) -> float:
         """What the measurement in progress will still take, by what its probes took before; longer the longer it lasts."""
         order = self._current

@@ -30,6 +30,10 @@ class Lead:
         self._own = own
         self._shards = shards
 
+    def alone(self) -> bool:
+        """Once the ranks have parted."""
+        return self._accord.gang is None
+
     def busy(self) -> float:
         """As the place where rank 0 measures."""
         return 0.0 if self._own is None else self._own.busy()

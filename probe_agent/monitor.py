@@ -10,14 +10,12 @@
 When nothing is due the hook compares two integers and returns.
 """
 
-import logging
 import os
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -25,10 +23,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from probe_agent.agenda import Agenda, Tight
 from probe_agent.budget import Budget, Claim, affordable
-from probe_agent.complaints import Complaints, said
+from probe_agent.complaints import Complaints, said, tell
 from probe_agent.draft import Draft
-from probe_agent.findings import Finding, columns_of, complaints_of
+from probe_agent.findings import Finding, Measured, columns_of, complaints_of
 from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
 from probe_agent.optimizers import Recorder, rule_of
@@ -41,12 +40,7 @@ from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
 from probe_agent.steps import Steps
 from probe_agent.update_rule import UpdateRule
-from probe_wire import Advice, Losses, Outcome, ProbeCost, Run
-
-logger = logging.getLogger("probe_agent")
-
-NEVER = 2**62
-"""The step at which nothing is due."""
+from probe_wire import Advice, Losses, Outcome, ProbeCost, Run, Tighten
 
 _turn = threading.Lock()
 """Held while any monitor measures: random streams and attention kernels are switches of the whole process."""
@@ -64,6 +58,7 @@ class Monitor:
         run: what the collector knows it by.
         subject: what is measured.
         step: optimizer steps so far.
+        agenda: what is due when, and what the collector wished to have more often.
         snapshots_skipped: measurements that were due and not made.
     """
 
@@ -90,6 +85,7 @@ class Monitor:
         self._live = live or subject.model  # what the optimizer updates, where that is not what is measured
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
+        self.agenda = Agenda(self._watches, step, earns=budget.share > 0)
         self._budget = budget
         self._probes = probes_of(self._watches)
         self._had = {probe.name: 0.0 for probe in self._probes}
@@ -103,8 +99,7 @@ class Monitor:
         self._closed = False
         self._first_step = step
         self._started = time.perf_counter()
-        self._due = [step for _ in self._watches]  # the state training starts from is the first to be measured
-        self._next_due = step if self._watches else NEVER
+        self._next_due = self.agenda.next
         self._in_step = False
         self._began: float | None = None
         self._outbox = open_outbox(self)
@@ -143,6 +138,11 @@ class Monitor:
         return list(self._advice)
 
     @property
+    def tightened(self) -> dict[str, int]:
+        """The probes that are measured more often now because a transition is suspected, and how many times as often."""
+        return {probe.name: times for probe, times in self.agenda.tightened.items()}
+
+    @property
     def probe_seconds(self) -> float:
         """Seconds that measuring has taken from training."""
         return self._measured + self._charged
@@ -151,6 +151,11 @@ class Monitor:
     def training_seconds(self) -> float:
         """Seconds since attaching that were not spent in probes."""
         return time.perf_counter() - self._started - self._spent
+
+    def wish(self, wish: Tighten) -> None:
+        """Consider a wish of the collector's at the next step, in a job of several ranks at the next that is due. For any thread."""
+        if self.agenda.take(wish) and self._place.alone():
+            self._next_due = self.step
 
     def close(self, reason: str = "finished") -> None:
         """Stop watching and deliver what is queued, within two seconds; harmless when repeated."""
@@ -222,7 +227,7 @@ class Monitor:
                 raise
             self._complain("monitor", f"measuring at step {self.step} failed: {said(error)}")
         finally:
-            self._next_due = min(self._due)
+            self._next_due = self.agenda.next
             self._measured += time.perf_counter() - self._began
             self._began = None
             _turn.release()
@@ -234,32 +239,31 @@ class Monitor:
         return self.probe_seconds + (0.0 if began is None else time.perf_counter() - began)
 
     def _measure_what_is_due(self) -> None:
-        due = [i for i, at in enumerate(self._due) if at <= self.step]
-        choice = self._place.agreed(self.step, self._chosen(due))
+        agenda = self.agenda
+        scheduled, wanted = agenda.scheduled(self.step), agenda.wanted(self.step)
+        choice = self._place.agreed(self.step, self._chosen(wanted, agenda.offered(self.step)))
+        for words in agenda.hold(choice.tight):
+            tell(f"step {self.step}: {words}")
         if choice.wait:
-            self.snapshots_skipped += 1
-            for i in due:
-                self._due[i] = self.step + choice.wait
+            self.snapshots_skipped += scheduled
+            agenda.put_off(self.step, choice.wait)
         else:
-            for i in due:
-                self._due[i] = self._watches[i].schedule.after(self.step)
-            self._measure(choice.probes, choice.skipped)
-        self._next_due = min(self._due)
+            agenda.go_on(self.step)
+            if wanted:
+                self._measure(choice.probes, choice.skipped, scheduled=scheduled)
+        self._next_due = agenda.next
         if self._recorder and self._next_due > self.step + 2:
             self._recorder.forget()
 
-    def _wanted(self, due: Sequence[int]) -> set[Probe]:
-        return {probe for i in due for probe in self._watches[i].probes}
-
-    def _chosen(self, due: Sequence[int]) -> Choice:
-        """Which probes of these watches can be measured now."""
+    def _chosen(self, wanted: set[Probe], tight: Sequence[Tight]) -> Choice:
+        """Which of these probes can be measured now; those that are ``tight`` come first."""
         training, steps = self.training_seconds, self.step - self._first_step
         if busy := self._place.busy():
-            return Choice([], [], max(1, round(busy * steps / training)) if training > 0 else 1)
-        wanted = self._wanted(due)
+            return Choice([], [], max(1, round(busy * steps / training)) if training > 0 else 1, tight)
         probes, allowed = self._probes, self._budget.allowed(training)
+        urgent = {probe for probe, _, _ in tight}
         chosen, missing = affordable(
-            [Claim(self._place.expected(probe), self._had[probe.name], probe in wanted) for probe in probes],
+            [Claim(self._place.expected(p), self._had[p.name], p in wanted, p in urgent) for p in probes],
             allowed - self._spent - self._place.once(),
             allowed / max(1, len(probes)),
         )
@@ -267,10 +271,10 @@ class Monitor:
         missing += 2 * self._recording
         wait = 0 if chosen or not wanted else self._budget.steps_to_wait(missing, training=training, steps=steps)
         taken = [probes[i] for i in chosen]
-        return Choice(taken, [probe for probe in probes if probe in wanted and probe not in taken], wait)
+        return Choice(taken, [probe for probe in probes if probe in wanted and probe not in taken], wait, tight)
 
-    def _measure(self, probes: Sequence[Probe], skipped: Iterable[Probe]) -> None:
-        observed = [*self._scalars.drain(), *(self._skipped.drain(self.step) if self._skipped else ())]
+    def _measure(self, probes: Sequence[Probe], skipped: Iterable[Probe], *, scheduled: bool) -> None:
+        observed = [*(self._observed() if scheduled else ()), *self.agenda.account()]
         draft = Draft(self.step, time.time(), observed, tuple(map(_left_out, skipped)))
         found = self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
         draft = replace(
@@ -285,8 +289,13 @@ class Monitor:
             found.add_done_callback(lambda done: self._report(draft, done.result()))
         for advice in self._outbox.advice():
             self._advice.append(advice)
-            with suppress(Exception):  # a log handler of the user's
-                logger.info("phasewatch: step %d: %s", self.step, advice.text)
+            tell(f"step {self.step}: {advice.text}")
+
+    def _observed(self) -> Iterator[Measured]:
+        """What the loop and its scaler tell, from one scheduled step to the next."""
+        yield from self._scalars.drain()
+        if self._skipped:
+            yield from self._skipped.drain(self.step)
 
     def _report(self, draft: Draft, findings: Sequence[Finding]) -> None:
         """Queue what was found; in another thread where the probes did not run in this one."""

@@ -18,7 +18,7 @@ import zmq
 from probe_agent.complaints import said, warn
 from probe_agent.courier import Courier
 from probe_agent.draft import Draft
-from probe_wire import Advice, Run
+from probe_wire import Advice, Run, Tighten
 
 CLOSE_SECONDS = 1.3
 """The most `close` waits for the collector; with what ends after it a job's exit takes less than two seconds longer."""
@@ -75,14 +75,25 @@ class ZmqOutbox:
         rank: which process of the run.
         step: gives the current step, for the greeting that also serves as heartbeat.
         capacity: reports kept while the collector is away; beyond it the oldest go and are counted.
+        wish: takes each wish of the collector's to measure more often; without it the collector is told to send none.
     """
 
-    def __init__(self, address: str, run: Run, rank: int, step: Callable[[], int], *, capacity: int = 10_000) -> None:
+    def __init__(
+        self,
+        address: str,
+        run: Run,
+        rank: int,
+        step: Callable[[], int],
+        *,
+        capacity: int = 10_000,
+        wish: Callable[[Tighten], None] | None = None,
+    ) -> None:
         self._queue: deque[Draft] = deque()
         self._advice: deque[Advice] = deque(maxlen=1000)
         self._closing: str | None = None
         self._deadline = float("inf")
-        self._courier = Courier(address, run, rank, step, capacity)
+        self._wish = wish
+        self._courier = Courier(address, run, rank, step, capacity, tightens=wish is not None)
         self._thread = threading.Thread(target=self._deliver, name="phasewatch-outbox", daemon=True)
         self._thread.start()
         _open.add(self)
@@ -155,7 +166,11 @@ class ZmqOutbox:
             if closing is not None and not courier.said_goodbye:
                 courier.enlist_goodbye(closing)
             courier.send()
-            self._advice.extend(courier.receive(milliseconds=20 if courier.unacknowledged else 100))
+            for heard in courier.receive(milliseconds=20 if courier.unacknowledged else 100):
+                if isinstance(heard, Advice):
+                    self._advice.append(heard)
+                elif self._wish is not None:
+                    self._wish(heard)
             if closing is not None and (courier.unacknowledged == 0 or time.monotonic() > self._deadline):
                 return
 

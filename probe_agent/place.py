@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol, final
 
+from probe_agent.agenda import Tight
 from probe_agent.findings import Finding
 from probe_agent.measuring import Measuring, Subject
 from probe_agent.probe import Probe
@@ -18,11 +19,15 @@ a core with training. Measured: 2 to 5 % on two virtual cores (`benchmarks/resul
 
 
 class Choice(NamedTuple):
-    """What to measure now, what is due and has to be skipped, and how many steps to wait where nothing can be measured."""
+    """What to measure now, what is due and has to be skipped, and how many steps to wait where nothing can be measured.
+
+    The ``tight`` probes are measured more often from here on.
+    """
 
     probes: Sequence[Probe]
     skipped: Sequence[Probe]
     wait: int
+    tight: Sequence[Tight] = ()
 
 
 NOTHING = Choice([], [], 0)
@@ -33,6 +38,9 @@ MOST_SECONDS = 120.0
 
 class Place(Protocol):
     """Runs the probes of a monitor."""
+
+    def alone(self) -> bool:
+        """Whether nobody else has to look at the same steps."""
 
     def busy(self) -> float:
         """Seconds until it can measure again, as far as known; 0 when it can now."""
@@ -71,6 +79,10 @@ def done(findings: list[Finding]) -> Future[list[Finding]]:
 class Resting:
     """Measures nothing: another rank does, for all of them. What the loop observes is reported all the same."""
 
+    def alone(self) -> bool:
+        """It is."""
+        return True
+
     def busy(self) -> float:
         """Never."""
         return 0.0
@@ -108,6 +120,10 @@ class Inline:
 
     def __init__(self, probes: Sequence[Probe]) -> None:
         self._measuring = Measuring(probes, most=MOST_SECONDS)
+
+    def alone(self) -> bool:
+        """It is."""
+        return True
 
     def busy(self) -> float:
         """Never."""

@@ -42,13 +42,15 @@ class Probe(abc.ABC):
     becomes outcome FAILED. The monitor times, guards and counts it.
 
     Where a job lacks one of its ``needs`` it measures nothing, and says so; where it lacks one of what it
-    ``uses``, some of its quantities are not applicable.
+    ``uses``, some of its quantities are not applicable. Where a value depends on how long ago the probe last measured it
+    ``looks_back``, and is never measured out of its schedule.
     """
 
     name: ClassVar[str]
     quantities: ClassVar[tuple[Quantity, ...]]
     needs: ClassVar[frozenset[Need]] = frozenset()
     uses: ClassVar[frozenset[Need]] = frozenset()
+    looks_back: ClassVar[bool] = False
 
     @property
     def sees_updates(self) -> bool:

@@ -39,6 +39,10 @@ class Team:
         self._ours: dict[str, bool] = {}
         self._seconds: dict[str, float] = {}
 
+    def alone(self) -> bool:
+        """Once the ranks have parted."""
+        return self._accord.gang is None
+
     def busy(self) -> float:
         """Never."""
         return 0.0

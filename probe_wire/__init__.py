@@ -19,6 +19,7 @@ from probe_wire.messages import (
     Report,
     Run,
     Schema,
+    Tighten,
     ToAgent,
     ToCollector,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Report",
     "Run",
     "Schema",
+    "Tighten",
     "ToAgent",
     "ToCollector",
     "UnknownVersion",

@@ -1,6 +1,6 @@
 """The messages both sides speak: a law of its own, changed only by appending fields with defaults.
 
-Agent to collector: Hello, Schema, Report, Goodbye. Collector to agent: Ack, Nack, Advice.
+Agent to collector: Hello, Schema, Report, Goodbye. Collector to agent: Ack, Nack, Advice, Tighten.
 
 Report and Goodbye are numbered from 1 in each *stream* (one rank of one run in one life of its
 process, named by the epoch). The collector acknowledges the highest number it has committed; the
@@ -90,7 +90,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     ``first`` is the lowest sequence number the agent can still send: where it is beyond what the
     collector holds, the reports between are lost and are counted as lost. ``step`` is the step the
-    training has reached.
+    training has reached. ``tightens`` says that the agent takes `Tighten`; one that does not say so is never sent one.
     """
 
     run: Run
@@ -98,6 +98,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     epoch: Identifier
     first: Annotated[int, Meta(ge=1, le=2**62)]
     step: Count = 0
+    tightens: bool = False
 
 
 class Schema(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -170,5 +171,19 @@ class Advice(msgspec.Struct, frozen=True, array_like=True, tag=18):
     undo: Text = ""
 
 
+class Tighten(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """A wish: a transition is suspected in this quantity, so measure it more often for a while, if the budget allows.
+
+    ``times`` as often as the schedule says, until ``until_step`` or for so many ``seconds``, whichever ends first. Heard
+    twice, late or never it does no harm, so it is sent once.
+    """
+
+    quantity: QuantityName
+    until_step: Count
+    times: Annotated[int, Meta(ge=2, le=16)] = 4
+    seconds: Annotated[float, Meta(gt=0, le=86_400)] = 3600.0
+    reason: Text = ""
+
+
 ToCollector = Hello | Schema | Report | Goodbye
-ToAgent = Ack | Nack | Advice
+ToAgent = Ack | Nack | Advice | Tighten

@@ -14,7 +14,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from collector.live import Live, ProbeState, RankState
-from collector.phases import Span
+from collector.phases import Judged, NoiseCard
+from collector.phases.spans import spans_of
 from collector.phases.transition import Evidence, Transition, Window
 from collector.store.queries import Reader
 from collector.store.sqlite import Store, Stream
@@ -118,6 +119,10 @@ def window(column: int, first: int, last: int) -> Window:
     return Window(first, last, values.size, float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)))
 
 
+CARD = NoiseCard(154, 0.021, 0.018, 0.009, 0.12, 1.1, 0.0065, "white")
+WANDERING = NoiseCard(154, 0.034, None, 0.034, 0.95, 1.3, 0.0, "unassessable")
+
+
 def evidence(column: int, before: tuple[int, int], after: tuple[int, int], log_e: float) -> Evidence:
     """The figures of a turn, taken from the curve itself."""
     first, second = window(column, *before), window(column, *after)
@@ -127,7 +132,7 @@ def evidence(column: int, before: tuple[int, int], after: tuple[int, int], log_e
     how = "rose" if change > 0 else "fell"
     sentence = f"{quantity} {how} by {abs(change):.1%} between the two windows, against a noise of 2.1 % of one point."
     return Evidence(
-        quantity, {}, "reflected e-process", log_e, 0.005, first, second, change, 0.021, points, 1, sentence
+        quantity, {}, "reflected_gauss_e_process", log_e, 0.005, first, second, change, 0.021, points, 1, sentence, CARD
     )
 
 
@@ -248,17 +253,8 @@ class Seeded:
         self.store.commit()
         with self.live.lock:
             live = self.live.open(self.run, self.clock)
-            live.transitions.append(change)
-            subject = change.subject
-            kept = [
-                s for s in live.spans if (s.machine, s.subject) != (change.machine, subject) or s.until_step is not None
-            ]
-            since = max((s.until_step or 0 for s in kept if s.machine == change.machine), default=0)
-            live.spans = [
-                *kept,
-                Span(change.machine, subject, change.from_phase, since, change.happened_step),
-                Span(change.machine, subject, change.to_phase, change.happened_step, None),
-            ]
+            live.enter(change, self.clock)
+            live.spans = spans_of(live.transitions)
         if told:
             self.feed.handle(self.run, change)
 
@@ -292,6 +288,11 @@ def seed(path: Path, *, steps: tuple[int, ...] = STEPS, now: float, turns: bool 
         live = seeded.live.runs[run.id]
         live.ranks[0].losses = Losses(0, 3, 0)
         live.probes.setdefault("loss", ProbeState())
+        live.judged = [
+            Judged("critical_period", {}, "fisher_trace", CARD),
+            Judged("intervention_removal", {}, "fisher_trace", CARD),
+            Judged("local_complexity", {}, "local_complexity", WANDERING),
+        ]
     if turns:
         for change in (began(), complexity_turn(), transition()):
             seeded.turn(change)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from collector.live import Latest, Live, LiveRun, ProbeState, RankState, SeriesKey
-from collector.phases import Span
+from collector.phases import Judged, NoiseCard, Span
 from collector.phases.transition import Evidence, Transition, Window
 from probe_wire import Column, Estimate, Losses, Outcome, Quantity, Run
 
@@ -104,9 +104,23 @@ def enter(run: LiveRun, made: Transition, now: float) -> None:
         for s in run.spans
     ]
     run.spans.append(Span(made.machine, made.subject, made.to_phase, made.happened_step, None))
-    run.transitions.append(made)
-    run.transition_counts[made.machine, made.to_phase] += 1
-    run.last_transition_time[made.machine] = now
+    run.enter(made, now)
+
+
+def judge(run: LiveRun, machine: str, **noise: object) -> None:
+    """A machine judges a series, and this is what is known of its noise."""
+    card: dict[str, object] = {
+        "probes": 80,
+        "believed": 0.03,
+        "estimator": 0.02,
+        "process": 0.01,
+        "autocorrelation": 0.1,
+        "tails": 1.1,
+        "outliers": 0.0,
+        "verdict": "white",
+    }
+    subject = noise.pop("subject", {})
+    run.judged.append(Judged(machine, subject, "fisher_trace", NoiseCard(**{**card, **noise})))  # type: ignore[arg-type]
 
 
 def losses(run: LiveRun, *, lost: int = 0, dropped: int = 0, skipped: int = 0) -> None:

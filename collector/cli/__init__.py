@@ -4,14 +4,20 @@ import sys
 
 import typer
 
+from collector.cli.backtest import backtest
 from collector.cli.check import check
+from collector.cli.plan import plan
 from collector.cli.replay import replay
+from collector.cli.rules import rules
 from collector.cli.runs import runs
 from collector.cli.serve import serve
 from collector.cli.transitions import transitions
 from collector.errors import CollectorError
+from collector.phases import MachineError
 
-COMMANDS = (serve, check, runs, transitions, replay)
+COMMANDS = (serve, check, runs, transitions, replay, plan, backtest)
+GROUPS = {"rules": rules}
+"""Verbs that have verbs of their own."""
 
 app = typer.Typer(
     name="probe-collector",
@@ -22,12 +28,14 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def main() -> None:
     """Run one command; what a person can mend is one line on standard error and exit status 2."""
     try:
         app()
-    except CollectorError as error:
+    except (CollectorError, MachineError) as error:
         print(f"probe-collector: {error}", file=sys.stderr)
         raise SystemExit(2) from None

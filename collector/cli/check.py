@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from collector.cli.options import ConfigFile, InletAddress, StorePath, WebHost, WebPort, configured
+from collector.phases.own import with_own
 
 
 def check(
@@ -14,7 +15,8 @@ def check(
     web_port: WebPort = None,
 ) -> None:
     """Print every setting as `serve` would use it, and where its value came from."""
-    _, settings = configured(config, store, inlet_address, web_host, web_port)
+    chosen, settings = configured(config, store, inlet_address, web_host, web_port)
+    with_own(chosen.phases.machines)  # one that contradicts itself is told here, not when the collector is started
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("setting", "value", "from"):
         table.add_column(heading, no_wrap=True)

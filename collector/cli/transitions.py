@@ -23,7 +23,7 @@ def transitions(
     store: StorePath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run's phase transitions with their evidence."""
+    """Show a run's phase transitions with their evidence, each at every state it came to."""
     settings, _ = configured(config, store)
     reader = Reader(Path(settings.store.path))
     row = find_run(reader, run)
@@ -53,18 +53,33 @@ def find_run(reader: Reader, run: str | None) -> RunRow:
 
 
 def described(t: Transition) -> RenderableType:
-    """A transition in words, for a terminal."""
+    """A transition in words, for a terminal; one that is only suspected, or withdrawn, stands back."""
     subject = "".join(f" [{key} {value}]" for key, value in t.subject.items())
-    low, high = t.happened_between
+    early = t.state == "detected" and not t.act
+    advice = t.advice if t.act or early else ""
     body = Text.assemble(
-        f"happened at step {t.happened_step:,} ({low:,} to {high:,}), known at step {t.known_step:,}, "
-        f"confidence {confidence(t.confidence)}",
+        f"{_when(t)}",
         f"\n{t.evidence.sentence}",
-        (f"\n→ {t.advice}" if t.advice else "", "green"),
-        f"\nundo: {t.undo}" if t.undo else "",
+        *(f"\nbeside it: {aside}" for aside in t.evidence.asides),
+        (f"\n→ {'once confirmed: ' if early else ''}{advice}" if advice else "", "dim" if early else "green"),
+        f"\nundo: {t.undo}" if t.undo and t.act else "",
     )
-    heading = Text(f"{t.machine}{subject}: {t.from_phase} → {t.to_phase}", "bold")
+    heading = Text.assemble((f"{t.machine}{subject}: {t.from_phase} → {t.to_phase}", _WEIGHTS[t.state]), f"  {t.state}")
     return Group("", heading, Padding(body, (0, 0, 0, 2)))
+
+
+_WEIGHTS = {"suspected": "dim", "detected": "bold", "confirmed": "bold green", "retracted": "strike dim"}
+
+
+def _when(t: Transition) -> str:
+    low, high = t.happened_between
+    if t.state == "retracted":
+        return f"withdrawn at step {t.known_step:,}" + ("" if t.act else ", before any phase was entered")
+    told = t.state != "suspected" and t.evidence.alpha < 1.0
+    sure = f", confidence {confidence(t.confidence)}" if told else ""
+    first = "" if t.suspected_step in (None, t.known_step) else f", suspected at step {t.suspected_step:,}"
+    place = "perhaps at" if t.state == "suspected" else "happened at"
+    return f"{place} step {t.happened_step:,} ({low:,} to {high:,}){first}, {t.state} at step {t.known_step:,}{sure}"
 
 
 def confidence(c: float) -> str:

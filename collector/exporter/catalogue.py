@@ -45,14 +45,14 @@ RUN_UNJUDGED = Family(
     "phasewatch_run_unjudged_measurements_total",
     "counter",
     "Measurements of a judged quantity that no phase machine could use: not ok, not on the axis (skipped), at a step not "
-    "beyond the last (behind), given up to the cap after they were judged (thinned), of a subject too many (refused).",
+    "beyond the last (behind), of a subject too many (refused).",
     ("run", "reason"),
 )
 
 PHASE = Family(
     "phasewatch_phase",
     "gauge",
-    "1 for the phase a machine says the run is in, 0 for its other phases; all 0 until it can judge.",
+    "1 for the phase a machine says the run is in, 0 for its other phases; left out where a run does not measure what it judges.",
     ("run", "machine", "phase", "…"),
 )
 PHASE_CODE = Family(
@@ -64,7 +64,7 @@ PHASE_CODE = Family(
 PHASE_LAST_TRANSITION = Family(
     "phasewatch_phase_last_transition_timestamp_seconds",
     "gauge",
-    "When the newest transition of a machine became known, Unix time.",
+    "When the newest transition of a machine was detected, Unix time.",
     ("run", "machine"),
 )
 TRANSITIONS = Family(
@@ -72,6 +72,18 @@ TRANSITIONS = Family(
     "counter",
     "How often the run entered a phase. Every phase that can be entered is present from 0.",
     ("run", "machine", "to_phase"),
+)
+PHASE_CLAIMS = Family(
+    "phasewatch_phase_claims_total",
+    "counter",
+    "How often a claim of a machine came to a state: suspected, detected, confirmed, retracted.",
+    ("run", "machine", "state"),
+)
+PHASE_CLAIM = Family(
+    "phasewatch_phase_claim",
+    "gauge",
+    "1 for the state that the newest claim which was detected has come to, 0 for the others; to_phase is the phase it claims.",
+    ("run", "machine", "to_phase", "state", "…"),
 )
 TRANSITION_CONFIDENCE = Family(
     "phasewatch_transition_confidence_ratio",
@@ -90,6 +102,37 @@ TRANSITION_KNOWN = Family(
     "gauge",
     "The first step whose report made the newest transition certain enough.",
     ("run", "machine", "…"),
+)
+NOISE = Family(
+    "phasewatch_noise_ratio",
+    "gauge",
+    "Standard deviation of one probe of a judged series relative to its level, as the tests believe it. Left out until it is known.",
+    ("run", "machine", "quantity", "…"),
+)
+NOISE_ESTIMATOR = Family(
+    "phasewatch_noise_estimator_ratio",
+    "gauge",
+    "The part of that noise which the probe's own paired error tells of. Left out where it reports none.",
+    ("run", "machine", "quantity", "…"),
+)
+NOISE_PROCESS = Family(
+    "phasewatch_noise_process_ratio",
+    "gauge",
+    "The part of that noise which training adds. Left out until it is known.",
+    ("run", "machine", "quantity", "…"),
+)
+NOISE_AUTOCORRELATION = Family(
+    "phasewatch_noise_autocorrelation",
+    "gauge",
+    "Coefficient of the AR(1) process whose means would scatter as the series' do: 0 where probes stray independently.",
+    ("run", "machine", "quantity", "…"),
+)
+NOISE_VERDICT = Family(
+    "phasewatch_noise_verdict",
+    "gauge",
+    "1 for what the noise of a judged series is held to be, 0 for the others: white, correlated, unassessable (like a random "
+    "walk: no trend can be told), unknown (too few probes).",
+    ("run", "machine", "quantity", "verdict", "…"),
 )
 
 OVERHEAD = Family(
@@ -170,13 +213,21 @@ CATALOGUE = (
     RUN_STARTED,
     RUN_LAST_REPORT,
     RUN_LOST_REPORTS,
+    RUN_UNJUDGED,
     PHASE,
     PHASE_CODE,
     PHASE_LAST_TRANSITION,
     TRANSITIONS,
+    PHASE_CLAIMS,
+    PHASE_CLAIM,
     TRANSITION_CONFIDENCE,
     TRANSITION_HAPPENED,
     TRANSITION_KNOWN,
+    NOISE,
+    NOISE_ESTIMATOR,
+    NOISE_PROCESS,
+    NOISE_AUTOCORRELATION,
+    NOISE_VERDICT,
     OVERHEAD,
     REPORTS_DROPPED,
     SNAPSHOTS_SKIPPED,

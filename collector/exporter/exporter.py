@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, 
 from collector.exporter import catalogue as c
 from collector.exporter.estimates import Names, RunEstimates
 from collector.exporter.room import REASONS, Room, Share
-from collector.exporter.run_page import Machines, write_probes, write_ranks, write_run, write_transitions
+from collector.exporter.run_page import Machines, write_noise, write_probes, write_ranks, write_run, write_transitions
 from collector.exporter.still import Patience, Still, develop
 from collector.exporter.text import Page
 from collector.health import Health
@@ -79,6 +79,7 @@ class Exporter:
             write_ranks(page, still, share)
             write_probes(page, still, share)
             write_transitions(page, still, self._machines, estimates.layers, share)
+            write_noise(page, still, estimates.layers, share)
             estimates.write(page, still, names, share)
         self._health.refused_series.inc(room.newly_refused)
         series = page.series

@@ -1,7 +1,7 @@
 """What a page says about one run itself: its state, ranks, probes, phases and transitions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import get_args
+from typing import get_args, get_type_hints
 
 from collector.exporter import catalogue as c
 from collector.exporter.names import Layers, label_pairs
@@ -9,12 +9,15 @@ from collector.exporter.room import Share
 from collector.exporter.still import Still, Subject
 from collector.exporter.text import Page
 from collector.live import State
+from collector.phases.transition import NoiseCard
+from collector.phases.transition import State as ClaimState
 from probe_wire import Outcome
 
 Machines = Mapping[str, Sequence[str]]
 """The phases of each machine, in their order."""
 
-_TAKEN = frozenset({"run", "machine", "phase", "to_phase", "from_phase"})
+_TAKEN = frozenset({"run", "machine", "phase", "to_phase", "from_phase", "state", "quantity", "verdict"})
+_VERDICTS: tuple[str, ...] = get_args(get_type_hints(NoiseCard)["verdict"])
 
 
 def write_run(page: Page, still: Still, machines: Machines, share: Share) -> None:
@@ -38,11 +41,18 @@ def write_run(page: Page, still: Still, machines: Machines, share: Share) -> Non
     for reason, count in still.unjudged.items():
         page.add(c.RUN_UNJUDGED, [run, ("reason", reason)], count)
     for machine, phases in machines.items():
-        _write_phase(page, [run, ("machine", machine)], phases, still.current.get((machine, ())))
+        if (machine, ()) in still.current:  # what a run does not measure is not judged
+            _write_phase(page, [run, ("machine", machine)], phases, still.current[machine, ()])
     for machine, seconds in still.last_transition_time.items():
         page.add(c.PHASE_LAST_TRANSITION, [run, ("machine", machine)], seconds)
     for (machine, to_phase), count in still.transition_counts.items():
         page.add(c.TRANSITIONS, [run, ("machine", machine), ("to_phase", to_phase)], count)
+    for machine in dict.fromkeys(
+        [*(machine for machine, _ in still.current), *(machine for machine, _ in still.claims)]
+    ):
+        for claimed in get_args(ClaimState):
+            labels = [run, ("machine", machine), ("state", claimed)]
+            page.add(c.PHASE_CLAIMS, labels, still.claims.get((machine, claimed), 0))
     share.charge(page.series - before)
 
 
@@ -80,11 +90,30 @@ def write_transitions(page: Page, still: Still, machines: Machines, layers: Laye
         if (subject or machine not in machines) and share.take(len(phases) + 2, ("phase", machine, subject)):
             _write_phase(page, _labels(still, machine, subject, layers), phases, current)
     for (machine, subject), made in still.newest.items():
-        if share.take(3, ("transition", machine, subject)):
+        if share.take(3 + len(get_args(ClaimState)), ("transition", machine, subject)):
             labels = _labels(still, machine, subject, layers)
+            for claimed in get_args(ClaimState):
+                states = [*labels, ("to_phase", made.to_phase), ("state", claimed)]
+                page.add(c.PHASE_CLAIM, states, claimed == made.state)
             page.add(c.TRANSITION_CONFIDENCE, labels, made.confidence)
             page.add(c.TRANSITION_HAPPENED, labels, made.happened_step)
             page.add(c.TRANSITION_KNOWN, labels, made.known_step)
+
+
+def write_noise(page: Page, still: Still, layers: Layers, share: Share) -> None:
+    """The noise that each judged series is judged by."""
+    for judged in still.judged:
+        subject, card = tuple(sorted(judged.subject.items())), judged.card
+        if not share.take(4 + len(_VERDICTS), ("noise", judged.machine, subject)):
+            continue
+        labels = [*_labels(still, judged.machine, subject, layers), ("quantity", judged.quantity)]
+        parts = (c.NOISE, card.believed), (c.NOISE_ESTIMATOR, card.estimator), (c.NOISE_PROCESS, card.process)
+        for family, noise in parts:
+            if noise is not None:
+                page.add(family, labels, noise)
+        page.add(c.NOISE_AUTOCORRELATION, labels, card.autocorrelation)
+        for verdict in _VERDICTS:
+            page.add(c.NOISE_VERDICT, [*labels, ("verdict", verdict)], verdict == card.verdict)
 
 
 def _labels(still: Still, machine: str, subject: Subject, layers: Layers) -> list[tuple[str, str]]:

@@ -2,13 +2,15 @@
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 import msgspec
 
 from collector.live import Live, LiveRun, ProbeState, RankState, SeriesKey, State
+from collector.phases import Judged
+from collector.phases.transition import State as ClaimState
 from collector.phases.transition import Transition
 from probe_wire import Estimate, Outcome, Quantity, Run
 
@@ -34,7 +36,9 @@ class Still:
     current: dict[tuple[str, Subject], str]
     """The phase each machine says each subject is in; the newest where spans overlap."""
     newest: dict[tuple[str, Subject], Transition]
-    """The last transition of each machine and subject."""
+    """The newest claim of each machine and subject that was detected, as it stands now."""
+    judged: list[Judged]
+    claims: dict[tuple[str, ClaimState], int]
     transition_counts: dict[tuple[str, str], int]
     last_transition_time: dict[str, float]
 
@@ -54,7 +58,9 @@ class Still:
             estimates=[(key, latest.position, latest.estimate) for key, latest in run.latest.items()],
             probes={name: replace(probe, outcomes=probe.outcomes.copy()) for name, probe in run.probes.items()},
             current={(s.machine, _subject(s.subject)): s.phase for s in run.spans if s.until_step is None},
-            newest={(made.machine, _subject(made.subject)): made for made in run.transitions},
+            newest=_newest(run.transitions),
+            judged=list(run.judged),
+            claims=dict(run.claims),
             transition_counts=dict(run.transition_counts),
             last_transition_time=dict(run.last_transition_time),
         )
@@ -65,6 +71,24 @@ class Still:
         for key, _, estimate in self.estimates:
             counts.setdefault(key.quantity, Counter())[estimate.outcome] += 1
         return counts
+
+
+def _newest(told: Iterable[Transition]) -> dict[tuple[str, Subject], Transition]:
+    """A suspicion enters no phase, and one that lapsed withdraws none."""
+    newest: dict[tuple[str, Subject], Transition] = {}
+    for made in told:
+        key = (made.machine, _subject(made.subject))
+        entered = newest.get(key)
+        if made.state == "detected":
+            newest[key] = made
+        elif entered is not None and entered.ordinal == made.ordinal:
+            newest[key] = _became(entered, made)
+    return newest
+
+
+def _became(entered: Transition, made: Transition) -> Transition:
+    """The claim as it was detected, in its new state: where a withdrawal takes place is not where the phase began."""
+    return msgspec.structs.replace(entered, state=made.state)
 
 
 def _subject(labels: Mapping[str, str]) -> Subject:

@@ -1,17 +1,23 @@
 """PhaseEngine: the measurements of one run in, its transitions out."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
-from collector.phases.machine import Machine, MachineError
+from collector.phases.machine import Given, Machine, MachineError
 from collector.phases.machines import MACHINES
-from collector.phases.track import Span, Track
-from collector.phases.transition import Transition
+from collector.phases.spans import Span
+from collector.phases.track import Track
+from collector.phases.transition import NoiseCard, Transition
 from probe_wire import Column, Estimate, Outcome
 
+ALPHA = 0.01
+"""Probability that a run makes any false claim, over all its machines, subjects and turns."""
 MAX_TRACKS = 512
 """Subjects followed in one run, over all machines: labels come from outside and each holds a series."""
+
+Labels = tuple[tuple[str, str], ...]
 
 
 class Unused(msgspec.Struct, frozen=True):
@@ -19,25 +25,34 @@ class Unused(msgspec.Struct, frozen=True):
 
     ``not_ok``: the outcome was not OK. A value that has not converged is a bound or a rough guess,
     and from a bound to a value looks like a change. ``skipped``: not finite, or not positive on a
-    logarithmic axis. ``behind``: at a step not beyond the last. ``thinned``: given up to a series'
-    cap after it was judged. ``refused``: of a subject beyond ``MAX_TRACKS``.
+    logarithmic axis. ``behind``: at a step not beyond the last. ``refused``: of a subject beyond ``MAX_TRACKS``.
     """
 
     not_ok: int = 0
     skipped: int = 0
     behind: int = 0
-    thinned: int = 0
     refused: int = 0
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What is known of one series that a machine judges: its noise, and the phase that is suspected."""
+
+    machine: str
+    subject: dict[str, str]
+    quantity: str
+    card: NoiseCard
+    suspected: str | None = None
 
 
 class PhaseEngine:
     """Follows every machine on every subject of one run.
 
     A pure fold: it reads no clock and draws no random number, so feeding a stored run again finds
-    the same. A restart is cheaper: `recall` what was reported, then `enter` what was found.
+    the same. A restart is cheaper: `restored` from the `state` of an earlier life.
 
-    A step at or before a subject's last is ignored and counted as ``behind``: after a resume from
-    a checkpoint the run lives through its past again, and a report may be delivered twice. What was
+    ``alpha`` is the run's. Machines share it by weight; of a machine that judges layers, the i-th to appear
+    gets 1/(i(i+1)) of its part. A step at or before a subject's last is ignored and counted as ``behind``: after
+    a resume from a checkpoint the run lives through its past again, and a report may be delivered twice. What was
     told of that stretch stands, and the series goes on where the run goes beyond it. A run begun anew
     needs an engine of its own.
 
@@ -45,40 +60,104 @@ class PhaseEngine:
     parallelism the only one that sees the loss. The others' measurements are kept and shown, not judged.
     """
 
-    def __init__(self, machines: Iterable[Machine] = MACHINES) -> None:
+    def __init__(self, machines: Iterable[Machine] = MACHINES, alpha: float = ALPHA) -> None:
         self._machines: dict[str, list[Machine]] = {}
-        names = set[str]()
+        self._parts: dict[str, float] = {}
+        self._versions: dict[str, str] = {}
         for machine in machines:
-            if machine.name in names:
+            if machine.name in self._parts:
                 raise MachineError(f"Got two machines named {machine.name!r}; a transition could not say whose it is.")
-            names.add(machine.name)
+            self._parts[machine.name] = machine.weight
+            self._versions[machine.name] = machine.version
             self._machines.setdefault(machine.quantity, []).append(machine)
-        self._tracks: dict[tuple[str, tuple[tuple[str, str], ...]], Track] = {}
+        whole = sum(self._parts.values()) or 1.0
+        self._parts = {name: alpha * weight / whole for name, weight in self._parts.items()}
+        self._told = {name for group in self._machines.values() for machine in group for name in machine.overhears()}
+        self._latest: dict[tuple[str, Labels], float] = {}
+        self._tracks: dict[tuple[str, Labels], Track] = {}
         self._believed: dict[str, int] = {}
         self._not_ok = 0
         self._refused = 0
 
     def update(self, step: int, measurements: Sequence[tuple[Column, Estimate]], rank: int = 0) -> list[Transition]:
-        """The transitions that these measurements of one step and rank made known, in the measurements' order."""
-        known = []
-        for track, estimate in self._tracked(measurements, rank):
-            if transition := track.update(step, estimate.value, estimate.paired):
-                known.append(transition)
-        return known
+        """What these measurements of one step and rank made known, in the measurements' order."""
+        self._overhear(measurements, rank)
+        return [
+            self._with_asides(track.machine, transition)
+            for track, estimate in self._tracked(measurements, rank)
+            for transition in track.update(step, estimate.value, estimate.paired)
+        ]
 
-    def recall(self, step: int, measurements: Sequence[tuple[Column, Estimate]], rank: int = 0) -> None:
-        """Take in measurements of one step that were judged before: `update` without its verdicts and their cost.
+    @property
+    def phases(self) -> list[Span]:
+        """Every phase the run has been in, subject by subject in the order they were first seen."""
+        return [span for track in self._tracks.values() for span in track.spans]
 
-        To restore a run: recall its stored reports in their order, then `enter` its stored transitions.
-        """
-        for track, estimate in self._tracked(measurements, rank):
-            track.recall(step, estimate.value, estimate.paired)
+    def usual_gap(self, transition: Transition) -> int | None:
+        """The usual distance in steps between probes of what a transition is about."""
+        track = self._tracks.get((transition.machine, _sorted(transition.subject)))
+        return track.observed.pace.usual() if track else None
 
-    def enter(self, transition: Transition) -> None:
-        """Be in the phase a stored transition leads to; one of a machine this engine lacks is passed over."""
-        track = self._tracks.get((transition.machine, tuple(sorted(transition.subject.items()))))
-        if track is not None:
-            track.enter(transition)
+    def remember(self, spans: Iterable[Span]) -> None:
+        """Take the phases that were passed from what was told of them; the present ones are known better here."""
+        told: dict[tuple[str, Labels], list[Span]] = {}
+        for span in spans:
+            told.setdefault((span.machine, _sorted(span.subject)), []).append(span)
+        for key, known in told.items():
+            if key in self._tracks:
+                self._tracks[key].remember(known)
+
+    @property
+    def judged(self) -> list[Judged]:
+        """Every series that is judged, with the noise it is judged by."""
+        return [
+            Judged(track.machine.name, track.subject, track.machine.quantity, track.observed.card(), track.suspected)
+            for track in self._tracks.values()
+        ]
+
+    @property
+    def unused(self) -> Unused:
+        """What was measured and not judged, so far."""
+        tracks = self._tracks.values()
+        return Unused(
+            not_ok=self._not_ok,
+            skipped=sum(track.observed.skipped for track in tracks),
+            behind=sum(track.observed.behind for track in tracks),
+            refused=self._refused,
+        )
+
+    # -- to and from JSON -------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that a later life needs to go on as this one would, as JSON has it."""
+        return {
+            "versions": self._versions,
+            "not_ok": self._not_ok,
+            "refused": self._refused,
+            "believed": self._believed,
+            "latest": [[quantity, dict(labels), value] for (quantity, labels), value in self._latest.items()],
+            "tracks": [
+                {"machine": name, "subject": dict(labels), "alpha": track.alpha, **track.state()}
+                for (name, labels), track in self._tracks.items()
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Be as when the state was given; False, and unchanged, where it is of other versions of the machines."""
+        if state["versions"] != self._versions:
+            return False
+        machines = {machine.name: machine for group in self._machines.values() for machine in group}
+        tracks = {}
+        for kept in state["tracks"]:
+            track = self._made(machines[kept["machine"]], kept["subject"], kept["alpha"])
+            track.restore(kept)
+            tracks[kept["machine"], _sorted(kept["subject"])] = track
+        latest = {(quantity, _sorted(labels)): value for quantity, labels, value in state["latest"]}
+        self._not_ok, self._refused, self._believed = state["not_ok"], state["refused"], dict(state["believed"])
+        self._latest, self._tracks = latest, tracks
+        return True
+
+    # -- which measurements are judged ------------------------------------------------------------
 
     def _tracked(self, measurements: Sequence[tuple[Column, Estimate]], rank: int) -> Iterator[tuple[Track, Estimate]]:
         """Each measurement that some machine judges, with the track it belongs to."""
@@ -86,7 +165,10 @@ class PhaseEngine:
             for machine in self._machines.get(column.quantity, ()):
                 if not machine.judges(column.labels) or self._believed.get(column.quantity, rank) < rank:
                     continue
-                if estimate.outcome is not Outcome.OK:
+                # A loss that is not finite is what a machine for divergence waits for.
+                if estimate.outcome is not Outcome.OK and not (
+                    machine.minds_infinity and estimate.outcome is Outcome.NON_FINITE
+                ):
                     self._not_ok += 1
                     continue
                 self._believed[column.quantity] = rank
@@ -94,28 +176,50 @@ class PhaseEngine:
                 if track:
                     yield track, estimate
 
-    @property
-    def phases(self) -> list[Span]:
-        """Every phase the run has been in, subject by subject in the order they were first seen."""
-        return [span for track in self._tracks.values() for span in track.spans]
-
-    @property
-    def unused(self) -> Unused:
-        """What was measured and not judged, so far."""
-        series = [track.series for track in self._tracks.values()]
-        return Unused(
-            not_ok=self._not_ok,
-            skipped=sum(s.skipped for s in series),
-            behind=sum(s.behind for s in series),
-            thinned=sum(s.thinned for s in series),
-            refused=self._refused,
-        )
-
     def _track(self, machine: Machine, labels: dict[str, str]) -> Track | None:
-        key = (machine.name, tuple(sorted(labels.items())))
+        key = (machine.name, _sorted(labels))
         if key not in self._tracks:
             if len(self._tracks) >= MAX_TRACKS:
                 self._refused += 1
                 return None
-            self._tracks[key] = Track(machine, dict(labels))
+            part = self._parts[machine.name]
+            if machine.subject == "layer":
+                i = 1 + sum(name == machine.name for name, _ in self._tracks)
+                part /= i * (i + 1)
+            self._tracks[key] = self._made(machine, dict(labels), part)
         return self._tracks[key]
+
+    def _made(self, machine: Machine, labels: dict[str, str], alpha: float) -> Track:
+        track = Track(machine, labels, alpha)
+        track.observed.holds = self._holds
+        return track
+
+    # -- what other quantities say ----------------------------------------------------------------
+
+    def _overhear(self, measurements: Sequence[tuple[Column, Estimate]], rank: int) -> None:
+        for column, estimate in measurements:
+            if self._believed.get(column.quantity, rank) < rank:
+                continue
+            if column.quantity in self._told and estimate.outcome is Outcome.OK:
+                self._believed[column.quantity] = rank
+                key = (column.quantity, _sorted(column.labels))
+                if key in self._latest or len(self._latest) < MAX_TRACKS:
+                    self._latest[key] = estimate.value
+
+    def _holds(self, given: Given) -> bool:
+        value = self._latest.get((given.quantity, _sorted(given.labels)))
+        return value is not None and given.holds(value)
+
+    def _with_asides(self, machine: Machine, transition: Transition) -> Transition:
+        if transition.state == "retracted":
+            return transition
+        says = tuple(
+            aside.says for aside in machine.asides if aside.to_phase == transition.to_phase and self._holds(aside)
+        )
+        if not says:
+            return transition
+        return msgspec.structs.replace(transition, evidence=msgspec.structs.replace(transition.evidence, asides=says))
+
+
+def _sorted(labels: dict[str, str]) -> Labels:
+    return tuple(sorted(labels.items()))

@@ -2,82 +2,89 @@
 
 import math
 
-import numpy as np
-
-from collector.phases.machine import Machine
-from collector.phases.noise import Cleaned
-from collector.phases.series import Floats, Scale
-from collector.phases.transition import Evidence, Window
+from collector.phases.figures import finite, rounded
+from collector.phases.machine import Given, Machine
+from collector.phases.transition import Evidence, NoiseCard, Window
 from collector.phases.verdict import Verdict
-
-STATISTIC = "reflected_gauss_e_process"
 
 TELLING = 12
 """Powers of ten up to which an e-value is quoted: no noise is Gaussian further out, so more digits would mislead."""
 
 
-def evidence(shown: Verdict, probes: Cleaned, machine: Machine, labels: dict[str, str]) -> Evidence:
-    """The figures behind a verdict on the probes since the phase began.
+def evidence(
+    case: Verdict, machine: Machine, labels: dict[str, str], card: NoiseCard, asides: tuple[str, ...] = ()
+) -> Evidence:
+    """The figures behind a verdict.
 
     On a logarithmic axis a window's mean is the geometric one. Figures are rounded to six digits:
     the last bits of a logarithm differ between processors, and a replay should not.
     """
-    n, k = probes.y.size, shown.k
-    before = _window(probes, slice(n - 2 * k, n - k), shown.before, machine.value_scale)
-    after = _window(probes, slice(n - k, n), shown.after, machine.value_scale)
-    sigma = _root_mean_square(probes.sigma)
     return Evidence(
         quantity=machine.quantity,
         labels=labels,
-        statistic=STATISTIC,
-        log_e=rounded(shown.log_e),
-        alpha=shown.turn.alpha,
-        before=before,
-        after=after,
-        change=rounded(shown.change),
-        noise=rounded(sigma if machine.value_scale == "log" else sigma / (abs(shown.before) or 1.0)),
-        points=n,
-        cleaned=int(probes.replaced.sum()),
-        sentence=sentence(machine.quantity, labels, before, after, shown),
+        statistic=case.statistic,
+        log_e=rounded(case.log_e),
+        alpha=rounded(case.alpha),
+        before=case.before,
+        after=case.after,
+        change=finite(case.change),
+        noise=finite(case.noise),
+        points=card.probes,
+        cleaned=round(card.outliers * card.probes),
+        sentence=sentence(machine.quantity, labels, case),
+        card=card,
+        asides=asides,
     )
 
 
-def sentence(quantity: str, labels: dict[str, str], before: Window, after: Window, shown: Verdict) -> str:
+def sentence(quantity: str, labels: dict[str, str], case: Verdict) -> str:
     """Both windows, the change between them and how sure it is."""
     subject = quantity + (f" of {', '.join(labels.values())}" if labels else "")
-    way = "lower" if shown.change < 0 else "higher"
-    return (
-        f"{subject} averaged {_told(before)} and {_told(after)}: "
-        f"{100 * abs(shown.change):.1f} % {way}, {_power(shown.log_e)} against alpha {100 * shown.turn.alpha:g} %"
-    )
-
-
-def rounded(value: float) -> float:
-    """A figure to six significant digits."""
-    return float(f"{value:.6g}")
-
-
-def _window(probes: Cleaned, part: slice, mean: float, value_scale: Scale) -> Window:
-    steps = probes.steps[part]
-    stderr = _root_mean_square(probes.sigma[part]) / math.sqrt(steps.size)
-    if value_scale == "log":
-        mean = math.exp(mean)
-        stderr *= mean
-    return Window(int(steps[0]), int(steps[-1]), int(steps.size), rounded(mean), rounded(stderr))
-
-
-def _root_mean_square(sigma: Floats) -> float:
-    unit = float(sigma.max())
-    return unit * float(np.sqrt(np.mean((sigma / unit) ** 2)))
+    way = "lower" if case.change < 0.0 else "higher"
+    told = f"{subject} averaged {_told(case.before)} and {_told(case.after)}"
+    match case.turn.when:
+        case "rise" | "fall":
+            return f"{told}: {100 * abs(case.change):.1f} % {way}, {_power(case.log_e)} against alpha {100 * case.alpha:.2g} %"
+        case "settle":
+            return f"{told}: there its slope is certainly less than {case.turn.slope:g} of the steepest before, {_chance(case)}"
+        case "hover":
+            low, high = case.turn.band
+            return f"{told}: within {low:g} to {high:g} of its target and no longer approaching, {_chance(case)}"
+        case "still":
+            return (
+                f"{told}: the moving average of {case.turn.window} probes moves by at most {case.turn.slope:g} of the largest "
+                "value a probe; a rule as published, whose errors are not controlled"
+            )
+        case "given":
+            asked = " and ".join(_asked(given) for given in case.turn.given)
+            return f"{subject} averaged {_told(case.after)}, with {asked}"
+        case "spike":
+            return f"{told}: {case.after.n} in a row at least {case.turn.spreads:g} robust standard deviations above the median"
+        case "calm":
+            return (
+                f"{told}: {case.after.n} in a row within {case.turn.spreads:g} robust standard deviations of the median"
+            )
+        case "diverge":
+            if case.after.mean is None:
+                return f"{subject} was not finite at steps {case.after.first_step} and {case.after.last_step}"
+            return f"{told}: {case.after.n} in a row far above the median, and climbing"
 
 
 def _told(window: Window) -> str:
     """Such as ``31.2 ± 0.4 over steps 500–700 (9 probes)``, to the digit where the error begins."""
-    digits = -math.floor(math.log10(window.stderr)) if window.stderr > 0.0 else 0
-    mean, stderr = f"{window.mean:.4g}", f"{window.stderr:.1g}"
-    if 0 <= digits <= 6 and abs(window.mean) < 1e6:
-        mean, stderr = f"{window.mean:.{digits}f}", f"{window.stderr:.{digits}f}"
-    return f"{mean} ± {stderr} over steps {window.first_step}–{window.last_step} ({window.n} probes)"
+    mean = "nothing finite" if window.mean is None else f"{window.mean:.4g}"
+    if window.mean is not None and window.stderr is not None:
+        digits = -math.floor(math.log10(window.stderr)) if window.stderr > 0.0 else 0
+        told = f".{digits}f" if 0 <= digits <= 6 and abs(window.mean) < 1e6 else ""
+        mean = f"{window.mean:{told or '.4g'}} ± {window.stderr:{told or '.1g'}}"
+    return f"{mean} over steps {window.first_step}–{window.last_step} ({window.n} probes)"
+
+
+def _asked(given: Given) -> str:
+    """Such as ``probe_accuracy at least 0.99``."""
+    name = given.quantity + (f" of {', '.join(given.labels.values())}" if given.labels else "")
+    bounds = (("at least", given.at_least), ("at most", given.at_most))
+    return f"{name} {' and '.join(f'{word} {bound:g}' for word, bound in bounds if bound is not None)}"
 
 
 def _power(log_e: float) -> str:
@@ -87,3 +94,7 @@ def _power(log_e: float) -> str:
     exponent, mantissa = divmod(log_e / math.log(10.0), 1.0)
     digits = f"{10.0**mantissa:.1f}"
     return f"e = 1.0e{exponent + 1:.0f}" if digits == "10.0" else f"e = {digits}e{exponent:.0f}"
+
+
+def _chance(case: Verdict) -> str:
+    return f"p = {math.exp(-case.log_e):.1g}"

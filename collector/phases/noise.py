@@ -1,70 +1,22 @@
-"""Noise: how far one probe strays from the trend, known from the past alone and without knowing the trend.
+"""Noise of a whole series in hindsight: chords, a robust spread, and the Hampel filter over arrays.
 
-Two sources are compared and the larger is believed: what the estimator reports (the *paired*
-standard error, never the marginal one, which on a fixed probe set overstates the noise of a trend
-several times) and what the series shows (training itself wanders). Values far outside are replaced
-before any test: one giant probe would otherwise decide every window it falls into.
+What is judged as it comes has its noise from ``meter`` and its outliers replaced by ``cleaner``.
 """
 
 import statistics
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from collector.phases.series import Floats, Points
+from collector.phases.axis import Floats
 
 HAMPEL = 7
 """Window of the Hampel filter, probes; up to three wild probes in a row are replaced."""
 HAMPEL_CUT = 4.0
 """Spreads from the window's median beyond which a value is an outlier."""
-LOCAL = 24
-"""Residuals that tell the noise around one probe: noise may grow, and an average over the run hides it."""
-FLOOR = 0.005
-"""Least relative noise believed: below it are rounding and smoothing, which a test must not read as precision."""
-OUT_OF_RANGE = 1e6
-"""Times above or below the usual noise that no probe is believed to be: only overflow would tell it apart."""
-
 _MAD = 1.4826  # the median size of a Gaussian is sigma / 1.4826
 _MEAN = 1.2533  # its mean size is sigma / 1.2533
-
-
-@dataclass(frozen=True, slots=True)
-class Cleaned:
-    """Probes ready to be tested: values, the noise of each as a standard deviation, and which were replaced."""
-
-    steps: NDArray[np.int64]
-    y: Floats
-    sigma: Floats
-    replaced: NDArray[np.bool_]
-
-    def since(self, step: int) -> "Cleaned":
-        """The probes from a step on."""
-        i = int(np.searchsorted(self.steps, step))
-        return Cleaned(self.steps[i:], self.y[i:], self.sigma[i:], self.replaced[i:])
-
-
-def clean(points: Points, *, relative: bool) -> Cleaned:
-    """The values of a series with outliers replaced, and the noise of each probe.
-
-    sigma_i = max(seen_i, sqrt(paired_i^2 + floor^2)). ``seen`` is the largest of the chord noise of
-    single probes, of means of two (positively correlated noise hides from single chords and shows
-    there), and of the ``LOCAL`` residuals around probe i; as medians, none minds an outlier.
-    ``relative`` says that the values are logarithms, so the floor is ``FLOOR`` itself and not that
-    fraction of the median level. With fewer than three probes the noise is unknown and sigma is NaN.
-    """
-    residuals = chord_residuals(points.x, points.y)
-    seen = np.maximum(robust_sigma(residuals), _local_sigma(residuals, points.y.size))
-    of_two = chord_residuals(points.x, points.y, block=2)
-    if of_two.size >= 10:  # fewer say less than their widening costs
-        seen = np.maximum(seen, robust_sigma(of_two))
-    floor = FLOOR * (1.0 if relative else float(np.median(np.abs(points.y))))
-    sigma = np.maximum(seen, np.hypot(np.nan_to_num(points.paired), floor))
-    usual = np.median(sigma)
-    sigma = np.clip(sigma, usual / OUT_OF_RANGE, usual * OUT_OF_RANGE)
-    y, replaced = hampel(points.y, sigma)
-    return Cleaned(points.steps, y, sigma, replaced)
 
 
 def chord_residuals(x: Floats, y: Floats, block: int = 1) -> Floats:
@@ -126,12 +78,3 @@ def hampel(y: Floats, sigma: Floats) -> tuple[Floats, NDArray[np.bool_]]:
 def _median_and_spread(values: list[float]) -> tuple[float, float]:
     middle = statistics.median(values)
     return middle, _MAD * statistics.median(abs(value - middle) for value in values)
-
-
-def _local_sigma(residuals: Floats, n: int) -> Floats:
-    """The noise around each of ``n`` probes; zero, which claims nothing, while ``LOCAL`` residuals are not there."""
-    if residuals.size < LOCAL:
-        return np.zeros(n)
-    around = _MAD * np.sort(sliding_window_view(np.abs(residuals), LOCAL), axis=1)[:, LOCAL // 2]
-    before = (n - around.size) // 2
-    return np.pad(around, (before, n - around.size - before), mode="edge")

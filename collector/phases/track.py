@@ -1,28 +1,26 @@
 """Track: one machine following one subject of one run."""
 
 import math
+from typing import Any
 
 import msgspec
+import numpy as np
 
-from collector.phases.evidence import evidence, rounded
-from collector.phases.machine import Machine
-from collector.phases.noise import Cleaned, clean
-from collector.phases.series import CAP, Series
-from collector.phases.transition import Transition
-from collector.phases.verdict import Verdict, verdict
+from collector.phases import episode as life
+from collector.phases.episode import Episode, Suspicion
+from collector.phases.evidence import evidence
+from collector.phases.figures import rounded
+from collector.phases.machine import LEVEL, TESTED, Machine, Turn, When
+from collector.phases.observed import Observed
+from collector.phases.spans import Span
+from collector.phases.transition import State, Transition
+from collector.phases.verdict import Verdict
 
 MAX_SPANS = 256
 """Phases remembered of one subject; a machine with a cycle could go round for as long as a run lasts."""
-
-
-class Span(msgspec.Struct, frozen=True):
-    """A stretch of steps in one phase; ``until_step`` is None while it lasts."""
-
-    machine: str
-    subject: dict[str, str]
-    phase: str
-    since_step: int
-    until_step: int | None = None
+FIRST = 0.8
+"""Part of what is left of alpha that a phase gets each time it is entered."""
+_REVERSE: dict[When, When] = {"rise": "fall", "fall": "rise"}
 
 
 class Track:
@@ -30,63 +28,210 @@ class Track:
 
     Evidence for the next turn is taken from the step where the last one *happened*, not from where
     it was known, so the probes in between count for both. Everything follows from the measurements
-    in their order: the same measurements give the same transitions, to the byte.
+    in their order: the same measurements give the same transitions, to the byte, and `state` is all that
+    a later life needs to go on. ``alpha`` is the probability of a false claim allowed in the whole run:
+    the first time a phase is entered its turns get ``FIRST`` of their shares of it, the next time that part of what is left.
     """
 
-    def __init__(self, machine: Machine, subject: dict[str, str], cap: int = CAP) -> None:
+    def __init__(self, machine: Machine, subject: dict[str, str], alpha: float) -> None:
         self.machine = machine
         self.subject = subject
-        self.series = Series(machine.value_scale, machine.step_scale, cap)
+        self.alpha = alpha
+        self.observed = Observed(machine)
         self.spans: list[Span] = []
         self._version = machine.version
         self._ordinal = 0
+        self._entered: dict[str, int] = {}
+        self._suspicion: Suspicion | None = None
+        self._episode: Episode | None = None
 
-    def update(self, step: int, value: float, paired: float = math.nan) -> Transition | None:
-        """The transition this measurement made known, if any."""
-        if not self.recall(step, value, paired):
-            return None
-        turns = self.machine.turns_from(self.spans[-1].phase)
-        if not turns or len(self.series) < min(turn.min_points for turn in turns):
-            return None
-        cleaned = clean(self.series.points(), relative=self.machine.value_scale == "log")
-        probes = cleaned.since(self.spans[-1].since_step)
-        verdicts = [verdict(turn, probes, self.machine.value_scale) for turn in turns]
-        shown = [v for v in verdicts if v is not None]
-        return self._transition(max(shown, key=lambda v: v.log_e), probes) if shown else None
+    @property
+    def phase(self) -> str:
+        """The phase at present."""
+        return self.spans[-1].phase if self.spans else self.machine.phases[0].name
 
-    def recall(self, step: int, value: float, paired: float = math.nan) -> bool:
-        """Take in a measurement that was judged in an earlier life; whether it belongs to the series."""
-        if not self.series.append(step, value, paired):
-            return False
+    @property
+    def suspected(self) -> str | None:
+        """The phase that is suspected and not yet detected."""
+        return self._suspicion.told.to_phase if self._suspicion else None
+
+    @property
+    def _watched_closely(self) -> bool:
+        """Whether its probe may be measured more often than usual, because a claim is not certain yet."""
+        return self._suspicion is not None or (self._episode is not None and not self._episode.confirmed)
+
+    # -- a measurement ----------------------------------------------------------------------------
+
+    def update(self, step: int, value: float, paired: float = math.nan) -> list[Transition]:
+        """What this measurement made known; usually nothing."""
+        if not self.observed.admits(step, value):
+            return []
         if not self.spans:
-            self.spans.append(Span(self.machine.name, self.subject, self.machine.phases[0].name, step))
-        return True
+            self._enter(self.machine.phases[0].name, step)
+        if not self.observed.take(step, value, paired, dense=self._watched_closely):
+            return []
+        known = self._followed(step)
+        turns = self.machine.turns_from(self.phase)
+        cases = self.observed.cases(step, turns, self._alpha)
+        shown = [case for case in cases if case.shown and self.observed.lasts(case)]
+        if shown and self.observed.assessable():
+            known += self._detected(max(shown, key=lambda case: case.log_e), step)
+        else:
+            known += self._suspected(cases, step)
+        return known
 
-    def enter(self, transition: Transition) -> None:
-        """Be in the phase a transition leads to."""
-        self._ordinal = transition.ordinal
-        at = transition.happened_step
-        self.spans[-1] = msgspec.structs.replace(self.spans[-1], until_step=at)
-        self.spans.append(Span(self.machine.name, self.subject, transition.to_phase, at))
-        del self.spans[:-MAX_SPANS]
+    def _alpha(self, turn: Turn) -> float:
+        return (
+            self.alpha * self.machine.alpha(turn) * FIRST * (1.0 - FIRST) ** (self._entered.get(turn.from_phase, 1) - 1)
+        )
 
-    def _transition(self, shown: Verdict, probes: Cleaned) -> Transition:
-        at, first, last = (int(probes.steps[i]) for i in (shown.at.at, shown.at.first, shown.at.last))
-        transition = Transition(
+    # -- the life of a claim ----------------------------------------------------------------------
+
+    def _detected(self, case: Verdict, step: int) -> list[Transition]:
+        """The claim; a suspicion of another way out of the phase is withdrawn before it."""
+        suspicion, self._suspicion = self._suspicion, None
+        turn = self.machine.turns.index(case.turn)
+        withdrawn = []
+        if suspicion is not None and suspicion.turn != turn:
+            withdrawn, suspicion = [suspicion.withdrawn(step)], None
+        if suspicion is None:
+            self._ordinal += 1
+        transition = self._transition(case, step, "detected", suspicion.told.known_step if suspicion else None)
+        hold = life.HOLD
+        if case.turn.when in TESTED:
+            buckets = self.observed.trends.buckets()
+            hold = life.hold_after(buckets, int(np.searchsorted(buckets.last, transition.happened_step)))
+        self._episode = Episode(turn, transition, hold)
+        self._enter(case.turn.to_phase, transition.happened_step, as_level=case.turn.when in LEVEL)
+        return [*withdrawn, transition]
+
+    def _suspected(self, cases: list[Verdict], step: int) -> list[Transition]:
+        """A claim newly suspected, or a suspicion that lapsed."""
+        best = max((case for case in cases if case.turn.when in TESTED), key=lambda case: case.log_e, default=None)
+        if self._suspicion is None:
+            if best is None or best.log_e < life.SUSPECTED:
+                return []
+            self._ordinal += 1
+            told = self._transition(best, step, "suspected", step)
+            self._suspicion = Suspicion(self.machine.turns.index(best.turn), told)
+            return [told]
+        suspicion = self._suspicion
+        held = any(case.log_e > 0.0 for case in cases if self.machine.turns.index(case.turn) == suspicion.turn)
+        suspicion.without = 0 if held else suspicion.without + 1
+        if suspicion.without < life.LAPSED_AFTER:
+            return []
+        self._suspicion = None
+        return [suspicion.withdrawn(step)]
+
+    def _followed(self, step: int) -> list[Transition]:
+        """What became of the claim detected last."""
+        open_ = self._episode
+        if open_ is None:
+            return []
+        turn = self.machine.turns[open_.turn]
+        open_.stood += 1
+        if turn.when not in TESTED:
+            return self._confirmed(open_, step) if not open_.confirmed and open_.stood >= open_.hold else []
+        if back := self._reversed(open_, turn, step):
+            return [back]
+        if open_.confirmed or open_.stood < open_.hold:
+            return []
+        open_.agreed = open_.agreed or self.observed.agrees(turn, life.SECOND_KEY)
+        if open_.ripe() and open_.stands(turn, self.observed.trends.mean(open_.hold)):
+            return self._confirmed(open_, step)
+        return []
+
+    def _confirmed(self, open_: Episode, step: int) -> list[Transition]:
+        open_.confirmed = True
+        turn = self.machine.turns[open_.turn]
+        changes = {"state": "confirmed", "known_step": step, "act": turn.act == "confirmed"}
+        return [msgspec.structs.replace(open_.detected, **changes)]
+
+    def _reversed(self, open_: Episode, turn: Turn, step: int) -> Transition | None:
+        """The claim withdrawn, where the curve has certainly come back and no turn of the machine is for that."""
+        when = _REVERSE[turn.when]
+        if any(other.when == when for other in self.machine.turns_from(turn.to_phase)):
+            return None
+        back = Turn(
+            from_phase=turn.to_phase,
+            to_phase=turn.from_phase,
+            when=when,
+            min_effect=turn.min_effect,
+            severity=turn.severity,
+        )
+        cases = self.observed.trends.verdicts((back,), (open_.detected.evidence.alpha,))
+        if not cases or not cases[0].shown or not open_.gone(turn, cases[0].after.mean or 0.0):
+            return None
+        case = cases[0]
+        withdrawn = msgspec.structs.replace(
+            open_.detected,
+            state="retracted",
+            known_step=step,
+            confidence=rounded(-math.expm1(-case.log_e)),
+            happened_step=case.happened[0],
+            happened_between=case.happened[1:],
+            evidence=evidence(case, self.machine, self.subject, self.observed.card()),
+            advice=turn.undo,
+            undo="",
+            act=open_.confirmed or turn.act == "detected",  # only who was told has something to undo
+        )
+        self._episode = None
+        self._enter(turn.from_phase, withdrawn.happened_step)
+        return withdrawn
+
+    def _transition(self, case: Verdict, step: int, state: State, suspected: int | None) -> Transition:
+        at, first, last = case.happened
+        return Transition(
             machine=self.machine.name,
             machine_version=self._version,
             subject=self.subject,
-            ordinal=self._ordinal + 1,
-            from_phase=shown.turn.from_phase,
-            to_phase=shown.turn.to_phase,
+            ordinal=self._ordinal,
+            from_phase=case.turn.from_phase,
+            to_phase=case.turn.to_phase,
             happened_step=at,
             happened_between=(first, last),
-            known_step=int(probes.steps[-1]),
-            confidence=rounded(-math.expm1(-shown.log_e)),
-            severity=shown.turn.severity,
-            advice=shown.turn.advice,
-            undo=shown.turn.undo,
-            evidence=evidence(shown, probes, self.machine, self.subject),
+            known_step=step,
+            confidence=rounded(-math.expm1(-max(case.log_e, 0.0))),
+            severity=case.turn.severity,
+            advice=case.turn.advice,
+            undo=case.turn.undo,
+            evidence=evidence(case, self.machine, self.subject, self.observed.card()),
+            state=state,
+            suspected_step=suspected,
+            act=state == case.turn.act,
         )
-        self.enter(transition)
-        return transition
+
+    def _enter(self, phase: str, at: int, *, as_level: bool = False) -> None:
+        """Be in a phase since a step."""
+        self._entered[phase] = self._entered.get(phase, 0) + 1
+        if self.spans:
+            self.spans[-1] = msgspec.structs.replace(self.spans[-1], until_step=at)
+            self.observed.trends.begin(at, as_level=as_level)
+        self.spans.append(Span(self.machine.name, self.subject, phase, at))
+        del self.spans[:-MAX_SPANS]
+
+    def remember(self, spans: list[Span]) -> None:
+        """Take the phases that were passed from what was told of them, unless more is known here."""
+        if len(spans) > len(self.spans) and self.spans and spans[-1].phase == self.phase:
+            self.spans = spans[-MAX_SPANS:]
+
+    # -- to and from JSON -------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that a later life needs to go on as this one would, as JSON has it."""
+        return {
+            "ordinal": self._ordinal,
+            "entered": self._entered,
+            "observed": self.observed.state(),
+            "span": msgspec.to_builtins(self.spans[-1:]),
+            "suspicion": msgspec.to_builtins(self._suspicion),
+            "episode": msgspec.to_builtins(self._episode),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as when the state was given; of the phases passed only the present one is in it."""
+        self._ordinal, self._entered = state["ordinal"], dict(state["entered"])
+        self.observed.restore(state["observed"])
+        self.spans = msgspec.convert(state["span"], list[Span])
+        self._suspicion = msgspec.convert(state["suspicion"], Suspicion | None)
+        self._episode = msgspec.convert(state["episode"], Episode | None)

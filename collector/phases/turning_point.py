@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collector.phases.series import Floats
+from collector.phases.axis import Floats
+from collector.phases.isotonic import prefix_errors
 
 COVER = 0.9
 """Mass of the profile likelihood inside the interval."""
@@ -28,33 +29,33 @@ def peak(y: Floats, sigma: Floats) -> TurningPoint:
     """The peak of ``y`` with noise ``sigma``; its valley is the peak of ``-y``. O(n)."""
     weight = 1.0 / sigma**2
     level = y - np.median(y)
-    up = _isotonic_errors(level, weight)
-    down = _isotonic_errors(level[::-1], weight[::-1])[::-1]
-    error = up + np.append(down[1:], 0.0)  # rises through probe m, falls from m + 1
+    up = prefix_errors(level, weight)
+    down = prefix_errors(level[::-1], weight[::-1])[::-1]
+    return _central(up + np.append(down[1:], 0.0))  # rises through probe m, falls from m + 1
+
+
+def onset(y: Floats, sigma: Floats) -> TurningPoint:
+    """Where ``y`` left a level and began to fall: level through probe m, lower after it. O(n).
+
+    A curve that only falls after m would follow the noise of the level before it, so what comes after is a level of its
+    own; where the fall is slow the split lies within it, and the interval reaches back to where it began.
+    """
+    weight = 1.0 / sigma**2
+    level = y - np.median(y)
+    w, wy, wyy = (np.cumsum(weight * level**power) for power in (0, 1, 2))
+    before = wyy - wy**2 / w
+    rest = np.maximum(w[-1] - w, 1e-300)
+    after = np.where(w[-1] > w, (wyy[-1] - wyy) - (wy[-1] - wy) ** 2 / rest, 0.0)
+    split = _central(np.maximum(before + after, 0.0))
+    begun = np.flatnonzero(np.abs(level[: split.at + 1] - wy[split.at] / w[split.at]) <= sigma[: split.at + 1])
+    at = int(begun[-1]) if begun.size else split.at
+    return TurningPoint(at, min(at, split.first), max(at, split.last))
+
+
+def _central(error: Floats) -> TurningPoint:
+    """The median and the central part of the likelihood of errors, the least the likeliest."""
     likelihood = np.exp(-0.5 * (error - error.min()))
     mass = np.cumsum(likelihood) / likelihood.sum()
     ends = ((1.0 - COVER) / 2, 0.5, (1.0 + COVER) / 2)
-    first, at, last = (min(int(i), y.size - 1) for i in np.searchsorted(mass, ends))
+    first, at, last = (min(int(i), error.size - 1) for i in np.searchsorted(mass, ends))
     return TurningPoint(at, first, last)
-
-
-def _isotonic_errors(y: Floats, weight: Floats) -> Floats:
-    """Entry m: the least weighted squared error of a non-decreasing curve through the first m + 1 values.
-
-    Pool adjacent violators, keeping the error of what is pooled (Stout 2008): O(n) for all m.
-    """
-    errors = np.empty(y.size)
-    pools: list[tuple[float, float, float]] = []  # weight, mean, squared error
-    total = 0.0
-    for m in range(y.size):
-        w, mean, pooled = float(weight[m]), float(y[m]), 0.0
-        while pools and pools[-1][1] > mean:
-            w0, mean0, pooled0 = pools.pop()
-            total -= pooled0 + pooled
-            pooled += pooled0 + w0 * w / (w0 + w) * (mean0 - mean) ** 2
-            total += pooled
-            mean = (w0 * mean0 + w * mean) / (w0 + w)
-            w += w0
-        pools.append((w, mean, pooled))
-        errors[m] = total
-    return errors

@@ -153,10 +153,16 @@ class Reader:
         """The transitions of a run in the order they became known."""
         with closing(self._connect()) as db:
             rows = db.execute(
-                "SELECT known_at, body FROM transitions WHERE run_id = ? ORDER BY frame_id, machine, subject, ordinal",
+                "SELECT known_at, body FROM transitions WHERE run_id = ? ORDER BY id",
                 (run_id,),
             ).fetchall()
         return [StoredTransition(known_at, msgspec.json.decode(body, type=Transition)) for known_at, body in rows]
+
+    def phase_state(self, run_id: str) -> tuple[int, dict[str, Any]] | None:
+        """The newest state of a run's phase engine and the frame after which it was that; None where there is none."""
+        with closing(self._connect()) as db:
+            row = db.execute("SELECT frame_id, body FROM phase_states WHERE run_id = ?", (run_id,)).fetchone()
+        return row and (row[0], json.loads(row[1]))
 
     def lost(self, run_id: str) -> dict[int, int]:
         """How many reports of each rank were lost."""

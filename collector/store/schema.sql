@@ -78,13 +78,23 @@ CREATE TABLE IF NOT EXISTS points (
     PRIMARY KEY (series_id, frame_id)
 ) STRICT, WITHOUT ROWID;
 
+-- What became known of each claim of a machine; `id` is the order in which it did.
 CREATE TABLE IF NOT EXISTS transitions (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id   TEXT NOT NULL REFERENCES runs (id),
     machine  TEXT NOT NULL,
     subject  TEXT NOT NULL,                   -- JSON object, keys sorted
     ordinal  INTEGER NOT NULL,
+    state    TEXT NOT NULL,                   -- suspected, detected, confirmed, retracted
     frame_id INTEGER NOT NULL REFERENCES frames (id),  -- the report that made it known
     known_at REAL NOT NULL,
     body     TEXT NOT NULL,                   -- the Transition as JSON
-    PRIMARY KEY (run_id, machine, subject, ordinal)
+    UNIQUE (run_id, machine, subject, ordinal, state)
+) STRICT;
+
+-- What a run's phase engine needs to go on after a frame, so that a restart need not judge the whole run again.
+CREATE TABLE IF NOT EXISTS phase_states (
+    run_id   TEXT PRIMARY KEY REFERENCES runs (id),
+    frame_id INTEGER NOT NULL REFERENCES frames (id),
+    body     TEXT NOT NULL                    -- JSON
 ) STRICT, WITHOUT ROWID;

@@ -12,6 +12,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,7 +21,13 @@ from collector.phases.transition import Transition
 from probe_wire import Column, Estimate, Goodbye, Hello, Report, Schema, decode_for_collector
 
 APPLICATION_ID = 0x50484153  # "PHAS": tells our files from any other SQLite file
-LAYOUT = 1
+LAYOUT = 2
+_FROM_LAYOUT_1 = """
+INSERT INTO transitions (run_id, machine, subject, ordinal, state, frame_id, known_at, body)
+    SELECT run_id, machine, subject, ordinal, 'detected', frame_id, known_at, body FROM transitions_of_layout_1
+    ORDER BY frame_id, machine, subject, ordinal;
+DROP TABLE transitions_of_layout_1;
+"""
 
 
 @dataclass(slots=True)
@@ -82,7 +89,11 @@ class Store:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA journal_size_limit = 67108864")
+        if layout == 1:  # had one row a claim
+            db.execute("ALTER TABLE transitions RENAME TO transitions_of_layout_1")
         db.executescript(files("collector.store").joinpath("schema.sql").read_text(encoding="utf-8"))
+        if layout == 1:
+            db.executescript(_FROM_LAYOUT_1)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {LAYOUT}")
 
@@ -248,16 +259,25 @@ class Store:
         """Keep a transition beside the report that made it known."""
         self._begin()
         self._db.execute(
-            "INSERT INTO transitions (run_id, machine, subject, ordinal, frame_id, known_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO transitions (run_id, machine, subject, ordinal, state, frame_id, known_at, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 run_id,
                 transition.machine,
                 json.dumps(transition.subject, sort_keys=True),
                 transition.ordinal,
+                transition.state,
                 frame_id,
                 now,
                 msgspec.json.encode(transition).decode(),
             ),
+        )
+
+    def put_phase_state(self, run_id: str, state: dict[str, Any], frame_id: int) -> None:
+        """Keep what a run's phase engine needs to go on after a frame, in place of what was kept before."""
+        self._begin()
+        self._db.execute(
+            "INSERT OR REPLACE INTO phase_states (run_id, frame_id, body) VALUES (?, ?, ?)",
+            (run_id, frame_id, json.dumps(state)),
         )
 
 

@@ -1,21 +1,23 @@
 """The JSON the page lives on: runs, one run, points, transitions. Synchronous, so that reads run in threads."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 from starlette.exceptions import HTTPException
 
 from collector.live import Live
-from collector.phases import Span
+from collector.phases import ALPHA, MACHINES, Machine, Span
+from collector.phases.spans import spans_of
 from collector.store.queries import Points, Reader, RunRow
 from collector.web.decimate import keep
-from collector.web.spans import spans_of
+from collector.web.record import Record
 from collector.web.views import (
     OUTCOMES,
     RunDetail,
     RunView,
+    known_phases,
     phase_view,
     probe_views,
     quantity_views,
@@ -65,10 +67,14 @@ class PointsView(msgspec.Struct, frozen=True):
 class Api:
     """Answers from the store, with what only memory knows added."""
 
-    def __init__(self, reader: Reader, live: Live, address: str) -> None:
+    def __init__(
+        self, reader: Reader, live: Live, address: str, machines: Sequence[Machine] = MACHINES, alpha: float = ALPHA
+    ) -> None:
         self._reader = reader
         self._live = live
         self._address = address
+        self._phases = known_phases(machines)
+        self._record = Record(reader, machines, alpha)
 
     def runs(self) -> bytes:
         """The list of runs."""
@@ -87,12 +93,13 @@ class Api:
             live = self._live.runs.get(run_id)
             detail = RunDetail(
                 now=now,
-                run=run_view(row, live, spans, now),
+                run=run_view(row, live, spans, self._phases, now),
                 quantities=quantity_views(quantities, series),
-                spans=[phase_view(span) for span in spans],
+                spans=[phase_view(span, self._phases) for span in spans],
                 ranks=rank_views(live),
                 probes=probe_views(live),
                 unjudged=msgspec.structs.asdict(live.unjudged) if live else {},
+                judged=list(live.judged) if live else [],
                 outcomes=OUTCOMES,
             )
         return msgspec.json.encode(detail)
@@ -122,6 +129,10 @@ class Api:
         self._row(run_id)
         return msgspec.json.encode(self._reader.transitions(run_id))
 
+    def record(self) -> bytes:
+        """How often the claims of finished runs were right, as far as that is known by now."""
+        return msgspec.json.encode(self._record.view())
+
     def _row(self, run_id: str) -> RunRow:
         for row in self._reader.runs(run_id):
             if row.id == run_id:
@@ -133,7 +144,7 @@ class Api:
     def _view(self, row: RunRow, now: float) -> RunView:
         spans = self._spans(row.id)
         with self._live.lock:
-            return run_view(row, self._live.runs.get(row.id), spans, now)
+            return run_view(row, self._live.runs.get(row.id), spans, self._phases, now)
 
     def _spans(self, run_id: str) -> list[Span]:
         with self._live.lock:

@@ -1,7 +1,7 @@
 """The application behind the page: every route on one screen."""
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from collector.errors import StoreError
 from collector.live import Live
+from collector.phases import ALPHA, MACHINES, Machine
 from collector.store.queries import Reader
 from collector.web.api import Api
 from collector.web.assets import FILES, Asset, load
@@ -30,14 +31,17 @@ def create_app(
     *,
     allowed_hosts: Iterable[str] = (),
     address: str = "tcp://127.0.0.1:5757",
+    machines: Sequence[Machine] = MACHINES,
+    alpha: float = ALPHA,
 ) -> Starlette:
     """The page, its API, the live feed, ``/metrics`` and the two health checks.
 
     ``metrics`` gives the text of ``/metrics`` and is called in a thread, as are all store reads.
     ``allowed_hosts`` are further names to answer to, beside localhost and numeric addresses.
-    ``address`` is where agents send to, shown to a person who has no run yet.
+    ``address`` is where agents send to, shown to a person who has no run yet. ``machines`` and the ``alpha`` they
+    share are what runs are judged by.
     """
-    answers = _Answers(Api(reader, live, address), feed, metrics, ready)
+    answers = _Answers(Api(reader, live, address, machines, alpha), feed, metrics, ready)
     app = Starlette(
         routes=[
             Route("/", answers.page),
@@ -47,6 +51,7 @@ def create_app(
             Route("/api/runs/{id}", answers.run),
             Route("/api/runs/{id}/points", answers.points),
             Route("/api/runs/{id}/transitions", answers.transitions),
+            Route("/api/record", answers.record),
             Route("/api/feed", answers.feed),
             Route("/metrics", answers.metrics),
             Route("/healthz", answers.healthz),
@@ -90,6 +95,9 @@ class _Answers:
 
     def transitions(self, request: Request) -> Response:
         return _json(self._api.transitions(request.path_params["id"]))
+
+    def record(self, _: Request) -> Response:
+        return _json(self._api.record())
 
     async def feed(self, _: Request) -> Response:
         if self._feed.full:

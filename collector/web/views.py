@@ -5,13 +5,13 @@ A number that is not known is null; msgspec writes NaN and infinities so.
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
 import msgspec
 
 from collector.live import SILENT_AFTER_SECONDS, LiveRun, State
-from collector.phases import MACHINES, Span
+from collector.phases import Judged, Machine, Span
 from collector.store.queries import RunRow, SeriesRow
 from probe_wire import Losses, Outcome, Quantity
 
@@ -20,7 +20,7 @@ class PhaseView(msgspec.Struct, frozen=True):
     """A phase of one machine on one subject, from a step to another (null: it lasts).
 
     ``hue`` is 0 for the phase a run begins in, else a number by which the page colours it: no two
-    phases of the machines that ship share one, so their rules can be told apart on one chart.
+    phases of the collector's machines share one, so their rules can be told apart on one chart.
     """
 
     machine: str
@@ -106,7 +106,11 @@ class OutcomeView(msgspec.Struct, frozen=True):
 
 
 class RunDetail(msgspec.Struct, frozen=True):
-    """Everything of a run but its points and transitions."""
+    """Everything of a run but its points and transitions.
+
+    ``judged`` is the noise of each series that a machine judges, with the phase that is suspected; it and ``ranks``,
+    ``probes`` and ``unjudged`` are empty where the run is not in memory.
+    """
 
     now: float
     run: RunView
@@ -115,13 +119,16 @@ class RunDetail(msgspec.Struct, frozen=True):
     ranks: list[RankView]
     probes: list[ProbeView]
     unjudged: dict[str, int]
+    judged: list[Judged]
     outcomes: list[OutcomeView]
 
 
+Known = Mapping[tuple[str, str], tuple[str, int]]
+"""Of each machine's phases what they mean and their hue."""
 OUTCOMES = [OutcomeView(int(outcome), outcome.label, outcome.sentence) for outcome in Outcome]
 
 
-def run_view(row: RunRow, live: LiveRun | None, spans: Sequence[Span], now: float) -> RunView:
+def run_view(row: RunRow, live: LiveRun | None, spans: Sequence[Span], known: Known, now: float) -> RunView:
     """A run as stored, with what only memory knows where it is there."""
     ranks = list(live.ranks.values()) if live else []
     total = sum(rank.training_seconds + rank.probe_seconds for rank in ranks)
@@ -143,7 +150,7 @@ def run_view(row: RunRow, live: LiveRun | None, spans: Sequence[Span], now: floa
         finished=row.finished,
         overhead_ratio=sum(rank.probe_seconds for rank in ranks) / total if total > 0 else None,
         losses=_sum([rank.losses for rank in ranks]) if ranks else None,
-        phases=[phase_view(span) for span in spans if span.until_step is None],
+        phases=[phase_view(span, known) for span in spans if span.until_step is None],
     )
 
 
@@ -201,26 +208,24 @@ def quantity_views(quantities: Sequence[Quantity], series: Sequence[SeriesRow]) 
     ]
 
 
-def phase_view(span: Span) -> PhaseView:
-    """A span with what its phase means and is coloured by."""
-    meaning, hue = _PHASES.get((span.machine, span.phase)) or ("", _other_hue(span))
-    return PhaseView(span.machine, span.subject, span.phase, meaning, hue, span.since_step, span.until_step)
-
-
-def _phases() -> dict[tuple[str, str], tuple[str, int]]:
+def known_phases(machines: Iterable[Machine]) -> Known:
+    """The phases of some machines, each but the first with a hue of its own."""
     hues = count(1)
     return {
         (machine.name, phase.name): (phase.meaning, 0 if phase is machine.phases[0] else next(hues))
-        for machine in MACHINES
+        for machine in machines
         for phase in machine.phases
     }
 
 
-_PHASES = _phases()
+def phase_view(span: Span, known: Known) -> PhaseView:
+    """A span with what its phase means and is coloured by."""
+    meaning, hue = known.get((span.machine, span.phase)) or ("", _other_hue(span))
+    return PhaseView(span.machine, span.subject, span.phase, meaning, hue, span.since_step, span.until_step)
 
 
 def _other_hue(span: Span) -> int:
-    """Of a phase that this release does not know: the same on every page."""
+    """Of a phase that no machine of this collector knows: the same on every page."""
     return 0 if span.since_step == 0 else 1 + zlib.crc32(f"{span.machine} {span.phase}".encode()) % 100
 
 

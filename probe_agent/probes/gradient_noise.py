@@ -87,6 +87,7 @@ class GradientNoise(Probe):
     name: ClassVar[str] = "gradient_noise"
     quantities: ClassVar[tuple[Quantity, ...]] = (NORM, TRACE, LARGEST, SHARE, SCALE)
     needs: ClassVar = frozenset({Need.AVERAGING_LOSS, Need.SEVERAL_INPUTS})
+    looks_back: ClassVar[bool] = True  # the noise scale is a mean over measurements
 
     groups: int = 32
     window: int = 5

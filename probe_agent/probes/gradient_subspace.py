@@ -57,6 +57,7 @@ class GradientSubspace(Probe):
     name: ClassVar[str] = "gradient_subspace"
     quantities: ClassVar[tuple[Quantity, ...]] = (FRACTION, OVERLAP)
     needs: ClassVar = frozenset({Need.CLASSES, Need.SEVERAL_INPUTS})
+    looks_back: ClassVar[bool] = True  # the overlap is with the measurement before
 
     route: Literal["classes", "hessian"] = "classes"
     k: int = 10

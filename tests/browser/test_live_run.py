@@ -27,8 +27,8 @@ def test_a_transition_of_a_run_in_training_reaches_an_open_page(page: Chrome, tm
                 until(lambda: "digits" in text(page, "main"), 60)  # the list heard of it by itself
                 (run,) = collector.get("/api/runs")["runs"]
                 page.get(f"{collector.page}/runs/{run['id']}")
-                until(lambda: "after critical period" in text(page, "body").lower(), 130)
-                assert "safe to remove augmentation" in text(page, "body")
+                until(lambda: "safe to remove augmentation" in text(page, "main"), 130)
+                assert "after critical period" in text(page, "main").lower()
                 until(lambda: page.execute_script("return document.querySelectorAll('.uplot canvas').length") >= 2)
             finally:
                 trainer.terminate()

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import uvicorn
+from msgspec.structs import replace
 
 from collector.live import Live
+from collector.phases import Span
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
 from collector.web import Feed, create_app
-from tests.collector_fixtures import LAYERS, STEPS, Seeded, complexity_turn, digits_run, seed, transition
+from tests.collector_fixtures import LAYERS, STEPS, Seeded, began, complexity_turn, digits_run, seed, transition
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 
@@ -182,6 +184,16 @@ def test_the_list_names_the_run_and_its_phases_and_leads_to_its_page(page: Chrom
     assert complaints(page) == []
 
 
+def test_the_record_is_asked_for_when_it_is_opened_and_comes_when_it_is_known(page: Chrome, site: Site) -> None:
+    site.seeded.finish()
+    page.get(site.url("/"))
+    until(lambda: count(page, ".runs tbody tr") == 1)
+    assert text(page, ".record div") == ""
+    click(page, ".record summary")
+    until(lambda: "Of 1 finished run hindsight can judge" in text(page, ".record"))
+    assert complaints(page) == []
+
+
 def test_an_empty_collector_says_how_to_attach_to_it(page: Chrome, tmp_path: Path) -> None:
     store = Store(tmp_path / "store.db")
     site = Site(Seeded(store, Reader(store.path), Live(), Feed(), digits_run(), None, 0.0))  # type: ignore[arg-type]
@@ -268,12 +280,80 @@ def test_the_timeline_tells_when_why_and_how_to_undo(page: Chrome, site: Site) -
     ):
         assert fact in turn
     figures = text(page, ".turn .figures")
-    for fact in ("66.84 ± 0.34", "8 points, steps 451–614", "fires at 5.3", "reflected e-process"):
+    for fact in (
+        "66.84 ± 0.34",
+        "8 probes, steps 451–614",
+        "enough at 5.3",
+        "reflected gauss e process",
+        "1.8\u00a0% from the estimator",
+    ):
         assert fact in figures
     assert "Put the augmentation back" in text(page, ".turn-undo")
     summary = text(page, ".summary")
     assert "After critical period" in summary
-    assert "since step 538 (known at 1,304, confidence >\u00a099.9\u00a0%)" in summary
+    assert "since step 538, detected at 1,304 (confidence >\u00a099.9\u00a0%)" in summary
+
+
+def test_one_item_tells_a_claim_from_the_first_suspicion_to_its_withdrawal(page: Chrome, young: Site) -> None:
+    open_run(page, young)
+    told = transition(ordinal=2, known_step=300, happened_step=200, happened_between=(150, 250), act=False)
+    young.seeded.turn(began())
+    young.seeded.turn(replace(told, state="suspected"))
+    until(lambda: count(page, ".turn-suspected") == 1)
+    turn = text(page, ".turn-suspected")
+    assert "perhaps at200" in turn
+    assert "safe to remove" not in turn
+    assert count(page, ".turn-suspected .chip.is-tentative") == 1
+    assert "After critical period is suspected since step 300" in text(page, ".summary")
+    click(page, ".turn-evidence summary")
+    young.seeded.turn(replace(told, known_step=340))
+    until(lambda: text(page, ".turn .turn-state") == "detected")
+    assert count(page, ".turn") == 2  # the item is the same one, and still open
+    assert count(page, ".turn-evidence[open]") == 1
+    assert text(page, ".course") == "suspected 300detected 340"
+    assert text(page, ".turn-advice.is-early").startswith("Once confirmed: Critical period ended")
+    young.seeded.turn(replace(told, state="confirmed", known_step=380, act=True))
+    until(lambda: text(page, ".turn .turn-state") == "confirmed")
+    assert text(page, ".turn .turn-advice").startswith("Critical period ended")
+    young.seeded.turn(
+        replace(told, state="retracted", known_step=400, happened_step=300, advice="Put it back.", undo="", act=True)
+    )
+    until(lambda: text(page, ".turn .turn-state") == "retracted")
+    assert "Undo: Put it back." in text(page, ".turn-retracted")
+    assert "Critical period" in text(page, ".summary strong")  # where the run is again
+    assert "withdrawn" in text(page, "#announcer")
+    assert complaints(page) == []
+
+
+def test_a_suspicion_that_lapses_is_struck_through_and_paints_nothing(page: Chrome, young: Site) -> None:
+    open_run(page, young)
+    told = transition(ordinal=1, from_phase="early", to_phase="critical_period", advice="", undo="", act=False)
+    for state in ("suspected", "retracted"):
+        young.seeded.turn(replace(told, state=state))
+    until(lambda: count(page, ".turn-retracted") == 1)
+    assert "no phase was entered" in text(page, ".turn-retracted")
+    assert count(page, ".track-switches .button") == 0
+    assert text(page, "#announcer") == ""
+
+
+def test_machines_still_in_their_first_phase_share_one_quiet_line(page: Chrome, young: Site) -> None:
+    with young.seeded.live.lock:
+        live = young.seeded.live.runs[digits_run().id]
+        live.spans = [Span("plateau", {}, "moving", 0), Span("critical_period", {}, "early", 0)]
+    open_run(page, young)
+    assert text(page, ".summary-waiting") == "Still in their first phase: plateau, critical period."
+    assert count(page, ".summary-line") == 0
+    assert count(page, ".track-switches .button") == 0
+
+
+def test_the_noise_of_every_judged_series_is_told_in_percent_and_words(page: Chrome, site: Site) -> None:
+    open_run(page, site)
+    rows = page.execute_script("return [...document.querySelectorAll('.noise tbody tr')].map((row) => row.textContent)")
+    assert len(rows) == 2  # two machines see one and the same noise
+    assert "local complexity" in rows[0]
+    assert "no trend can be told" in rows[0]
+    assert "critical period, intervention removal" in rows[1]
+    assert "White2.1\u00a0%1.8\u00a0%0.9\u00a0%" in rows[1]
 
 
 def test_evidence_is_shown_on_the_charts_on_demand(page: Chrome, site: Site) -> None:

@@ -34,7 +34,7 @@ from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.weights import Weights
 from probe_agent.snapshot import Snapshot
-from probe_wire import Quantity
+from probe_wire import Quantity, Tighten
 
 STEPS = 4
 EVERYTHING = tuple(dict.fromkeys(probe for watch in full() for probe in watch.probes))
@@ -286,6 +286,28 @@ def processes(_: str) -> dict[str, Any]:
     return {"reports": reports(monitor), "inputs": monitor.subject.probe_set.n}
 
 
+def tightened(_: str) -> dict[str, Any]:
+    """Rank 0 is wished to measure the loss more often, and rank 1, which does not choose, the weights; replicas, then shards."""
+    found: dict[str, Any] = {}
+    for name, made in {"replicas": parallel, "shards": sharded}.items():
+        model, optimizer = made()
+        train(model, optimizer, 24)
+        unwatched = numbers(model)
+        model, optimizer = made()
+        monitor = watch(model, optimizer, data(rank()), name, watches=[Watch(Every(6), (Loss(), Weights()))])
+        wish = {0: Tighten("probe_loss", 18, times=3), 1: Tighten("weight_norm", 18, times=3)}.get(rank())
+        monitor.agenda.wishes.extend([wish] if wish else [])
+        train(model, optimizer, 24)
+        monitor.close()
+        found[name] = {
+            "reports": reports(monitor),
+            "same": numbers(model) == unwatched,
+            "complaints": monitor._place._accord._complain.counts,
+            "answers": {answer.value: count for answer, count in monitor.agenda.answers.items()},
+        }
+    return found
+
+
 def reporting(collector: str) -> dict[str, Any]:
     """To a real collector."""
     model, optimizer = parallel()
@@ -314,7 +336,7 @@ def killed(_: str) -> dict[str, Any]:
 
 
 waits: list[float] = []
-JOBS = [data_parallel, troubled, fully_sharded, pipeline, processes, reporting, killed]
+JOBS = [data_parallel, troubled, fully_sharded, pipeline, processes, tightened, reporting, killed]
 
 
 def main(folder: str, jobs: str, collector: str = "") -> None:

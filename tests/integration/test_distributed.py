@@ -39,7 +39,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, dict[str
     """What the ranks found, and what a collector answers that one of the jobs reported to."""
     folder = tmp_path_factory.mktemp("replicas")
     with CollectorProcess(folder / "s.db") as collector:
-        found = torchrun(folder, 3, "data_parallel,troubled,reporting", collector.inlet)
+        found = torchrun(folder, 3, "data_parallel,troubled,tightened,reporting", collector.inlet)
         (run,) = eventually(lambda: collector.get("/api/runs")["runs"], seconds=10, what="the run")
         place = f"/api/runs/{run['id']}"
         quantities = {
@@ -123,6 +123,18 @@ def test_when_a_rank_stops_watching_rank_0_goes_on_with_all_probes(replicas: Fou
 def test_ranks_whose_weights_drift_apart_are_not_taken_for_one_model(replicas: Found) -> None:
     assert steps(replicas[0]["troubled"]["drifting"]) == [0, 2, 4]
     assert replicas[0]["troubled"]["drift_told"] == ["gang"]
+
+
+@pytest.mark.parametrize("model", ["replicas", "shards"])
+def test_ranks_stop_together_at_the_steps_between_that_rank_0_was_wished_to_measure(
+    replicas: Found, model: str
+) -> None:
+    first, *others = (found["tightened"][model] for found in replicas)
+    measured = {"probe_loss []": [0, 6, 8, 10, 12, 14, 16, 18, 24], "weight_norm []": [0, 6, 12, 18, 24]}
+    for series, steps_of_it in measured.items():
+        assert [report["step"] for report in first["reports"] if series in report["columns"]] == steps_of_it
+    assert all(rank["same"] and rank["complaints"] == {} for rank in (first, *others))
+    assert [rank["answers"] for rank in (first, *others)] == [{"honoured": 1}, {"another rank chooses": 1}, {}]
 
 
 def test_a_sharded_model_is_measured_whole_and_trains_on_the_same_to_the_bit(parts: Found) -> None:

@@ -75,9 +75,11 @@ def test_digits_end_to_end_a_transition_is_detected_stored_shown_exported_and_re
         assert (run["name"], run["step"], run["state"], run["lost"]) == ("digits", 3000, "finished", 0)
 
         transitions = [s["transition"] for s in collector.get(f"/api/runs/{run['id']}/transitions")]
-        ended = [t for t in transitions if t["to_phase"] == "after_critical_period"]
-        assert len(ended) == 1, transitions
-        (t,) = ended
+        claims = [
+            t for t in transitions if t["machine"] == "critical_period" and t["to_phase"] == "after_critical_period"
+        ]
+        assert [t["state"] for t in claims if t["act"]] == ["confirmed"], claims
+        (t,) = (t for t in claims if t["state"] == "detected")
         assert t["happened_between"][0] <= t["happened_step"] <= t["happened_between"][1] < t["known_step"]
         assert 150 < t["happened_step"] < 900
         assert "safe to remove augmentation" in t["advice"]
@@ -126,7 +128,9 @@ def test_advice_reaches_the_training_process(tmp_path: Path) -> None:
                 if step > 2500:
                     break
             advice = eventually(
-                lambda: [a for a in monitor.advice if a.to_phase == "after_critical_period"],
+                lambda: [
+                    a for a in monitor.advice if (a.machine, a.to_phase) == ("critical_period", "after_critical_period")
+                ],
                 seconds=10,
                 what="the advice",
             )

@@ -4,11 +4,12 @@ import { Card } from "./card.js";
 import { el, renew } from "./dom.js";
 import { sentence, words } from "./format.js";
 import { tolerate } from "./link.js";
-import { trackName } from "./phases.js";
+import { hasMoved, isWhole, trackName } from "./phases.js";
 import { segments } from "./segments.js";
 import { onTheme } from "./theme.js";
 
 const MOST_TRACKS = 3;
+const MOST_OFFERED = 12;
 
 export class Board {
   #cards = [];
@@ -158,8 +159,9 @@ export class Board {
   }
 
   #first() {
-    const moved = this.#tracks.filter((track) => track.transitions.length > 0);
-    const network = moved.filter((track) => Object.keys(track.subject).length === 0);
+    const grave = (track) => Number(track.transitions.some(({ severity }) => severity !== "info"));
+    const moved = this.#tracks.filter(hasMoved).sort((a, b) => grave(b) - grave(a));
+    const network = moved.filter(isWhole);
     return new Set((network.length ? network : moved).slice(0, MOST_TRACKS).map((track) => track.key));
   }
 
@@ -181,9 +183,11 @@ export class Board {
         },
         trackName(track),
       );
-    const offered = this.#tracks.map((track) => [track.key, keys.has(track.key)]);
+    const moved = this.#tracks.filter(hasMoved).sort((a, b) => Number(isWhole(b)) - Number(isWhole(a)));
+    const tracks = moved.slice(0, MOST_OFFERED);
+    const offered = tracks.map((track) => [track.key, keys.has(track.key)]);
     const label = offered.length > 0 ? [el("span", { class: "tools-label" }, "Phases of")] : [];
-    renew(this.tracks, offered, () => [...label, ...this.#tracks.map(button)]);
+    renew(this.tracks, offered, () => [...label, ...tracks.map(button)]);
   }
 
   #all() {

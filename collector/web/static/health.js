@@ -74,7 +74,6 @@ const WHY_UNJUDGED = {
   not_ok: "came out not ok",
   skipped: "were not finite, or not positive on a logarithmic axis",
   behind: "came at a step the run had passed already",
-  thinned: "were given up to a cap after they had been judged",
   refused: "were of a subject beyond the most that are followed",
 };
 

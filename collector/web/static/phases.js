@@ -1,26 +1,85 @@
-// Phases: where a run is, in words; and the tracks that the charts paint.
+// Phases: where a run is, in words; the claims made of it; and the tracks that the charts paint.
 
 import { el, swatch } from "./dom.js";
 import { confidence, labelled, sentence, whole, words } from "./format.js";
 import { phaseColour } from "./palette.js";
 
-/** One machine on one subject: its phases in order and the transitions between them. */
-export function tracksOf(spans, transitions) {
+const MOST_LINES = 8;
+
+/** One claim of a machine from the first suspicion on: its states in the order they became known. */
+class Episode {
+  states = [];
+
+  /** `place` is that of its first state among all that became known of the run. */
+  constructor(place) {
+    this.place = place;
+  }
+
+  /** What was told last. */
+  get newest() {
+    return this.states.at(-1);
+  }
+
+  get state() {
+    return this.newest.state;
+  }
+
+  /** The claim as it was detected, when the phase was entered; undefined while it is only suspected, or lapsed. */
+  get detected() {
+    return this.states.find(({ state }) => state === "detected");
+  }
+
+  /** Whether a phase was entered by it and has not been withdrawn. */
+  get stands() {
+    return this.detected !== undefined && this.state !== "retracted";
+  }
+}
+
+/** One machine on one subject: its phases in order, its claims, and of these the transitions that stand. */
+export function tracksOf(spans, stored) {
   const tracks = new Map();
   const track = (machine, subject) => {
     const key = trackKey(machine, subject);
-    if (!tracks.has(key)) tracks.set(key, { key, machine, subject, spans: [], transitions: [], hues: new Map() });
+    if (!tracks.has(key)) tracks.set(key, { key, machine, subject, spans: [], episodes: [], hues: new Map() });
     return tracks.get(key);
   };
   for (const span of spans) {
     const { spans: known, hues } = track(span.machine, span.subject);
-    known.push(span);
+    known.push({ ...span });
     hues.set(span.phase, span.hue);
   }
-  for (const { transition } of transitions) track(transition.machine, transition.subject).transitions.push(transition);
-  for (const found of tracks.values()) found.transitions.sort((a, b) => a.ordinal - b.ordinal);
-  const known = (each) => each.transitions.at(-1)?.known_step ?? -1;
+  for (const [place, { transition }] of stored.entries()) {
+    const { episodes } = track(transition.machine, transition.subject);
+    let episode = episodes.find((each) => each.newest.ordinal === transition.ordinal);
+    if (!episode) episodes.push((episode = new Episode(place)));
+    episode.states.push(transition);
+  }
+  for (const found of tracks.values()) {
+    found.transitions = found.episodes.filter((each) => each.stands).map((each) => each.detected);
+    found.suspected = found.episodes.find((each) => each.state === "suspected");
+    markWithdrawn(found);
+  }
+  const known = (each) => each.episodes.at(-1)?.newest.known_step ?? -1;
   return [...tracks.values()].sort((a, b) => known(b) - known(a)); // the latest news first
+}
+
+/** Whether there is more to say of a track than the phase it began in. */
+export function hasMoved(track) {
+  return track.transitions.length > 0 || track.spans.length > 1;
+}
+
+/** Whether a track is of the whole network, and not of a layer. */
+export function isWhole({ subject }) {
+  return !("layer" in subject);
+}
+
+/** Spans entered by claims that were withdrawn: the run was held to be there, and was not. */
+function markWithdrawn({ spans, episodes }) {
+  for (const { state, detected } of episodes) {
+    if (state !== "retracted" || !detected) continue;
+    const span = spans.find((each) => each.phase === detected.to_phase && each.since_step === detected.happened_step);
+    if (span) span.withdrawn = true;
+  }
 }
 
 /** The colour of a phase of a track. */
@@ -43,27 +102,57 @@ export function phaseName(machine, phase) {
   return phase.includes(machine) ? words(phase) : `${words(machine)}: ${words(phase)}`;
 }
 
-/** A phase as a chip with its colour. */
-export function phaseChip(text, hue, meaning = "") {
-  return el("span", { class: "chip", title: meaning || null }, swatch("dot", phaseColour(hue)), text);
+/** A phase as a chip with its colour; with `tentative` without one, for it may not be so. */
+export function phaseChip(text, hue, meaning = "", tentative = false) {
+  const dot = tentative ? el("i", { class: "swatch swatch-hollow", "aria-hidden": "true" }) : swatch("dot", phaseColour(hue));
+  return el("span", { class: `chip${tentative ? " is-tentative" : ""}`, title: meaning || null }, dot, text);
 }
 
-/** Where every machine of the run stands, one line each. */
+/** Where the run is by every machine that has something to say; the others in one line. */
 export function phaseSummary(tracks) {
   if (tracks.length === 0) {
     return el("p", { class: "quiet" }, "No phase has been told apart yet. Machines speak once their curve has enough points.");
   }
-  return el("ul", { class: "summary" }, ...tracks.map(summaryLine));
+  const telling = tracks.filter((track) => hasMoved(track) || track.suspected);
+  const lines = telling.filter(isWhole).map(summaryLine);
+  return [
+    lines.length ? el("ul", { class: "summary" }, ...lines) : null,
+    ...layered(telling.filter((track) => !isWhole(track))),
+    waiting(tracks.filter((track) => !telling.includes(track))),
+  ].filter(Boolean);
+}
+
+/** Layers are told one by one where they are few, else folded away behind how many are where. */
+function layered(tracks) {
+  if (tracks.length === 0) return [];
+  const list = el("ul", { class: "summary" }, ...tracks.map(summaryLine));
+  if (tracks.length < 3) return [list];
+  const counts = new Map();
+  for (const { spans } of tracks) counts.set(spans.at(-1)?.phase, (counts.get(spans.at(-1)?.phase) ?? 0) + 1);
+  const told = [...counts].map(([phase, n]) => `${whole(n)} ${words(phase ?? "unknown")}`).join(", ");
+  return [el("details", { class: "summary-layers" }, el("summary", {}, el("strong", {}, "Layers: "), told), list)];
+}
+
+/** Machines that have seen no transition, in one quiet line. */
+function waiting(tracks) {
+  if (tracks.length === 0) return null;
+  const names = new Map();
+  for (const { machine, subject } of tracks) names.set(machine, (names.get(machine) ?? 0) + Number("layer" in subject));
+  const listed = [...names].map(([machine, layers]) => (layers ? `${words(machine)} (${whole(layers)})` : words(machine)));
+  const shown = listed.slice(0, MOST_LINES).join(", ");
+  const more = listed.length > MOST_LINES ? ` and ${listed.length - MOST_LINES} more` : "";
+  return el("p", { class: "summary-waiting", title: listed.join(", ") }, `Still in their first phase: ${shown}${more}.`);
 }
 
 function summaryLine(track) {
-  const last = track.transitions.at(-1);
   const now = track.spans.at(-1);
-  const phase = last ? last.to_phase : (now?.phase ?? "unknown");
+  const phase = now?.phase ?? "unknown";
+  const last = track.episodes.findLast((each) => each.stands && each.detected.to_phase === phase);
   const of = labelled(track.subject);
   const when = last
-    ? `since step ${whole(last.happened_step)} (known at ${whole(last.known_step)}, confidence ${confidence(last.confidence)})`
-    : "since the start; no transition so far";
+    ? `since step ${whole(last.detected.happened_step)}, ${last.state} at ${whole(last.newest.known_step)}${sure(last.newest)}`
+    : "no transition stands so far";
+  const { suspected } = track;
   return el(
     "li",
     { class: "summary-line" },
@@ -71,11 +160,31 @@ function summaryLine(track) {
       "div",
       { class: "summary-head" },
       swatch("dot", inkOf(track, phase)),
-      el("strong", {}, sentence(phaseName(track.machine, phase))),
+      el("strong", { title: now?.meaning || null }, sentence(phaseName(track.machine, phase))),
       of ? el("span", { class: "quiet" }, of) : null,
     ),
     el("div", { class: "summary-when" }, when),
-    last?.advice ? el("div", { class: "summary-text" }, last.advice) : null,
-    now?.meaning ? el("div", { class: "summary-text quiet" }, now.meaning) : null,
+    suspected
+      ? el("div", { class: "summary-suspected" }, `${sentence(words(suspected.newest.to_phase))} is suspected since step ${whole(suspected.newest.known_step)}`)
+      : null,
+    (last && adviceOf(last, "summary-text")) || (now?.meaning && el("div", { class: "summary-text quiet" }, now.meaning)) || null,
   );
+}
+
+/** How sure a transition is, in brackets; of a rule whose errors nothing bounds, that it is one. */
+function sure(transition) {
+  return isBounded(transition) ? ` (confidence ${confidence(transition.confidence)})` : "";
+}
+
+/** Whether the probability of a false claim was bounded: a rule of thumb has no alpha. */
+export function isBounded({ evidence }) {
+  return evidence.alpha < 1;
+}
+
+/** What to do about a claim, and whether now: a machine may ask to wait until it is confirmed. */
+export function adviceOf(episode, name) {
+  const { newest, states } = episode;
+  if (!newest.advice || newest.state === "suspected") return null;
+  const now = states.some(({ act }) => act);
+  return el("p", { class: `${name}${now ? "" : " is-early"}` }, now ? null : el("strong", {}, "Once confirmed: "), newest.advice);
 }

@@ -2,7 +2,8 @@
 //
 // Above the plot each machine has a ribbon with its phases' names. Behind the plot lies the tint of
 // one machine at a time, since overlapping tints would make colours that mean nothing. A solid rule
-// is where a transition happened, a dotted one where it was known.
+// is where a transition happened, a dotted one where it was known. What is only suspected is not
+// painted; where a claim was withdrawn its stretch of the ribbon is hatched.
 
 import { words } from "./format.js";
 import { faint } from "./palette.js";
@@ -51,6 +52,7 @@ function behind(brush, { tracks, highlighted }, quantity) {
   for (const span of tinted?.spans ?? []) {
     const from = x(span.since_step);
     const to = span.until_step === null ? brush.right : x(span.until_step);
+    if (span.withdrawn) continue; // its ribbon says what was thought
     ctx.fillStyle = faint(inkOf(tinted, span.phase), 0.1);
     ctx.fillRect(from, top, to - from, bottom - top);
   }
@@ -145,8 +147,13 @@ function ribbon(brush, row, track) {
     const from = x(span.since_step);
     const to = span.until_step === null ? brush.right : x(span.until_step);
     if (to <= from) continue;
+    const wide = to - from - (span.until_step === null ? 0 : scale);
+    if (span.withdrawn) {
+      hatch({ ...brush, top: y, bottom: y + RIBBON * scale }, from, from + wide, faint(inkOf(track, span.phase), 0.55));
+      continue;
+    }
     ctx.fillStyle = faint(inkOf(track, span.phase), 0.22);
-    ctx.fillRect(from, y, to - from - (span.until_step === null ? 0 : scale), RIBBON * scale);
+    ctx.fillRect(from, y, wide, RIBBON * scale);
     const room = to - from - 10 * scale;
     ctx.font = scaled(FONT, scale);
     const text = fit(ctx, span.until_step === null || i === 0 ? [phaseName(span.machine, span.phase), words(span.phase)] : [words(span.phase)], room);

@@ -6,7 +6,8 @@ import { ago, confidence, labelled, moment, sentence, whole } from "./format.js"
 import { counters, healthPanel } from "./health.js";
 import { ask, tolerate } from "./link.js";
 import { marksOf } from "./marks.js";
-import { phaseName, phaseSummary, tracksOf } from "./phases.js";
+import { noiseTable } from "./noise.js";
+import { isBounded, phaseName, phaseSummary, tracksOf } from "./phases.js";
 import { SeriesSet } from "./series.js";
 import { Timeline } from "./timeline.js";
 
@@ -36,6 +37,7 @@ export class RunPage {
     this.strip = el("div", { class: "strip" });
     this.summary = el("div", {});
     this.health = el("div", {});
+    this.noise = el("div", {});
     this.root = el(
       "div",
       { class: "page run-page" },
@@ -49,6 +51,7 @@ export class RunPage {
       ),
       this.board.root,
       el("section", { class: "panel health", "aria-labelledby": "health-title" }, el("h2", { id: "health-title" }, "Cost and health"), this.health),
+      el("section", { class: "panel noise-panel", "aria-labelledby": "noise-title" }, el("h2", { id: "noise-title" }, "Noise"), this.noise),
     );
     setInterval(() => this.#pass(), 1000);
   }
@@ -70,9 +73,8 @@ export class RunPage {
 
   transition({ run, transition }) {
     if (run !== this.id) return;
-    const phase = sentence(phaseName(transition.machine, transition.to_phase));
-    const sure = `confidence ${confidence(transition.confidence)}`;
-    this.announce(`${phase} since step ${whole(transition.happened_step)}, ${sure}. ${transition.advice}`);
+    const quiet = transition.state === "suspected" || (transition.state === "retracted" && !transition.act); // nothing to act on
+    if (!quiet) this.announce(spoken(transition));
     this.#loadFacts(true).catch(tolerate);
     this.board.tick();
   }
@@ -87,7 +89,8 @@ export class RunPage {
     renew(this.strip, detail.run, () => counters(detail.run));
     renew(this.summary, tracks, () => phaseSummary(tracks));
     renew(this.health, [detail.ranks, detail.probes, detail.unjudged, Math.floor(detail.now / QUIET_SECONDS)], () => healthPanel(detail));
-    this.timeline.set(transitions, tracks, fresh);
+    this.timeline.set(tracks, fresh);
+    renew(this.noise, detail.judged, () => noiseTable(detail.judged));
     this.board.setQuantities(detail.quantities, detail.outcomes);
     this.board.setTracks(tracks);
     this.#tellTime();
@@ -142,4 +145,13 @@ export class RunPage {
   #tellTime() {
     if (this.#detail) say(this.heard, `heard ${ago(Math.max(Date.now() / 1000 + this.#skew - this.#detail.run.last_heard, 0))}`);
   }
+}
+
+/** A transition as one would say it aloud. */
+function spoken(transition) {
+  const { machine, to_phase: phase, state, happened_step: step, known_step: known, advice } = transition;
+  const name = sentence(phaseName(machine, phase));
+  if (state === "retracted") return `${name}: withdrawn at step ${whole(known)}. ${advice}`;
+  const sure = isBounded(transition) ? `, confidence ${confidence(transition.confidence)}` : "";
+  return `${name} since step ${whole(step)}, ${state}${sure}. ${transition.act ? advice : ""}`.trim();
 }

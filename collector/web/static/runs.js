@@ -3,7 +3,8 @@
 import { el, renew, say } from "./dom.js";
 import { ago, labelled, percent, whole } from "./format.js";
 import { ask, tolerate } from "./link.js";
-import { phaseChip, phaseName } from "./phases.js";
+import { isWhole, phaseChip, phaseName } from "./phases.js";
+import { recordPanel } from "./record.js";
 
 const HEADS = ["Run", "Step", "Phases", "Reports", "Lost", "Overhead", "Last heard"];
 const MOST_CHIPS = 3;
@@ -27,7 +28,9 @@ export class RunsPage {
       this.body,
     );
     this.welcome = el("section", { class: "welcome", hidden: true });
-    this.root = el("div", { class: "page" }, el("div", { class: "page-head" }, el("h1", {}, "Runs"), this.count), this.table, this.welcome);
+    this.record = recordPanel();
+    this.record.hidden = true;
+    this.root = el("div", { class: "page" }, el("div", { class: "page-head" }, el("h1", {}, "Runs"), this.count), this.table, this.welcome, this.record);
     setInterval(() => this.#pass(), 1000);
     document.title = "Phasewatch";
   }
@@ -39,6 +42,7 @@ export class RunsPage {
     this.#skew = now - Date.now() / 1000;
     this.table.hidden = total === 0;
     this.welcome.hidden = total > 0;
+    this.record.hidden = total === 0;
     say(this.count, total > runs.length ? `the ${whole(runs.length)} heard last of ${whole(total)}` : total ? whole(total) : "");
     if (total === 0) return this.#invite(address);
     // Not the latest heard first: runs that report at once would change places all the time.
@@ -120,15 +124,17 @@ function newRow(id) {
   return { element, link, details, cells, heard: 0 };
 }
 
-/** The phases of the whole network; of layers only where they are few. */
+/** The phases of the whole network that were entered since the run began, the newest first; without any, those it began in. */
 function chips(phases) {
-  const shown = phases.filter((phase) => Object.keys(phase.subject).length === 0 || phases.length <= MOST_CHIPS);
-  const more = phases.length - Math.min(shown.length, MOST_CHIPS);
+  const whole = phases.filter(isWhole);
+  const entered = whole.filter(({ hue }) => hue !== 0).sort((a, b) => b.since_step - a.since_step);
+  const told = entered.length ? entered : whole;
+  const more = told.length - MOST_CHIPS;
   return el(
     "span",
     { class: "chips" },
-    ...shown.slice(0, MOST_CHIPS).map((phase) => phaseChip(phaseName(phase.machine, phase.phase), phase.hue, phase.meaning)),
+    ...told.slice(0, MOST_CHIPS).map((phase) => phaseChip(phaseName(phase.machine, phase.phase), phase.hue, phase.meaning)),
     more > 0 ? el("span", { class: "quiet" }, `+${more}`) : null,
-    phases.length === 0 ? el("span", { class: "quiet" }, "—") : null,
+    told.length === 0 ? el("span", { class: "quiet" }, "—") : null,
   );
 }

@@ -1,8 +1,16 @@
-// Timeline: every transition with when it happened, when it was known, and on what evidence.
+// Timeline: every claim of a phase machine, how far it has come, and on what evidence.
 
-import { el, swatch } from "./dom.js";
-import { confidence, number, percent, sentence, whole, withError, words } from "./format.js";
-import { inkOf, phaseChip, trackKey, trackName } from "./phases.js";
+import { el, renew, swatch } from "./dom.js";
+import { confidence, sentence, whole, words } from "./format.js";
+import { figures } from "./evidence.js";
+import { adviceOf, inkOf, isBounded, phaseChip, trackName } from "./phases.js";
+
+const STATES = {
+  suspected: "Some evidence (an e-value of 10 or more), not enough to claim it. The agent was asked to measure more often. Nothing to do yet.",
+  detected: "The evidence suffices: a false claim anywhere in the run is as rare as its alpha says.",
+  confirmed: "It has stood for long enough, and a second test agrees.",
+  retracted: "Withdrawn: it was not so, or is not so any more.",
+};
 
 export class Timeline {
   #pinned = null;
@@ -17,103 +25,111 @@ export class Timeline {
     this.root = el("section", { class: "panel", "aria-labelledby": "timeline-title" }, head, this.none, this.list);
   }
 
-  /** All transitions of the run, in the order they became known; those on the page already stay as they are. */
-  set(stored, tracks, fresh) {
-    this.none.hidden = stored.length > 0;
-    for (const { transition } of stored) {
-      const key = [trackKey(transition.machine, transition.subject), transition.ordinal].join();
-      if (this.#items.has(key)) continue;
-      const track = tracks.find((each) => each.key === trackKey(transition.machine, transition.subject));
-      const item = this.#item(transition, track, fresh);
-      this.#items.set(key, item);
-      this.list.prepend(item);
+  /** All claims of the run. One that is on the page already stays where it is and says what became of it. */
+  set(tracks, fresh) {
+    const claims = tracks.flatMap((track) => track.episodes.map((episode) => ({ track, episode })));
+    claims.sort((a, b) => a.episode.place - b.episode.place);
+    this.none.hidden = claims.length > 0;
+    for (const { track, episode } of claims) {
+      const key = [track.key, episode.newest.ordinal].join();
+      if (!this.#items.has(key)) {
+        const item = this.#item(track.key);
+        this.#items.set(key, item);
+        this.list.prepend(item.root);
+      }
+      this.#tell(this.#items.get(key), track, episode, fresh);
     }
   }
 
-  #item(transition, track, fresh) {
-    const { key } = track;
-    const chip = (phase) => phaseChip(words(phase), track.hues.get(phase) ?? 0);
-    const show = () => this.highlight(transition, key);
-    const back = () => (this.#pinned ? this.highlight(...this.#pinned.target) : this.highlight(null, null));
-    const pin = el("button", { type: "button", class: "button", "aria-pressed": "false" }, "Show evidence on charts");
-    pin.addEventListener("click", () => {
-      const same = this.#pinned?.pin === pin;
+  #item(key) {
+    const item = { key, transition: null, isOpen: false };
+    const show = () => this.highlight(item.transition, key);
+    const back = () => (this.#pinned ? this.highlight(this.#pinned.transition, this.#pinned.key) : this.highlight(null, null));
+    item.pin = el("button", { type: "button", class: "button", "aria-pressed": "false" }, "Show evidence on charts");
+    item.pin.addEventListener("click", () => {
+      const same = this.#pinned === item;
       this.#pinned?.pin.setAttribute("aria-pressed", "false");
-      this.#pinned = same ? null : { pin, target: [transition, key] };
-      pin.setAttribute("aria-pressed", String(!same));
+      this.#pinned = same ? null : item;
+      item.pin.setAttribute("aria-pressed", String(!same));
       back();
     });
-    return el(
-      "li",
-      {
-        class: `turn turn-${transition.severity}${fresh ? " is-fresh" : ""}`,
-        onmouseenter: show,
-        onmouseleave: back,
-        onfocusin: show,
-        onfocusout: back,
-      },
-      el(
-        "div",
-        { class: "turn-head" },
-        el("span", { class: "turn-machine" }, sentence(trackName(transition))),
-        transition.severity === "info" ? null : el("span", { class: "turn-severity" }, transition.severity),
-      ),
-      el(
-        "div",
-        { class: "turn-phases" },
-        chip(transition.from_phase),
-        el("span", { class: "arrow", "aria-label": "to" }, "→"),
-        chip(transition.to_phase),
-      ),
-      facts(transition, inkOf(track, transition.to_phase)),
-      transition.advice ? el("p", { class: "turn-advice" }, transition.advice) : null,
-      el(
-        "details",
-        { class: "turn-evidence" },
-        el("summary", {}, "Evidence"),
-        el("p", {}, transition.evidence.sentence),
-        figures(transition),
-        transition.undo ? el("p", { class: "turn-undo" }, el("strong", {}, "Undo: "), transition.undo) : null,
-      ),
-      pin,
-    );
+    item.body = el("div", {});
+    item.details = el("div", { class: "turn-details" });
+    item.evidence = el("details", { class: "turn-evidence" }, el("summary", {}, "Evidence"), item.details);
+    item.root = el("li", { onmouseenter: show, onmouseleave: back, onfocusin: show, onfocusout: back }, item.body, item.evidence, item.pin);
+    return item;
+  }
+
+  #tell(item, track, episode, fresh) {
+    const { newest, state } = episode;
+    const known = episode.states.length;
+    if (item.known === known) return;
+    const news = fresh && !(item.known === undefined && state === "suspected"); // a suspicion comes quietly
+    item.known = known;
+    item.transition = newest;
+    const severe = newest.severity !== "info" && episode.stands;
+    item.root.className = `turn turn-${state}${severe ? ` turn-${newest.severity}` : ""}${news ? " is-fresh" : ""}`;
+    renew(item.body, episode.states, () => claim(track, episode, severe));
+    renew(item.details, newest, () => [
+      el("p", {}, newest.evidence.sentence),
+      ...newest.evidence.asides.map((aside) => el("p", { class: "turn-aside" }, el("strong", {}, "Beside it: "), aside)),
+      figures(newest),
+      newest.undo ? el("p", { class: "turn-undo" }, el("strong", {}, "Undo: "), newest.undo) : null,
+    ].filter(Boolean));
   }
 }
 
-function facts(transition, ink) {
-  const between = ` ${transition.happened_between.map(whole).join("–")}`;
-  const fact = (name, mark, ...value) => el("div", {}, el("dt", {}, mark && swatch(mark, ink), name), el("dd", {}, ...value));
+function claim(track, episode, severe) {
+  const { newest, state, detected } = episode;
+  const tentative = state === "suspected" || (state === "retracted" && !detected);
+  const chip = (phase, asked) => phaseChip(words(phase), track.hues.get(phase) ?? 0, "", asked);
+  return [
+    el(
+      "div",
+      { class: "turn-head" },
+      el("span", { class: "turn-machine" }, sentence(trackName(newest))),
+      severe ? el("span", { class: "turn-severity" }, newest.severity) : null,
+      el("span", { class: `turn-state turn-state-${state}`, title: STATES[state] }, state),
+    ),
+    el(
+      "div",
+      { class: "turn-phases" },
+      chip((detected ?? newest).from_phase, false),
+      el("span", { class: "arrow", "aria-label": "to" }, "→"),
+      chip((detected ?? newest).to_phase, tentative),
+    ),
+    facts(episode, tentative ? null : inkOf(track, newest.to_phase)),
+    course(episode),
+    state === "retracted" ? withdrawn(episode) : adviceOf(episode, "turn-advice"),
+  ].filter(Boolean);
+}
+
+function facts({ newest, detected, state }, ink) {
+  const told = detected ?? newest;
+  const between = ` ${told.happened_between.map(whole).join("–")}`;
+  const fact = (name, mark, ...value) => el("div", {}, el("dt", {}, mark && ink ? swatch(mark, ink) : null, name), el("dd", {}, ...value));
+  const sure = isBounded(told) ? confidence(told.confidence) : el("small", {}, "not bounded");
   return el(
     "dl",
     { class: "turn-facts" },
-    fact("happened", "solid", whole(transition.happened_step), el("small", {}, between)),
-    fact("known", "dotted", whole(transition.known_step)),
-    fact("confidence", null, confidence(transition.confidence)),
+    fact(ink ? "happened" : "perhaps at", "solid", whole(told.happened_step), el("small", {}, between)),
+    detected ? fact("known", "dotted", whole(detected.known_step)) : null,
+    ["suspected", "retracted"].includes(state) ? null : fact("confidence", null, sure),
   );
 }
 
-function figures({ evidence, machine, machine_version: version }) {
-  const rows = [
-    ["Quantity", words(evidence.quantity)],
-    ["Statistic", evidence.statistic],
-    ["Before", windowText(evidence.before), windowSpan(evidence.before)],
-    ["After", windowText(evidence.after), windowSpan(evidence.after)],
-    ["Change", evidence.change === null ? "—" : `${evidence.change > 0 ? "+" : "−"}${percent(Math.abs(evidence.change), 3)}`],
-    ["log e", number(evidence.log_e), `fires at ${number(Math.log(1 / evidence.alpha), 3)}`],
-    ["Alpha", number(evidence.alpha), "chance of a false alarm, at most, in the whole run"],
-    ["Noise", percent(evidence.noise), "of one point, relative to the level"],
-    ["Points", whole(evidence.points), `${whole(evidence.cleaned)} cleaned`],
-    ["Rule", words(machine), `version ${version}`],
-  ];
-  const row = ([name, value, note]) =>
-    el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value, note ? el("small", {}, note) : null));
-  return el("table", { class: "figures" }, el("tbody", {}, ...rows.map(row)));
+/** The states a claim has come through, each with the step whose report brought it. */
+function course({ states }) {
+  if (states.length < 2) return null;
+  const way = states.map(({ state, known_step }) =>
+    el("li", { class: `course-${state}` }, `${state} `, el("b", {}, whole(known_step))),
+  );
+  return el("ol", { class: "course", "aria-label": "States and the steps at which they became known" }, ...way);
 }
 
-function windowText(window) {
-  return withError(window.mean, window.stderr);
-}
-
-function windowSpan(window) {
-  return `${whole(window.n)} points, steps ${whole(window.first_step)}–${whole(window.last_step)}`;
+function withdrawn({ newest, detected }) {
+  const why = detected
+    ? `Withdrawn at step ${whole(newest.known_step)}: the curve has come back.`
+    : `The suspicion lapsed at step ${whole(newest.known_step)}; no phase was entered.`;
+  return el("p", { class: "turn-advice" }, why, newest.advice ? [" ", el("strong", {}, "Undo: "), newest.advice] : null);
 }

@@ -1,7 +1,7 @@
 """The first test of the project: an observed run ends bit-identical to an unobserved one."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import probe_agent
 from probe_agent import Budget, Every, ListOutbox, Watch
-from probe_wire import Outcome
+from probe_wire import Outcome, Tighten
 from tests.problems import EVERY_PROBE
 
 
@@ -66,7 +66,9 @@ def streams() -> tuple[object, ...]:
     return (torch.get_rng_state().tolist(), name, keys.tolist(), *rest, random.getstate())
 
 
-def train(model_kind: str, optimizer_kind: str, *, observed: bool) -> tuple[dict[str, object], ListOutbox]:
+def train(
+    model_kind: str, optimizer_kind: str, *, observed: bool, wishes: Sequence[Tighten] = ()
+) -> tuple[dict[str, object], ListOutbox]:
     """Thirty steps that draw from every random stream; everything a probe could disturb."""
     seed_everything()
     model = MODELS[model_kind]()
@@ -90,6 +92,7 @@ def train(model_kind: str, optimizer_kind: str, *, observed: bool) -> tuple[dict
             budget=Budget(share=1000),
             outbox=outbox,
         )
+        monitor.agenda.wishes.extend(wishes)
     losses = []
     for _ in range(30):
         at = torch.randint(0, 64, (16,))
@@ -145,6 +148,16 @@ def test_an_observed_run_ends_bit_identical_to_an_unobserved_one(model_kind: str
     outcomes = {(c.quantity, e.outcome) for draft in outbox.drafts for _, c, e in draft.columns}
     sound = {Outcome.OK, Outcome.NOT_CONVERGED, Outcome.NOT_APPLICABLE}
     assert {outcome for _, outcome in outcomes} <= sound, outcomes
+
+
+def test_a_run_whose_probes_are_tightened_ends_bit_identical_all_the_same() -> None:
+    wishes = [Tighten(probe.quantities[0].name, 20, times=3) for probe in EVERY_PROBE]
+    unobserved, _ = train("cnn", "adamw", observed=False)
+    observed, outbox = train("cnn", "adamw", observed=True, wishes=wishes)
+    assert [what for what in unobserved if not identical(unobserved[what], observed[what])] == []
+    assert [draft.step for draft in outbox.drafts] == [0, *range(3, 21), 21, 24, 27, 30]
+    between = next(draft for draft in outbox.drafts if draft.step == 5)
+    assert {cost.probe for cost in between.costs} == {probe.name for probe in EVERY_PROBE if not probe.looks_back}
 
 
 def test_the_comparison_notices_a_probe_that_draws_from_the_global_stream() -> None:

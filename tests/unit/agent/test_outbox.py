@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
@@ -26,6 +29,7 @@ from probe_wire import (
     Report,
     Run,
     Schema,
+    Tighten,
     ToAgent,
     ToCollector,
     decode_for_collector,
@@ -75,7 +79,7 @@ def peer() -> Iterator[Peer]:
         peer.socket.close(linger=0)
 
 
-def open_outbox(address: str, **kwargs: int) -> ZmqOutbox:
+def open_outbox(address: str, **kwargs: Any) -> ZmqOutbox:
     return ZmqOutbox(address, RUN, 0, lambda: 42, **kwargs)
 
 
@@ -185,6 +189,43 @@ def test_advice_reaches_the_training_thread(peer: Peer) -> None:
         taken = outbox.advice()
         time.sleep(0.01)
     assert taken == [advice]
+    outbox.abandon()
+
+
+def test_wishes_go_to_who_asked_for_them_and_the_greeting_says_that_somebody_did(peer: Peer) -> None:
+    wishes: deque[Tighten] = deque()
+    outbox = open_outbox(peer.address, wish=wishes.append)
+    hello = peer.receive()
+    assert isinstance(hello, Hello)
+    assert hello.tightens
+    peer.answer(Tighten("probe_loss", 500))
+    deadline = time.monotonic() + 5
+    while not wishes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert list(wishes) == [Tighten("probe_loss", 500)]
+    outbox.abandon()
+
+
+def test_who_wants_no_wishes_says_so_and_what_is_sent_all_the_same_goes_nowhere(peer: Peer) -> None:
+    outbox = open_outbox(peer.address)
+    hello = peer.receive()
+    assert isinstance(hello, Hello)
+    assert not hello.tightens
+    peer.answer(Tighten("probe_loss", 500))
+    peer.answer(Ack(0))
+    outbox.put(draft(1))
+    assert isinstance(peer.receive(), Schema)
+    assert outbox.advice() == []
+    outbox.abandon()
+
+
+def test_a_message_that_only_a_newer_release_knows_is_ignored(peer: Peer) -> None:
+    outbox = open_outbox(peer.address)
+    peer.receive()
+    peer.socket.send_multipart([peer.identity, b"\x01" + msgspec.msgpack.encode([99, "what a later release says"])])
+    peer.answer(Ack(0))
+    outbox.put(draft(1))
+    assert peer.receive_numbered(1) == [1]
     outbox.abandon()
 
 

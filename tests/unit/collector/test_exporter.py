@@ -246,11 +246,80 @@ def test_phases_are_a_state_set_with_a_code_and_transitions_start_at_nought(live
     assert one(after, "phasewatch_transition_known_step", machine="critical_period") == 400
 
 
-def test_a_machine_that_cannot_judge_yet_has_phases_but_no_code(live: Live) -> None:
-    lr.open_run(live, now=NOW)
+def test_a_machine_whose_quantity_a_run_does_not_measure_adds_nothing_to_it(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.machines_of(run, {"critical_period": MACHINES["critical_period"]})
     samples = read(exporter(live).render())
-    assert set(find(samples, "phasewatch_phase", machine="regions").values()) == {0.0}
-    assert not find(samples, "phasewatch_phase_code")
+    assert find(samples, "phasewatch_phase", machine="critical_period")
+    assert not [at for _, at in samples if dict(at).get("machine") == "regions"]
+
+
+def test_claims_are_counted_by_state_and_the_newest_is_a_state_set(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.machines_of(run, MACHINES)
+    page = exporter(live)
+    claims = find(read(page.render()), "phasewatch_phase_claims_total", machine="regions")
+    assert {dict(at)["state"]: n for at, n in claims.items()} == {
+        "suspected": 0,
+        "detected": 0,
+        "confirmed": 0,
+        "retracted": 0,
+    }
+    for state in ("suspected", "detected", "confirmed"):
+        run.enter(lr.transition("regions", "first_descent", "ascent", state=state), NOW)
+    samples = read(page.render())
+    assert one(samples, "phasewatch_phase_claims_total", machine="regions", state="confirmed") == 1
+    assert one(samples, "phasewatch_transitions_total", machine="regions", to_phase="ascent") == 1
+    newest = find(samples, "phasewatch_phase_claim", machine="regions", to_phase="ascent")
+    assert {dict(at)["state"]: n for at, n in newest.items()} == {
+        "suspected": 0,
+        "detected": 0,
+        "confirmed": 1,
+        "retracted": 0,
+    }
+
+
+def test_a_suspicion_that_lapses_hides_no_claim_that_stands(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.machines_of(run, MACHINES)
+    run.enter(lr.transition("regions", "first_descent", "ascent", known_step=400), NOW)
+    for state in ("suspected", "retracted"):
+        later = lr.transition("regions", "ascent", "final_descent", ordinal=2, known_step=700, state=state)
+        run.enter(later, NOW)
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_phase_claim", machine="regions", state="detected", to_phase="ascent") == 1
+    assert not find(samples, "phasewatch_phase_claim", machine="regions", to_phase="final_descent")
+    assert one(samples, "phasewatch_transition_known_step", machine="regions") == 400
+
+
+def test_a_claim_withdrawn_says_so_and_keeps_the_step_at_which_it_was_held_to_have_happened(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.machines_of(run, MACHINES)
+    run.enter(lr.transition("regions", "first_descent", "ascent", happened_step=300), NOW)
+    run.enter(lr.transition("regions", "first_descent", "ascent", happened_step=900, state="retracted"), NOW)
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_phase_claim", machine="regions", state="retracted") == 1
+    assert one(samples, "phasewatch_transition_happened_step", machine="regions") == 300
+
+
+def test_the_noise_of_each_judged_series_is_exported_with_what_it_means(live: Live) -> None:
+    run = lr.open_run(live, now=NOW)
+    lr.report(run, 1, lr.typical(1))
+    lr.judge(run, "critical_period", believed=0.04, estimator=None, autocorrelation=0.6, verdict="correlated")
+    lr.judge(run, "regions", subject={"layer": "features.3"}, believed=0.05)
+    samples = read(exporter(live).render())
+    assert one(samples, "phasewatch_noise_ratio", machine="critical_period", quantity="fisher_trace") == 0.04
+    assert one(samples, "phasewatch_noise_ratio", machine="regions", layer="01.features.3") == 0.05
+    assert one(samples, "phasewatch_noise_autocorrelation", machine="critical_period") == 0.6
+    assert not find(samples, "phasewatch_noise_estimator_ratio", machine="critical_period")
+    assert one(samples, "phasewatch_noise_estimator_ratio", machine="regions") == 0.02
+    verdicts = find(samples, "phasewatch_noise_verdict", machine="critical_period")
+    assert {dict(at)["verdict"]: n for at, n in verdicts.items()} == {
+        "white": 0,
+        "correlated": 1,
+        "unassessable": 0,
+        "unknown": 0,
+    }
 
 
 def test_a_layer_has_phases_of_its_own(live: Live) -> None:
@@ -388,9 +457,10 @@ def test_a_run_made_anew_in_memory_is_shown_under_its_new_label(live: Live) -> N
 
 def test_a_phase_that_is_over_is_not_the_current_one(live: Live) -> None:
     run = lr.open_run(live, now=NOW)
-    run.spans.append(Span("critical_period", {}, "passed", 10, 20))
+    run.spans += [Span("critical_period", {}, "passed", 10, 20), Span("critical_period", {}, "over", 20, None)]
     samples = read(exporter(live).render())
-    assert set(find(samples, "phasewatch_phase", machine="critical_period").values()) == {0.0}
+    assert one(samples, "phasewatch_phase", machine="critical_period", phase="passed") == 0
+    assert one(samples, "phasewatch_phase", machine="critical_period", phase="over") == 1
 
 
 def test_a_share_is_taken_to_its_last_series_and_no_further() -> None:
@@ -450,6 +520,7 @@ def test_every_name_of_the_catalogue_appears_for_a_typical_run(live: Live) -> No
     lr.report(run, 400, lr.typical(400))
     lr.enter(run, lr.transition("critical_period", "rising", "passed"), NOW)
     lr.probe(run, "sharpness", 1.0, ok=1)
+    lr.judge(run, "critical_period")
     samples = read(exporter(live).render())
     assert {family.name for family in CATALOGUE} <= {name for name, _ in samples}
     for family in CATALOGUE:

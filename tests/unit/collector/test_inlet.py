@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import zmq
+from msgspec import structs
 
 from collector.errors import BindError
-from collector.health import Health
-from collector.inlet import Inlet
+from collector.health import WISH_ANSWERS, Health
+from collector.inlet import MOST_WISHES, Inlet
 from collector.live import Live
 from collector.phases import PhaseEngine, Transition
 from collector.pipeline import Pipeline
@@ -28,6 +29,7 @@ from probe_wire import (
     Report,
     Run,
     Schema,
+    Tighten,
     ToAgent,
     ToCollector,
     decode_for_agent,
@@ -68,8 +70,8 @@ class Agent:
                 return
         raise AssertionError(f"never heard Ack({seq})")
 
-    def open(self, epoch: str = "a", first: int = 1) -> None:
-        self.say(Hello(RUN, 0, epoch, first), SCHEMA)
+    def open(self, epoch: str = "a", first: int = 1, *, tightens: bool = False) -> None:
+        self.say(Hello(RUN, 0, epoch, first, tightens=tightens), SCHEMA)
         assert isinstance(self.hear(), Ack)
 
 
@@ -253,20 +255,85 @@ def test_a_message_the_collector_cannot_survive_costs_itself_only(
 def test_transitions_reach_sinks_and_the_agent_after_the_commit(setup: Setup) -> None:
     agent = setup.agent()
     agent.open()
-    rise_and_fall = [2.0 ** min(i / 6, (60 - i) / 6) for i in range(60)]
+    rise_and_fall = [2.0 ** min(i / 6, (60 - i) / 6) for i in range(90)]
     heard: list[ToAgent] = []
     for seq, value in enumerate(rise_and_fall, start=1):
         agent.say(report(seq, value))
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and Ack(60) not in heard:
+    while time.monotonic() < deadline and Ack(90) not in heard:
         heard.append(agent.hear())
     while agent.socket.poll(300):
         heard.append(agent.hear())
-    advice = [m for m in heard if isinstance(m, Advice)]
+    advice = [m for m in heard if isinstance(m, Advice) and m.machine == "critical_period"]
     assert [a.to_phase for a in advice] == ["critical_period", "after_critical_period"]
-    assert [t.to_phase for t in setup.told] == ["critical_period", "after_critical_period"]
+    told = [t for t in setup.told if t.machine == "critical_period"]
+    assert [(t.to_phase, t.state) for t in told if t.act] == [
+        ("critical_period", "detected"),
+        ("after_critical_period", "confirmed"),
+    ]
+    assert advice[1].known_step == told[-1].known_step > told[-2].known_step, "to end a protection is for good"
     assert [s.transition for s in Reader(setup.path).transitions("run-1")] == setup.told
     assert setup.live.runs["run-1"].transition_counts["critical_period", "after_critical_period"] == 1
+
+
+def wishes(setup: Setup) -> dict[str, float]:
+    counted = {a: setup.count("wishes", answer=a) for a in WISH_ANSWERS}
+    return {answer: count for answer, count in counted.items() if count}
+
+
+WISH = Tighten("fisher_trace", 500, reason="a peak is suspected")
+
+
+def test_a_wish_goes_once_to_the_latest_session_of_the_stream_it_is_about(setup: Setup) -> None:
+    before, agent, other = setup.agent(), setup.agent(), setup.agent()
+    before.open(tightens=True)
+    agent.open(tightens=True)  # the same stream, after its connection was lost
+    other.say(Hello(RUN, 1, "b", 1, tightens=True))
+    assert isinstance(other.hear(), Ack)
+    setup.inlet.wish("run-1", 0, WISH)
+    assert agent.hear() == WISH
+    assert not any(each.socket.poll(300) for each in (before, agent, other))
+    assert wishes(setup) == {"sent": 1}
+
+
+def test_an_agent_of_a_former_release_is_sent_no_wish(setup: Setup) -> None:
+    agent = setup.agent()
+    golden = Path(__file__).parents[2] / "wire" / "golden" / "v1" / "hello_without_tightens.msgpack"
+    agent.socket.send(golden.read_bytes())
+    assert isinstance(agent.hear(), Ack)
+    setup.inlet.wish("run-1", 0, WISH)
+    assert not agent.socket.poll(500)
+    assert wishes(setup) == {"not understood": 1}
+
+
+def test_wishes_for_streams_that_are_gone_are_forgotten_and_counted(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open(tightens=True)
+    agent.say(Goodbye(1, 15, 0.0, "finished"))
+    agent.hear_ack(1)
+    for run, rank in (("run-1", 0), ("run-1", 7), ("run-2", 0)):
+        setup.inlet.wish(run, rank, WISH)
+    assert not agent.socket.poll(500)
+    assert wishes(setup) == {"no stream": 3}
+
+
+def test_of_a_flood_of_wishes_so_many_are_sent_and_the_rest_is_counted(tmp_path: Path) -> None:
+    made = Setup(tmp_path)
+    made.inlet.stop()  # nobody takes them from the queue
+    for _ in range(MOST_WISHES + 5):
+        made.inlet.wish("run-1", 0, WISH)
+    assert wishes(made) == {"too many": 5}
+    made.close()
+
+
+def test_a_wish_too_long_to_travel_is_cut_and_the_inlet_lives_on(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open(tightens=True)
+    setup.inlet.wish("run-1", 0, structs.replace(WISH, reason="x" * 2**21))
+    found = agent.hear()
+    assert isinstance(found, Tighten)
+    assert len(found.reason) == 2000
+    assert setup.inlet.alive
 
 
 def test_a_goodbye_finishes_the_run(setup: Setup) -> None:

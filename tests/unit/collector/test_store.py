@@ -169,7 +169,7 @@ def test_a_file_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s.db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(StoreError, match="of layout 99; this release knows layouts up to 1"):
+    with pytest.raises(StoreError, match="of layout 99; this release knows layouts up to 2"):
         Store(tmp_path / "s.db")
 
 

@@ -11,16 +11,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from starlette.applications import Starlette
 
 from collector.live import Live
-from collector.phases import Span
+from collector.phases import Machine, Phase, Span, Turn
+from collector.phases.spans import spans_of
 from collector.store.queries import Reader
 from collector.web import Feed, create_app
 from collector.web.decimate import keep
 from collector.web.guard import POLICY, host_name
-from collector.web.spans import spans_of
-from collector.web.views import phase_view
+from collector.web.views import known_phases, phase_view
 from probe_wire import Losses, Outcome
 from tests.collector_fixtures import LAYERS, STEPS, Seeded, began, complexity_turn, digits_run, seed, transition
 
@@ -94,10 +95,21 @@ def test_phases_that_ship_have_a_meaning_and_a_colour_of_their_own(client: Clien
 
 
 def test_a_phase_of_another_release_has_no_meaning_but_a_colour_that_stays() -> None:
-    first = phase_view(Span("mood", {}, "calm", 0, 10))
-    second, again = (phase_view(Span("mood", {}, "storm", 10, until)) for until in (20, None))
+    first = phase_view(Span("mood", {}, "calm", 0, 10), {})
+    second, again = (phase_view(Span("mood", {}, "storm", 10, until), {}) for until in (20, None))
     assert (first.hue, first.meaning, second.meaning) == (0, "", "")
     assert second.hue == again.hue > 0
+
+
+def test_a_machine_of_ones_own_has_its_meanings_on_the_page(seeded: Seeded) -> None:
+    calm, storm = Phase(name="calm", meaning="Nothing moves."), Phase(name="storm", meaning="All moves.")
+    turn = Turn(from_phase="calm", to_phase="storm", when="rise")
+    own = Machine(name="critical_period", quantity="fisher_trace", phases=(calm, storm), turns=(turn,))
+    spans = client_of(seeded, machines=(own,)).get(f"/api/runs/{ID}").json()["spans"]
+    assert {span["meaning"] for span in spans} == {""}  # of the shipped machine it replaces nothing is known here
+    known = known_phases((own,))
+    assert phase_view(Span("critical_period", {}, "storm", 10), known).meaning == "All moves."
+    assert phase_view(Span("critical_period", {}, "storm", 10), known).hue == 1
 
 
 def test_a_run_comes_with_its_quantities_in_the_order_they_are_reported(client: Client) -> None:
@@ -119,6 +131,18 @@ def test_a_run_tells_what_its_probes_cost_and_what_went_wrong(client: Client) ->
     assert dearest["probe"] == "sharpness"
     assert dearest["outcomes"]["not_converged"] > 0
     assert dearest["last_problem"] == "32 iterations left a residual of 0.08"
+
+
+def test_a_run_tells_the_noise_of_each_series_that_is_judged(seeded: Seeded, client: Client) -> None:
+    judged = client.get(f"/api/runs/{ID}").json()["judged"]
+    assert [(each["machine"], each["quantity"], each["card"]["verdict"]) for each in judged] == [
+        ("critical_period", "fisher_trace", "white"),
+        ("intervention_removal", "fisher_trace", "white"),
+        ("local_complexity", "local_complexity", "unassessable"),
+    ]
+    assert judged[0]["card"]["believed"] == 0.021
+    assert judged[2]["card"]["estimator"] is None
+    assert client_of(seeded, live=Live()).get(f"/api/runs/{ID}").json()["judged"] == []
 
 
 def test_every_outcome_is_explained_in_a_sentence(client: Client) -> None:
@@ -244,13 +268,26 @@ def test_transitions_come_with_all_their_evidence(client: Client) -> None:
 
 
 def test_phases_of_one_machine_follow_each_other_and_the_first_starts_at_zero() -> None:
-    turns = [transition(happened_step=10), complexity_turn(), began()]  # hindsight placed the end before the beginning
+    turns = [began(), complexity_turn(), transition(happened_step=10)]  # hindsight placed the end before the beginning
     assert spans_of(turns) == [
         Span("critical_period", {}, "early", 0, 12),
         Span("critical_period", {}, "critical_period", 12, 12),
         Span("critical_period", {}, "after_critical_period", 12, None),
         Span("local_complexity", {}, "initial", 0, 119),
         Span("local_complexity", {}, "ascent", 119, None),
+    ]
+
+
+def test_a_suspicion_enters_no_phase_and_a_claim_withdrawn_leads_back() -> None:
+    held = transition(ordinal=1, from_phase="early", to_phase="critical_period", happened_step=100)
+    told = [replace(held, state="suspected"), held, replace(held, state="confirmed")]
+    assert spans_of(told[:1]) == []
+    assert [span.phase for span in spans_of(told)] == ["early", "critical_period"]
+    back = replace(held, state="retracted", happened_step=200)
+    assert spans_of([*told, back]) == [
+        Span("critical_period", {}, "early", 0, 100),
+        Span("critical_period", {}, "critical_period", 100, 200),
+        Span("critical_period", {}, "early", 200, None),
     ]
 
 
@@ -267,6 +304,23 @@ def test_an_unknown_run_is_answered_with_a_sentence(client: Client, path: str) -
 
 def test_a_run_is_found_by_its_id_and_not_by_its_name(client: Client) -> None:
     assert client.get("/api/runs/digits-cnn").status_code == 404
+
+
+def test_the_record_of_finished_runs_is_judged_beside_and_told_when_it_is_known(tmp_path: Path) -> None:
+    seeded = seed(tmp_path / "s.db", now=time.time())
+    client = client_of(seeded)
+    first = client.get("/api/record").json()
+    assert (first["busy"], first["runs"], first["turns"]) == (True, 0, [])
+    seeded.finish()
+    other = client_of(seeded)
+    for _ in range(200):
+        found = other.get("/api/record").json()
+        if not found["busy"]:
+            break
+        time.sleep(0.05)
+    assert found["runs"] == 1
+    assert (found["turns"][0]["machine"], found["turns"][0]["alpha"]) == ("", 0.01)
+    seeded.store.close()
 
 
 def test_an_unknown_quantity_is_answered_with_those_the_run_measures(client: Client) -> None:

@@ -4,14 +4,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from collector.exporter import CATALOGUE
 from collector.exporter.names import metric_name
 from collector.health import Health
-from collector.phases import MACHINES
+from collector.phases import ALPHA, MACHINES, NoiseCard
+from collector.phases.machine import When
+from collector.phases.transition import State
 from dashboards import config as c
 from dashboards.alerts import ALERTS, RECORDINGS
 from dashboards.build import ROOT, outputs, stale
@@ -42,6 +44,24 @@ def charts(board: Json) -> Iterator[Json]:
 
 def test_what_is_committed_is_what_would_be_built() -> None:
     assert stale() == [], "run `python -m dashboards.build`"
+
+
+def test_every_machine_has_a_chapter_with_its_version_phases_and_shares_of_alpha() -> None:
+    page = outputs()["docs/reference/phases.md"]
+    for machine in MACHINES:
+        chapter = page.partition(f"## `{machine.name}`\n")[2].partition("\n## ")[0]
+        assert f"`{machine.version}`" in chapter
+        assert all(f"| `{phase.name}`" in chapter for phase in machine.phases)
+        rows = [line for line in chapter.splitlines() if line.startswith("| `") and line.count("|") == 8]
+        assert len(rows) == len(machine.turns)
+    parts = [float(part) for part in re.findall(r"; α ([\d.]+) %", page)]
+    assert sum(parts) == pytest.approx(100 * ALPHA, rel=0.02)
+
+
+def test_every_condition_of_a_turn_and_every_state_of_a_claim_is_explained() -> None:
+    about = outputs()["docs/reference/phases.md"].partition("## `")[0]
+    for word in (*get_args(When), *get_args(State), *get_args(get_type_hints(NoiseCard)["verdict"])):
+        assert f"`{word}`" in about
 
 
 def test_a_file_that_was_changed_by_hand_is_stale(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ ESTIMATES = [
     wire.Estimate(0.5, 0.03, math.nan, 256, wire.Outcome.OK),
 ]
 MESSAGES: dict[str, wire.ToCollector | wire.ToAgent] = {
-    "hello": wire.Hello(RUN, 0, "epoch-1", 1, 7),
+    "hello": wire.Hello(RUN, 0, "epoch-1", 1, 7, tightens=True),
     "schema": wire.Schema(1, QUANTITIES, COLUMNS),
     "report": wire.Report(
         1,
@@ -45,8 +45,9 @@ MESSAGES: dict[str, wire.ToCollector | wire.ToAgent] = {
     "ack": wire.Ack(2),
     "nack": wire.Nack("gap", 1, "Got number 5; need 2 next."),
     "advice": wire.Advice("critical_period", "a", "b", 5, 9, 0.99, "warning", "do", "because", "undo"),
+    "tighten": wire.Tighten("fisher_trace", 500, 8, 60.0, "it may have passed its peak"),
 }
-TO_AGENT = ("ack", "nack", "advice")
+TO_AGENT = ("ack", "nack", "advice", "tighten")
 
 
 def _decode(name: str, data: bytes) -> wire.ToCollector | wire.ToAgent:
@@ -69,6 +70,27 @@ def test_a_report_from_before_costs_had_memory_is_read_for_ever() -> None:
     found = _decode("report", (GOLDEN / "report_without_memory.msgpack").read_bytes())
     costs = (wire.ProbeCost("fisher_trace", 0.01, 5, "why"),)
     assert found == msgspec.structs.replace(MESSAGES["report"], costs=costs)
+
+
+def test_a_greeting_from_before_agents_could_tighten_is_read_for_ever_and_says_that_they_cannot() -> None:
+    found = _decode("hello", (GOLDEN / "hello_without_tightens.msgpack").read_bytes())
+    assert found == msgspec.structs.replace(MESSAGES["hello"], tightens=False)
+
+
+@pytest.mark.parametrize(
+    ("wish", "what"),
+    [
+        (wire.Tighten("fisher_trace", 500, times=17), "`int` <= 16"),
+        (wire.Tighten("fisher_trace", 500, times=1), "`int` >= 2"),
+        (wire.Tighten("fisher_trace", 500, seconds=1e9), "`float` <= 86400"),
+        (wire.Tighten("fisher_trace", 500, seconds=math.nan), "`float`"),
+        (wire.Tighten("fisher_trace", -1), "`int` >= 0"),
+    ],
+)
+def test_a_wish_beyond_its_bounds_is_refused(wish: wire.Tighten, what: str) -> None:
+    with pytest.raises(wire.BadMessage, match="breaks its schema") as refusal:
+        wire.decode_for_agent(wire.encode(wish))
+    assert what in str(refusal.value)
 
 
 def test_estimates_survive_the_columns_with_their_nans_and_outcomes() -> None:

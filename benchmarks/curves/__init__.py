@@ -1,0 +1,1 @@
+"""Curves with known truth: what a detector of phases is judged on, and the best any detector could do."""

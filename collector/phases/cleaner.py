@@ -1,0 +1,102 @@
+"""Cleaner: probes as they come in, probes with outliers replaced and their noise out.
+
+Hampel (1974): an outlier lies more than ``CUT`` standard deviations from the median of the seven probes
+around it. It is replaced by that median: one giant probe would otherwise decide every window it falls
+into. A probe is final when three more have come. The newest three are judged meanwhile by the last
+seven, whose own spread counts too, because a trend does not pass through the median at an end; so are the
+first three, by the probes that lie around them, so that a rise within a few probes survives.
+"""
+
+import math
+import statistics
+from collections import deque
+from typing import Any
+
+from collector.phases.axis import Scale, step_placed
+from collector.phases.history import Probe
+from collector.phases.meter import NoiseMeter
+from collector.phases.packing import packed, unpacked
+
+WINDOW = 7
+"""Probes of the Hampel filter; up to three wild ones in a row are replaced."""
+CUT = 4.0
+"""Standard deviations from the median beyond which a value is an outlier."""
+
+_HALF = WINDOW // 2
+_MAD = 1.4826
+
+
+class Cleaner:
+    """See the module. ``final`` is told each probe in order, once it will not change any more."""
+
+    def __init__(self, value_scale: Scale, step_scale: Scale) -> None:
+        self.meter = NoiseMeter(relative=value_scale == "log")
+        self._step_scale: Scale = step_scale
+        self._last: deque[tuple[int, float, float]] = deque(maxlen=WINDOW)  # step, y, paired as they came
+        self._final = 0  # how many of the last are final
+
+    def take(self, step: int, y: float, paired: float) -> list[Probe]:
+        """The probes that this one made final."""
+        if len(self._last) == WINDOW:
+            self._final -= 1
+        self._last.append((step, y, paired))
+        if len(self._last) < WINDOW:
+            return []
+        final = [self._finished(i) for i in range(self._final, _HALF + 1)]
+        self._final = _HALF + 1
+        return final
+
+    def newest(self) -> list[Probe]:
+        """The probes that are not final yet, as they look now; raw while fewer than seven have come."""
+        last = list(self._last)
+        if len(last) < WINDOW:
+            return [Probe(step, y, _square(paired)) for step, y, paired in last]
+        middle, spread = _middle_and_spread([y for _, y, _ in last])
+        cut = CUT * _most(self.meter.sigma(), spread)
+        return [
+            Probe(step, middle, _square(paired), replaced=True)
+            if abs(y - middle) > cut
+            else Probe(step, y, _square(paired))
+            for step, y, paired in last[self._final :]
+        ]
+
+    def _finished(self, i: int) -> Probe:
+        """Probe ``i`` of the last seven, which is their middle one unless it is among the series' first three."""
+        step, y, paired = self._last[i]
+        around = [value for _, value, _ in list(self._last)[: i + _HALF + 1]]
+        middle, spread = _middle_and_spread(around)
+        sigma = self.meter.sigma()
+        if i < _HALF or math.isnan(sigma):
+            sigma = _most(sigma, spread)
+        replaced = abs(y - middle) > CUT * sigma
+        y = middle if replaced else y
+        variance = self.meter.take(step_placed(step, self._step_scale), y, paired, replaced=replaced)
+        return Probe(step, y, variance, replaced)
+
+    def state(self) -> dict[str, Any]:
+        """All there is, as JSON has it."""
+        return {
+            "last": packed(number for row in self._last for number in row),
+            "final": self._final,
+            "meter": self.meter.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as when the state was given."""
+        last = unpacked(state["last"])
+        self._last.extend((int(last[i]), last[i + 1], last[i + 2]) for i in range(0, len(last), 3))
+        self._final = state["final"]
+        self.meter.restore(state["meter"])
+
+
+def _middle_and_spread(values: list[float]) -> tuple[float, float]:
+    middle = statistics.median(values)
+    return middle, _MAD * statistics.median(abs(value - middle) for value in values)
+
+
+def _most(sigma: float, spread: float) -> float:
+    return spread if math.isnan(sigma) else max(sigma, spread)
+
+
+def _square(paired: float) -> float:
+    return paired * paired if paired > 0.0 else 0.0

@@ -1,0 +1,198 @@
+"""NoiseMeter: how far single probes stray from the trend, known from the past alone and without knowing the trend.
+
+The distance of a probe from the chord of its neighbours sees noise and no straight trend. Of means of
+2 and of 4 probes it sees noise that lasts: for white noise all three agree, noise that is correlated
+from probe to probe grows with the block (Allan 1966), a random walk fourfold with every doubling.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from itertools import pairwise
+from operator import mul
+from typing import Any
+
+from collector.phases.packing import packed, short, unpacked
+
+EVERY = {1: 1, 2: 1, 4: 2, 8: 4}
+"""Probes in the means whose scatter is compared, and after how many probes the next residual is taken: means overlap."""
+KEPT = 64
+"""Residuals that tell the present noise."""
+LOCAL = 24
+"""Residuals that tell the noise around one probe: noise may grow, and an average over the run hides it."""
+FLOOR = 0.005
+"""Least relative noise believed: below it are rounding and smoothing, which a test must not read as precision."""
+
+CHANCE = 1.25
+"""Factor by which some two dozen residuals may overstate a standard deviation by chance alone."""
+GUESSED = 7.0
+"""How much larger noise is taken, over the count of residuals, where no error is reported: the far tail of Student's t."""
+UNSEEN = 1.5
+"""By what factor noise is taken larger where it cannot be seen yet whether it lasts."""
+TINY = 1e-300
+
+_TELLING = {
+    1: (1.0, 1),
+    2: (1.0, 10),
+    4: (2.0, 8),
+}  # weight of a block size, and residuals without which it says nothing
+_POINTS = {1: 3, 2: 3, 4: 4, 8: 4}  # means of a block size that one residual takes
+_MOST = max(points * m for m, points in _POINTS.items())
+_MAD = 1.4826  # the median size of a Gaussian is sigma / 1.4826
+_MEAN = 1.2533  # its mean size is sigma / 1.2533
+
+
+class Ring:
+    """The newest numbers, at most ``size``, and their quantiles."""
+
+    def __init__(self, size: int, numbers: list[float] | None = None) -> None:
+        self.numbers = deque(numbers or (), size)
+        self._sorted = sorted(self.numbers)
+
+    def append(self, number: float) -> None:
+        """Take in a number, and forget the oldest where the ring is full."""
+        if len(self.numbers) == self.numbers.maxlen:
+            del self._sorted[bisect_left(self._sorted, self.numbers[0])]
+        self.numbers.append(number)
+        insort(self._sorted, number)
+
+    def __len__(self) -> int:
+        """The numbers there are."""
+        return len(self.numbers)
+
+    def quantile(self, share: float) -> float:
+        """The number below which a share of them lies; between two, their mean weighted."""
+        position = share * (len(self._sorted) - 1)
+        low = int(position)
+        high = min(low + 1, len(self._sorted) - 1)
+        return self._sorted[low] + (position - low) * (self._sorted[high] - self._sorted[low])
+
+
+class NoiseMeter:
+    """See the module. ``relative`` says that values are logarithms, so that the floor is ``FLOOR`` nats."""
+
+    def __init__(self, *, relative: bool) -> None:
+        self.relative = relative
+        self._sigma: float | None = None
+        self.probes = 0
+        self.replaced = 0
+        self.paired = Ring(KEPT // 2)
+        self.level = 0.0
+        """About how large values are of late, without their sign."""
+        self.residuals = {m: Ring(KEPT // every) for m, every in EVERY.items()}
+        self._local = Ring(LOCAL)
+        self._x: list[float] = []
+        self._y: list[float] = []
+
+    def take(self, x: float, y: float, paired: float, *, replaced: bool) -> float:
+        """Take in a cleaned probe at ``x`` on the step axis; returns the variance of its noise as far as it is known."""
+        self._sigma = None
+        self.probes += 1
+        self.replaced += replaced
+        if paired > 0.0:
+            self.paired.append(short(paired))
+        self.level += (abs(y) - self.level) / min(self.probes, KEPT)
+        self._x = [*self._x, x][-_MOST:]
+        self._y = [*self._y, y][-_MOST:]
+        for m, ring in self.residuals.items():
+            if self.probes % EVERY[m] == 0 and len(self._x) >= _POINTS[m] * m:
+                residual = short(self._residual(m))
+                ring.append(residual)
+                if m == 1:
+                    self._local.append(residual)
+        local = _MAD * self._local.quantile(0.5) if len(self._local) == LOCAL else 0.0
+        known = math.hypot(max(0.0, paired), self.floor)
+        return max(local / CHANCE, known) ** 2
+
+    @property
+    def floor(self) -> float:
+        """The least noise believed, on the axis of the test."""
+        return FLOOR * (1.0 if self.relative else self.level)
+
+    def seen(self, m: int = 1) -> float:
+        """The standard deviation of one probe by the scatter of means of ``m``; NaN while nothing was seen.
+
+        A few residuals know it poorly and too small is the dangerous side, so it is widened by 1 + 3/count.
+        """
+        ring = self.residuals[m]
+        if not len(ring):
+            return math.nan
+        size = _MAD * ring.quantile(0.5) or _MEAN * sum(ring.numbers) / len(ring)  # quantised values have median 0
+        return size * (1.0 + 3.0 / (len(ring) * EVERY[m]))
+
+    def sigma(self) -> float:
+        """The standard deviation of one probe at present; NaN with fewer than three.
+
+        The geometric mean of what the blocks show, the largest twice: for white noise each is right and their
+        errors partly cancel, and correlated noise shows in the larger ones. Where the estimator reports
+        its error, that is believed until the series shows more than chance would add to it.
+        """
+        if self._sigma is None:
+            self._sigma = self._present()
+        return self._sigma
+
+    def lasting(self) -> float:
+        """By what factor noise in means of many probes exceeds that of independent probes, where the mean itself stays.
+
+        From single probes to means of eight it grows 2.2-fold for an AR(1) process of coefficient 0.8 that carries 0.7 of
+        the variance, and 6.6-fold in the long run as a variance: about the square of the first. A bend of the
+        mean would look the same, so this is for what has been flat so far.
+        """
+        if len(self.residuals[8]) < LOCAL // 8:
+            return UNSEEN
+        if not self.seen() > 0.0:
+            return 1.0
+        return max(1.0, (self.seen(8) / self.seen() / CHANCE) ** 2)
+
+    def _present(self) -> float:
+        weights = {m: weight for m, (weight, least) in _TELLING.items() if len(self.residuals[m]) >= least}
+        if not weights:
+            return math.nan
+        scatter = {m: self.seen(m) for m in weights}
+        logs = sum(weight * math.log(scatter[m] or TINY) for m, weight in weights.items())
+        found = math.exp(logs / sum(weights.values())) if any(scatter.values()) else 0.0
+        if not len(self.paired):
+            return max(found * (1.0 + GUESSED / len(self.residuals[1])), self.floor)
+        known = math.hypot(self.paired.quantile(0.5), self.floor)
+        return known if found <= CHANCE * known else max(found, known)
+
+    def _residual(self, m: int) -> float:
+        """How far the last means of ``m`` probes stray from a polynomial, as the noise of one probe.
+
+        Single probes and pairs from a straight line, by the second divided difference of three means, and
+        means of 4, which span a good part of a rise, from a parabola, by the third of four.
+        """
+        starts = range(len(self._x) - _POINTS[m] * m, len(self._x), m)
+        xs, ys = ([sum(column[i : i + m]) / m for i in starts] for column in (self._x, self._y))
+        width = xs[-1] - xs[0]
+        if not width > 0.0 or min(b - a for a, b in pairwise(xs)) <= 1e-9 * width:  # steps too close to tell apart
+            return abs(ys[1] - ys[0]) * math.sqrt(m / 2.0)
+        xs = [(x - xs[0]) / width for x in xs]
+        if len(xs) == 3:
+            u = xs[1]
+            return abs(ys[1] - (1.0 - u) * ys[0] - u * ys[2]) * math.sqrt(m / (1.0 + u * u + (1.0 - u) ** 2))
+        c = [1.0 / math.prod(x - other for other in xs if other is not x) for x in xs]
+        return abs(math.fsum(map(mul, c, ys))) * math.sqrt(m / math.fsum(map(mul, c, c)))
+
+    def state(self) -> dict[str, Any]:
+        """All there is, as JSON has it."""
+        return {
+            "probes": self.probes,
+            "replaced": self.replaced,
+            "level": self.level,
+            "paired": packed(self.paired.numbers, are_short=True),
+            "residuals": [packed(self.residuals[m].numbers, are_short=True) for m in EVERY],
+            "x": packed(self._x),
+            "y": packed(self._y),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as when the state was given."""
+        self._sigma = None
+        self.probes, self.replaced = state["probes"], state["replaced"]
+        self.level = state["level"]
+        self.paired = Ring(KEPT // 2, unpacked(state["paired"], are_short=True))
+        for (m, every), ring in zip(EVERY.items(), state["residuals"], strict=True):
+            self.residuals[m] = Ring(KEPT // every, unpacked(ring, are_short=True))
+        self._local = Ring(LOCAL, list(self.residuals[1].numbers)[-LOCAL:])
+        self._x, self._y = unpacked(state["x"]), unpacked(state["y"])

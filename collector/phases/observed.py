@@ -1,0 +1,128 @@
+"""Observed: one series as the statistics of a machine see it."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from collector.phases import episode as life
+from collector.phases.axis import placed, step_placed, testable
+from collector.phases.machine import TESTED, Given, Machine, Turn
+from collector.phases.noise_card import noise_card, wanders
+from collector.phases.pace import Pace
+from collector.phases.signs import LONGEST
+from collector.phases.spikes import Spikes
+from collector.phases.stillness import Stillness
+from collector.phases.transition import NoiseCard
+from collector.phases.trends import Trends
+from collector.phases.verdict import Verdict
+
+GIVEN_FOR = 2
+"""Probes in a row at which other quantities must be where a turn is given them."""
+_RAW = ("spike", "calm", "diverge")
+
+
+class Observed:
+    """See the module. ``holds`` tells whether another quantity of the run is as given.
+
+    A value without a place on the axis is counted in ``skipped``, one at a step not beyond the last in ``behind``.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        kinds = {turn.when for turn in machine.turns}
+        self.trends = Trends(machine.value_scale, machine.step_scale, machine.target)
+        self.pace = Pace()
+        self.holds: Callable[[Given], bool] = lambda _: False
+        self.skipped = 0
+        self.behind = 0
+        self._machine = machine
+        self._spikes = Spikes() if kinds & set(_RAW) else None
+        self._stillness = Stillness() if "still" in kinds else None
+        self._last_step = -1
+        self._given = 0  # probes in a row at which what a turn is given held
+
+    def admits(self, step: int, value: float) -> bool:
+        """Whether a measurement belongs to the series; otherwise one of the counters says why not."""
+        if step <= self._last_step:
+            self.behind += 1
+            return False
+        if not testable(value, self._machine.value_scale) and (self._spikes is None or math.isfinite(value)):
+            self.skipped += 1
+            return False
+        self._last_step = step
+        return True
+
+    def take(self, step: int, value: float, paired: float, *, dense: bool) -> bool:
+        """Take in a measurement; False while others are waited for to make one probe of them, where they are ``dense``."""
+        if self._spikes is not None:
+            turn = next(turn for turn in self._machine.turns if turn.when in _RAW)
+            self._spikes.take(step, value, turn.spreads, turn.min_effect)
+        if not testable(value, self._machine.value_scale):
+            return True
+        if self._stillness is not None:
+            self._stillness.take(step, value)
+        x = step_placed(step, self._machine.step_scale)
+        probe = self.pace.take(step, x, *placed(value, paired, self._machine.value_scale), dense=dense)
+        if probe is None:
+            return False
+        self.trends.take(step, *probe)
+        return True
+
+    def cases(self, step: int, turns: tuple[Turn, ...], alpha: Callable[[Turn], float]) -> list[Verdict]:
+        """The strongest case there is at present for each turn."""
+        turns = tuple(turn for turn in turns if all(self.holds(each) for each in turn.given))
+        self._given = self._given + 1 if any(turn.when == "given" for turn in turns) else 0
+        tracked = tuple(turn for turn in turns if turn.when not in (*_RAW, "still", "given"))
+        cases: list[Verdict] = []
+        if tracked:
+            cases += self.trends.verdicts(tracked, tuple(alpha(turn) for turn in tracked))
+        if self._spikes is not None:
+            cases += self._spikes.verdicts(turns)
+        if self._stillness is not None:
+            cases += [case for turn in turns if turn.when == "still" and (case := self._stillness.verdict(turn))]
+        if self._given >= GIVEN_FOR:
+            cases += [self.trends.given(turn, step) for turn in turns if turn.when == "given"]
+        return cases
+
+    def lasts(self, case: Verdict) -> bool:
+        """Whether a change has lasted for longer than correlated noise does, by the signs of pairs, once there are enough."""
+        if case.turn.when not in TESTED or case.after.n > LONGEST:  # more probes than the signs see
+            return True
+        newest, before = self.trends.newest()
+        return before + newest.size < life.SIGNS_FROM or life.agrees(case.turn.when, newest, before, 0.0)
+
+    def agrees(self, turn: Turn, log_e: float) -> bool:
+        """Whether the sign test on the newest probes gives a rise or a fall that log e-value."""
+        newest, before = self.trends.newest()
+        return life.agrees(turn.when, newest, before, log_e)
+
+    def card(self) -> NoiseCard:
+        """What is known of the noise of the series."""
+        return noise_card(self.trends.cleaner.meter, self.trends.level())
+
+    def assessable(self) -> bool:
+        """Whether a trend can be told from what is seen: not of a series that wanders like a random walk."""
+        return not wanders(self.trends.cleaner.meter)
+
+    def state(self) -> dict[str, Any]:
+        """All there is, as JSON has it."""
+        return {
+            "skipped": self.skipped,
+            "behind": self.behind,
+            "last_step": self._last_step,
+            "given": self._given,
+            "pace": self.pace.state(),
+            "trends": self.trends.state(),
+            "spikes": self._spikes and self._spikes.state(),
+            "stillness": self._stillness and self._stillness.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as when the state was given."""
+        self.skipped, self.behind = state["skipped"], state["behind"]
+        self._last_step, self._given = state["last_step"], state["given"]
+        self.pace.restore(state["pace"])
+        self.trends.restore(state["trends"])
+        if self._spikes is not None:
+            self._spikes.restore(state["spikes"])
+        if self._stillness is not None:
+            self._stillness.restore(state["stillness"])

@@ -1,0 +1,147 @@
+"""Spikes: sudden rises of a noisy curve above its running median, and whether it comes down again.
+
+The reference is an estimate that a spike cannot raise: the median of the past values, and the median of their
+distances from it. One probe far out is chance or a bad batch; two in a row are a spike. While it lasts the
+reference stays as it was; what stays up for long is the new level. No probability model holds for the tails of
+a loss: the evidence quoted is the bound of Vysochanskij and Petunin (1980) for unimodal noise, 4 / (9 z^2) a
+probe, as if probes were independent.
+"""
+
+import math
+from collections import deque
+from typing import Any
+
+from collector.phases.figures import finite
+from collector.phases.machine import Turn
+from collector.phases.meter import Ring
+from collector.phases.packing import packed, unpacked
+from collector.phases.transition import Window
+from collector.phases.verdict import Verdict
+
+BEHIND = 32
+"""Past probes whose median and spread a new one is compared with."""
+LEAST = 12
+"""Past probes without which nothing is judged."""
+CALM = 5
+"""Probes in a row that end a spike."""
+CLIMBING = 8
+"""Probes in a row above the reference, the later half ``CLIMB`` times as far as the earlier, that are no spike any more."""
+CLIMB = 1.5
+
+_MAD = 1.4826
+
+
+class Spikes:
+    """Follows one series as it comes, without cleaning."""
+
+    def __init__(self) -> None:
+        self._values = Ring(BEHIND)
+        self._away = Ring(BEHIND)
+        self._steps: deque[int] = deque(maxlen=BEHIND)
+        self._above: list[tuple[int, float]] = []
+        """The last probes in a row that lay above."""
+        self._calm = 0
+        self._lost: list[int] = []
+        """The steps of the last values in a row that were not finite."""
+
+    def take(self, step: int, value: float, spreads: float, least: float) -> None:
+        """Take in a value: it lies above where it is ``spreads`` spreads and ``least`` of the level beyond the median."""
+        if not math.isfinite(value):
+            self._lost = [*self._lost, step][-2:]
+            self._calm = 0
+            return
+        self._lost = []
+        if len(self._values) >= LEAST and self._is_above(value, spreads, least):
+            self._above.append((step, value))
+            self._calm = 0
+            if len(self._above) < BEHIND:
+                return
+            usual, self._above = self._above, []  # it has stayed there: that is the level now
+            for at, level in usual:
+                self._learn(at, level)
+            return
+        self._above = []
+        self._calm += 1
+        self._learn(step, value)
+
+    def verdicts(self, turns: tuple[Turn, ...]) -> list[Verdict]:
+        """The case for each turn that has one at present."""
+        if not self._steps:
+            return []
+        cases = []
+        for turn in turns:
+            found: list[tuple[int, float]] = []
+            if turn.when == "spike" and len(self._above) >= 2:
+                found = self._above[-2:]
+            elif turn.when == "calm" and self._calm >= CALM:
+                found = list(zip(self._steps, self._values.numbers, strict=True))[-CALM:]
+            elif turn.when == "diverge" and len(self._lost) == 2:
+                found = [(step, math.nan) for step in self._lost]
+            elif turn.when == "diverge" and len(self._above) >= CLIMBING and self._climbs():
+                found = self._above[-CLIMBING:]
+            if found:
+                cases.append(self._verdict(turn, found))
+        return cases
+
+    def _climbs(self) -> bool:
+        middle = self._values.quantile(0.5)
+        last = [value - middle for _, value in self._above[-CLIMBING:]]
+        return sum(last[CLIMBING // 2 :]) > CLIMB * sum(last[: CLIMBING // 2])
+
+    def _is_above(self, value: float, spreads: float, least: float) -> bool:
+        beyond, spread = value - self._values.quantile(0.5), self._spread()
+        return spread > 0.0 and beyond > spreads * spread and beyond > least * abs(self._values.quantile(0.5))
+
+    def _spread(self) -> float:
+        """The robust standard deviation of one probe."""
+        away = self._away
+        if len(away) < LEAST:
+            middle = self._values.quantile(0.5)
+            away = Ring(BEHIND, [abs(value - middle) for value in self._values.numbers])
+        return _MAD * away.quantile(0.5)
+
+    def _learn(self, step: int, value: float) -> None:
+        if len(self._values) >= LEAST:
+            self._away.append(abs(value - self._values.quantile(0.5)))
+        self._values.append(value)
+        self._steps.append(step)
+
+    def _verdict(self, turn: Turn, found: list[tuple[int, float]]) -> Verdict:
+        middle, spread = self._values.quantile(0.5), self._spread()
+        values = [value for _, value in found]
+        mean = sum(values) / len(values)
+        usual = Window(self._steps[0], self._steps[-1], len(self._steps), middle, spread / math.sqrt(len(self._steps)))
+        now = Window(found[0][0], found[-1][0], len(found), finite(mean), spread / math.sqrt(len(found)))
+        chances = [4.0 / 9.0 * min(spread / (value - middle), 1.5) ** 2 for value in values if value > middle]
+        log_e = -sum(math.log(max(chance, 1e-6)) for chance in chances) if turn.when != "calm" else 0.0
+        first = self._above[0][0] if turn.when == "spike" else found[0][0]
+        return Verdict(
+            turn,
+            f"median_mad_{turn.when}",
+            log_e,
+            1.0,
+            usual,
+            now,
+            (mean - middle) / (abs(middle) or 1.0),
+            spread / (abs(middle) or 1.0),
+            (first, first, found[-1][0]),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All there is, as JSON has it."""
+        return {
+            "values": packed(self._values.numbers),
+            "away": packed(self._away.numbers),
+            "steps": list(self._steps),
+            "above": self._above,
+            "calm": self._calm,
+            "lost": self._lost,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as when the state was given."""
+        self._values = Ring(BEHIND, unpacked(state["values"]))
+        self._away = Ring(BEHIND, unpacked(state["away"]))
+        self._steps.extend(state["steps"])
+        self._above = [(int(step), float(value)) for step, value in state["above"]]
+        self._calm, self._lost = state["calm"], list(state["lost"])

@@ -1,0 +1,169 @@
+"""The reflected e-process is what it says it is, and under the null worth no more than one."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+from collector.phases.history import Buckets
+from collector.phases.reflection import RATES, Folds, fall, log_weight, rise
+
+
+def buckets(y: np.ndarray, variance: np.ndarray | float = 1.0, n: np.ndarray | None = None) -> Buckets:
+    """Buckets of means ``y``: their sums are kept."""
+    n = np.ones(y.size) if n is None else n
+    last = np.cumsum(n)
+    return Buckets(n, n * y, n * np.broadcast_to(variance, y.shape), last - n + 1.0, last)
+
+
+def weight(split: int) -> float:
+    """The definition: with split = 2^j (2i - 1), 1 / ((j+1)(j+2) i(i+1))."""
+    j = 0
+    while split % 2 == 0:
+        split, j = split // 2, j + 1
+    i = (split + 1) // 2
+    return 1.0 / ((j + 1) * (j + 2) * i * (i + 1))
+
+
+def summed(y: list[float], variance: list[float], k: int) -> float:
+    """One fold of single probes, pair by pair."""
+    b, unit = len(y) - k, math.sqrt(sum(variance) / len(y))
+    pairs = [(b - i, b + i - 1) for i in range(1, k + 1)]
+    d = sum(y[left] - y[right] for left, right in pairs)
+    v = sum(variance[left] + variance[right] for left, right in pairs)
+    e = sum(math.exp(rate / unit * d - (rate / unit) ** 2 * v / 2) for rate in RATES) / len(RATES)
+    return math.log(e * weight(b))
+
+
+def is_told(found: float, defined: float) -> bool:
+    """Evidence below zero need not be told."""
+    return found == pytest.approx(defined, rel=1e-9) or (found == -math.inf and defined < 0.0)
+
+
+def test_it_is_the_definition_summed_pair_by_pair() -> None:
+    rng = np.random.default_rng(0)
+    y, variance = rng.standard_normal(41) - 2.5 * (np.arange(41) > 25), rng.uniform(0.25, 4.0, 41)
+    folds = fall(buckets(y, variance), 0.0)
+    assert folds.k.tolist() == list(range(1, 21))
+    assert np.isfinite(folds.log_e).sum() >= 5
+    for j, k in enumerate(range(1, 21)):
+        b = 41 - k
+        assert is_told(folds.log_e[j], summed(y.tolist(), variance.tolist(), k))
+        assert folds.before[j] == pytest.approx(y[b - k : b].mean())
+        assert folds.after[j] == pytest.approx(y[b:].mean())
+        assert (folds.before_from[j], folds.after_from[j]) == (b - k, b)
+
+
+def test_older_buckets_are_means_of_a_window_before_that_may_be_longer() -> None:
+    n = np.array([8.0, 8.0, 4.0, 2.0, 1.0, 1.0, 1.0])
+    y = np.array([9.0, 8.0, 9.0, 6.0, 3.0, 2.0, 1.0])
+    folds = fall(buckets(y, 2.0, n), 0.0)
+    assert folds.k.tolist() == [1.0, 2.0, 3.0, 5.0, 9.0]
+    assert folds.before_from.tolist() == [5, 3, 2, 1, 0]  # buckets that reach k probes back, or a few more
+    for j, (k, first, split) in enumerate(zip(folds.k, folds.before_from, folds.after_from, strict=True)):
+        before, after = n[first:split], n[split:]
+        assert after.sum() == k <= before.sum()
+        ratio = k / before.sum()
+        mean = float(before @ y[first:split] / before.sum()), float(after @ y[split:] / k)
+        drop, v = k * (mean[0] - mean[1]), 2.0 * k + 2.0 * before.sum() * ratio**2
+        e = np.mean([math.exp(r / math.sqrt(2) * drop - r * r / 4 * v) for r in RATES])
+        assert is_told(folds.log_e[j], math.log(e * weight(int(n.sum() - k))))
+        assert (folds.before[j], folds.after[j]) == pytest.approx(mean)
+
+
+def test_less_noise_than_believed_is_not_believed() -> None:
+    y = np.random.default_rng(2).standard_normal(30) - 3.0 * (np.arange(30) > 20)
+    assert np.array_equal(fall(buckets(y, 0.01), 1.0).log_e, fall(buckets(y, 1.0), 0.0).log_e)
+
+
+def test_the_weights_of_all_splits_sum_to_one() -> None:
+    levels, most = 30, 20_000
+    odd = 2 * np.arange(1, most + 1) - 1
+    splits = np.array([2.0**j * odd for j in range(levels)])
+    total = float(np.exp(log_weight(np.sort(splits.ravel())[::-1])).sum())
+    # What is left out of a sum of 1 / i(i+1) after n terms is 1 / (n + 1).
+    assert total == pytest.approx((1 - 1 / (levels + 1)) * (1 - 1 / (most + 1)), rel=1e-9)
+    for most in (50, 4095, 4096, 5000):
+        found = np.exp(log_weight(np.arange(float(most), 0.0, -1.0)))
+        assert found == pytest.approx([weight(b) for b in range(most, 0, -1)])
+
+
+@pytest.mark.parametrize("n", [[1] * 6, [4, 2, 1, 1, 1, 1], [2, 2, 1, 1]], ids=str)
+def test_an_e_value_has_under_the_null_a_mean_of_its_weight_at_most(n: list[int]) -> None:
+    """Integrated over the difference of the windows, which is Gaussian, on a fine grid: no draw is needed."""
+    sizes, sigma = np.array(n, dtype=float), 1.5
+    grid = np.linspace(-14.0, 14.0, 561)
+    at = [fall(buckets(np.zeros(sizes.size), sigma**2, sizes), 0.0)]
+    for j, k in enumerate(at[0].k):
+        first, split = at[0].before_from[j], at[0].after_from[j]
+        before = sizes[first:split].sum()
+        sd = sigma * math.sqrt(1.0 / k + 1.0 / before)  # of the difference of the means
+        density = np.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
+        e = []
+        for z in grid:
+            y = np.zeros(sizes.size)
+            y[first:split] = z * sd
+            e.append(math.exp(fall(buckets(y, sigma**2, sizes), 0.0).log_e[j]))
+        mean = float(np.trapezoid(np.array(e) * density, grid))
+        assert 0.0 < mean <= 1.001 * weight(int(sizes.sum() - k))
+
+
+def test_the_definition_has_under_the_null_exactly_the_mean_of_its_weight() -> None:
+    grid, k, n = np.linspace(-14.0, 14.0, 2001), 3, 7
+    sd = math.sqrt(2.0 * k)  # of the difference of the sums of two windows
+    density = np.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
+    e = [math.exp(summed([0.0] * (n - k - 1) + [z * sd] + [0.0] * k, [1.0] * n, k)) for z in grid]
+    assert float(np.trapezoid(np.array(e) * density, grid)) == pytest.approx(weight(n - k), rel=1e-3)
+
+
+def _ever_crosses(y: np.ndarray, sigma: np.ndarray, alpha: float) -> bool:
+    return any(
+        fall(buckets(y[:n], sigma[:n] ** 2), 0.0).log_e.max() >= math.log(1.0 / alpha) for n in range(2, y.size + 1)
+    )
+
+
+@pytest.mark.parametrize("shape", ["flat", "rising", "uneven noise"])
+def test_under_the_null_it_ever_crosses_no_more_often_than_alpha(shape: str) -> None:
+    rng, runs, n, alpha = np.random.default_rng(1), 150, 60, 0.2
+    mean = 0.02 * np.arange(n) if shape == "rising" else np.zeros(n)
+    sigma = np.exp(rng.uniform(-1, 1, n)) if shape == "uneven noise" else np.ones(n)
+    crossed = sum(_ever_crosses(mean + sigma * rng.standard_normal(n), sigma, alpha) for _ in range(runs))
+    assert crossed <= runs * alpha + 3 * math.sqrt(runs * alpha * (1 - alpha))
+
+
+def test_a_fall_is_evidence_of_a_fall_at_the_fold_where_it_fell_and_not_of_a_rise() -> None:
+    y = np.concatenate([np.ones(30), np.zeros(20)])
+    folds = fall(buckets(y, 0.09), 0.0)
+    assert folds.log_e.max() > math.log(1e6)
+    assert int(folds.after_from[folds.log_e.argmax()]) == 30
+    assert rise(buckets(y, 0.09), 0.0).log_e.max() < 0.0
+
+
+def test_a_rise_is_the_fall_of_the_mirror_image() -> None:
+    y = np.random.default_rng(3).standard_normal(60) - 2.0 * (np.arange(60) > 40)
+    mirror, straight = rise(buckets(-y), 1.0), fall(buckets(y), 1.0)
+    assert np.array_equal(mirror.log_e, straight.log_e)
+    assert np.array_equal(mirror.before, -straight.before)
+    assert np.array_equal(mirror.after, -straight.after)
+
+
+def test_neither_unit_nor_level_matters() -> None:
+    y = np.random.default_rng(4).standard_normal(80) - 2.0 * (np.arange(80) > 55)
+    plain = fall(buckets(y, 0.64), 0.8).log_e
+    for unit, level in product((1e6, 1.0, 1e-6), (0.0, 1e5)):
+        moved = fall(buckets(unit * (y + level), 0.64 * unit**2), 0.8 * unit).log_e
+        assert np.allclose(moved, plain, rtol=0, atol=1e-6)
+
+
+def test_overwhelming_evidence_does_not_overflow() -> None:
+    y = np.concatenate([np.full(500, 1e6), np.zeros(500)])
+    folds: Folds = fall(buckets(y), 1.0)
+    assert not np.isnan(folds.log_e).any()
+    assert math.isfinite(folds.log_e.max())
+
+
+def test_a_split_at_a_round_number_costs_less_than_its_neighbours() -> None:
+    weights = np.exp(log_weight(np.array([1023.0, 1024.0, 1025.0])))
+    assert weights[1] > 100 * weights[0]
+    assert weights[1] > 100 * weights[2]

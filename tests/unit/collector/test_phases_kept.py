@@ -1,0 +1,131 @@
+"""What a collector knows of a run's phases survives its restarts, its upgrades and its failed commits."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from collector import pipeline as pipeline_module
+from collector.health import Health
+from collector.live import Live
+from collector.phases import Transition
+from collector.pipeline import Pipeline
+from collector.store.queries import Reader
+from collector.store.sqlite import Store
+from probe_wire import Column, Estimate, Hello, Quantity, Report, Run, Schema, Tighten, encode, pack
+
+RUN = Run("run-1", "test", "host", 1, 0.0)
+SCHEMA = Schema(1, (Quantity("fisher_trace", "1", "Help.", "Title", "log"),), (Column("fisher_trace"),))
+
+
+def peak() -> list[float]:
+    rng = np.random.default_rng(1)
+    t = np.arange(150)
+    mean = np.where(t < 40, 0.2 + 0.8 * np.sin(np.pi * t / 80) ** 2, 0.2 + 0.8 / (1 + ((t - 40) / 30) ** 2))
+    return [float(value) for value in mean * np.exp(0.05 * rng.normal(size=t.size))]
+
+
+class Collector:
+    """A pipeline over a store, without its sockets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder / "s.db")
+        self.live = Live()
+        self.wishes: list[tuple[str, int, Tighten]] = []
+        self.pipeline = Pipeline(self.store, self.live, Health(), (), tick=lambda *_: None)
+        self.pipeline.wish = lambda *wish: self.wishes.append(wish)
+        self.pipeline.recover()
+        self.stream = self.pipeline.hello(Hello(RUN, 0, "a", 1))
+        self.pipeline.schema(self.stream, SCHEMA, encode(SCHEMA))
+
+    def take(self, values: Sequence[float]) -> None:
+        for value in values:
+            seq = self.stream.high + 1
+            report = Report(seq, seq * 10, 0.0, 1, *pack([Estimate(value, paired=0.05 * value)]))
+            self.pipeline.report(self.stream, report, encode(report))
+
+    def stop(self) -> None:
+        self.pipeline.commit()
+        self.store.close()
+
+
+def told(folder: Path) -> list[Transition]:
+    return [each.transition for each in Reader(folder / "s.db").transitions("run-1")]
+
+
+def test_a_collector_restarted_after_every_few_reports_tells_what_one_that_never_was_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, often = tmp_path / "once", tmp_path / "often"
+    collector = Collector(once)
+    collector.take(peak())
+    spans = collector.live.runs["run-1"].spans
+    collector.stop()
+    monkeypatch.setattr(pipeline_module, "STATE_EVERY", 16)
+    judged = 0
+    for i in range(0, 150, 7):
+        collector = Collector(often)
+        judged = (Reader(often / "s.db").phase_state("run-1") or (0, {}))[0]
+        collector.take(peak()[i : i + 7])
+        kept = collector.live.runs["run-1"].spans
+        collector.stop()
+    assert {t.state for t in told(once)} >= {"suspected", "detected", "confirmed"}
+    assert repr(told(often)) == repr(told(once))
+    assert [(s.machine, s.phase, s.until_step) for s in kept] == [(s.machine, s.phase, s.until_step) for s in spans]
+    assert judged > 100, "the state is kept anew as the run goes on"
+
+
+def test_a_state_of_another_version_of_the_machines_is_not_gone_on_from(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    collector.take(peak()[:60])
+    engine = collector.pipeline._engines["run-1"]
+    state = engine.state() | {"versions": {"critical_period": "of_another_release"}}
+    collector.store.put_phase_state("run-1", state, 60)
+    collector.stop()
+    again = Collector(tmp_path)
+    again.take(peak()[60:])
+    again.stop()
+    whole = Collector(tmp_path / "whole")
+    whole.take(peak())
+    whole.stop()
+    assert repr(told(tmp_path)) == repr(told(tmp_path / "whole"))
+
+
+def test_a_suspected_transition_is_asked_after_once_committed_and_not_where_the_commit_failed(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    collector.take(peak())
+    assert collector.wishes == []
+    collector.pipeline.rollback()
+    collector.pipeline.commit()
+    assert collector.wishes == [], "what was not kept was not suspected"
+    collector.stream = collector.pipeline.hello(Hello(RUN, 0, "a", 1))
+    collector.pipeline.schema(collector.stream, SCHEMA, encode(SCHEMA))
+    collector.take(peak())
+    collector.stop()
+    suspected = [t for t in told(tmp_path) if t.state == "suspected"]
+    assert len(collector.wishes) == len(suspected) > 0
+    run_id, rank, wish = collector.wishes[0]
+    assert (run_id, rank, wish.quantity) == ("run-1", 0, "fisher_trace")
+    assert suspected[0].known_step < wish.until_step <= suspected[0].known_step + 200
+
+
+def test_transitions_of_a_store_of_the_first_layout_are_kept_as_detected(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    collector.take(peak())
+    collector.stop()
+    (claim,) = (t for t in told(tmp_path) if t.state == "detected" and t.to_phase == "critical_period")
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        rows = db.execute("SELECT run_id, machine, subject, ordinal, frame_id, known_at, body FROM transitions")
+        rows = [row for row in rows.fetchall() if f'"known_step":{claim.known_step}' in row[6]]
+        db.execute("DROP TABLE transitions")
+        db.execute(
+            "CREATE TABLE transitions (run_id TEXT, machine TEXT, subject TEXT, ordinal INTEGER, frame_id INTEGER, "
+            "known_at REAL, body TEXT, PRIMARY KEY (run_id, machine, subject, ordinal)) STRICT, WITHOUT ROWID"
+        )
+        db.executemany("INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    Store(tmp_path / "s.db").close()
+    assert told(tmp_path) == [claim]
