@@ -26,7 +26,9 @@ FLOOR = 0.005
 CHANCE = 1.25
 """Factor by which some two dozen residuals may overstate a standard deviation by chance alone."""
 GUESSED = 7.0
-"""How much larger noise is taken, over the count of residuals, where no error is reported: the far tail of Student's t."""
+"""How much larger noise is taken, over the count of residuals, where it is not the reported error: the far tail of Student's t."""
+GUESSED_MOST = (1.5, 1.2)
+"""The most of that: without any reported error, and with one that the series shows to be too small."""
 UNSEEN = 1.5
 """By what factor noise is taken larger where it cannot be seen yet whether it lasts."""
 TINY = 1e-300
@@ -151,10 +153,11 @@ class NoiseMeter:
         scatter = {m: self.seen(m) for m in weights}
         logs = sum(weight * math.log(scatter[m] or TINY) for m, weight in weights.items())
         found = math.exp(logs / sum(weights.values())) if any(scatter.values()) else 0.0
-        if not len(self.paired):
-            return max(found * (1.0 + GUESSED / len(self.residuals[1])), self.floor)
-        known = math.hypot(self.paired.quantile(0.5), self.floor)
-        return known if found <= CHANCE * known else max(found, known)
+        known = math.hypot(self.paired.quantile(0.5), self.floor) if len(self.paired) else self.floor
+        if len(self.paired) and found <= CHANCE * known:
+            return known
+        most = GUESSED_MOST[bool(len(self.paired))]
+        return max(found * min(1.0 + GUESSED / len(self.residuals[1]), most), known)
 
     def _residual(self, m: int) -> float:
         """How far the last means of ``m`` probes stray from a polynomial, as the noise of one probe.

@@ -34,15 +34,15 @@ def verdicts(series: list[np.ndarray]) -> list[str]:
     return [card(y).verdict for y in series]
 
 
-def test_white_noise_is_white_and_never_unassessable() -> None:
+def test_white_noise_is_white_and_hardly_ever_unassessable() -> None:
     found = verdicts([white(seed) for seed in range(3 * RUNS)])
     assert found.count("white") >= 0.85 * len(found)
-    assert "unassessable" not in found
+    assert found.count("unassessable") <= 0.03 * len(found)
 
 
-def test_a_random_walk_is_refused_by_some_looks_and_hardly_ever_called_white() -> None:
+def test_a_random_walk_is_refused_by_many_looks_and_hardly_ever_called_white() -> None:
     found = verdicts([white(seed, 400).cumsum() for seed in range(2 * RUNS)])
-    assert found.count("unassessable") >= 0.15 * len(found)
+    assert found.count("unassessable") >= 0.4 * len(found)
     assert found.count("white") <= 0.1 * len(found)
 
 
@@ -65,7 +65,7 @@ def test_a_smooth_trend_is_never_unassessable(trend) -> None:  # type: ignore[no
 def test_an_ar1_process_is_called_correlated_with_about_its_coefficient() -> None:
     cards = [card(ar1(seed, 0.8)) for seed in range(RUNS)]
     assert [c.verdict for c in cards].count("white") <= 0.25 * RUNS
-    assert [c.verdict for c in cards].count("correlated") >= 0.5 * RUNS
+    assert sum(c.verdict in ("correlated", "unassessable") for c in cards) >= 0.75 * RUNS
     assert np.median([c.autocorrelation for c in cards]) == pytest.approx(0.8, abs=0.2)
 
 

@@ -101,7 +101,7 @@ def test_where_the_machine_has_a_turn_back_nothing_is_taken_back() -> None:
 
 
 def test_a_suspicion_that_comes_to_nothing_is_taken_back_and_the_phase_was_never_left() -> None:
-    short = ramps((0, 0, 60), (-0.5, -0.5, 9), (0, 0, 91), sd=0.3)
+    short = ramps((0, 0, 60), (-0.6, -0.6, 10), (0, 0, 91), sd=0.3)
     judge, told = followed(curve=short, alpha=1e-9)
     assert states(told) == ["suspected", "retracted"]
     suspected, retracted = told
