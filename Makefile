@@ -57,7 +57,10 @@ peers: $(VENV)/develop  ## measure beside peers
 	$(BIN)/python -m pip install -q -c constraints.txt --group peers
 	$(BIN)/python benchmarks/estimators.py
 
+phases: $(VENV)/develop  ## score detection
+	$(BIN)/python benchmarks/detection.py
+
 clean:  ## remove everything made
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help install demo servers test check format dashboards bench peers clean
+.PHONY: help install demo servers test check format dashboards bench peers phases clean

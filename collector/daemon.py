@@ -2,6 +2,7 @@
 
 import signal
 import socket
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from collector.store.queries import Reader
 from collector.store.sqlite import Store
 from collector.web.app import create_app
 from collector.web.feed import Feed
+from collector.web.record import Record, TurnRecord
 
 
 class Daemon:
@@ -66,16 +68,23 @@ class Daemon:
             run_series_limit=config.metrics.run_series_limit,
             finished_grace_seconds=config.metrics.finished_grace_seconds,
         )
+        reader = Reader(self._store.path)
+        record = Record(reader, machines, config.phases.alpha, publish=self._publish)
+
+        def metrics() -> bytes:
+            record.refresh()
+            return exporter.render()
+
         app = create_app(
-            Reader(self._store.path),
+            reader,
             self._live,
             self._feed,
-            metrics=exporter.render,
+            metrics=metrics,
             ready=lambda: self._inlet.alive,
             allowed_hosts=(config.web.host, *config.web.allowed_hosts),
             address=self.inlet_address,
             machines=machines,
-            alpha=config.phases.alpha,
+            record=record,
         )
         self._server = _Server(
             uvicorn.Config(
@@ -89,6 +98,16 @@ class Daemon:
             ),
             self._feed,
         )
+
+    def _publish(self, turns: Iterable[TurnRecord]) -> None:
+        for turn in turns:
+            self._health.realise(
+                (turn.machine, turn.from_phase, turn.to_phase),
+                judged=turn.labelled,
+                false_alarms=turn.false_alarms,
+                upper=turn.interval[1],
+                delay=turn.delay,
+            )
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then commit, acknowledge and close within five seconds."""

@@ -1,6 +1,8 @@
 """Health: the collector's own counters, kept by prometheus-client in a registry of ours."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+import math
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 WISH_ANSWERS = ("sent", "undelivered", "not understood", "no stream", "too many")
 REJECTIONS = ("too_large", "version", "bad_message", "unknown_stream", "unknown_schema", "gap")
@@ -42,6 +44,17 @@ class Health:
         )
         for answer in WISH_ANSWERS:
             self.wishes.labels(answer)
+        self.judged = self._realised(
+            "judged",
+            "Series of finished runs of which hindsight knows whether the turn was taken; runs where no machine is named.",
+        )
+        self.false_alarms = self._realised(
+            "false_alarms", "In how many of these the turn was claimed and had not been taken."
+        )
+        self.false_alarm_upper = self._realised(
+            "false_alarm_ratio_upper", "Upper end of the 95 % interval of the rate of false alarms."
+        )
+        self.delay = self._realised("delay_steps", "Median delay of right claims in steps; NaN where there was none.")
         self.commit_seconds = Histogram(
             "phasewatch_commit_seconds",
             "Seconds one group commit took.",
@@ -57,6 +70,19 @@ class Health:
         self.refused_series = self._counter(
             "refused_series", "Series left out of /metrics because the series limit was reached."
         )
+
+    def realise(
+        self, turn: tuple[str, str, str], *, judged: int, false_alarms: int, upper: float, delay: float | None
+    ) -> None:
+        """What hindsight says of a turn's claims in finished runs; ``turn`` is its machine and phases, all empty for runs."""
+        self.judged.labels(*turn).set(judged)
+        self.false_alarms.labels(*turn).set(false_alarms)
+        self.false_alarm_upper.labels(*turn).set(upper)
+        self.delay.labels(*turn).set(math.nan if delay is None else delay)
+
+    def _realised(self, name: str, text: str) -> Gauge:
+        labels = ["machine", "from_phase", "to_phase"]
+        return Gauge(f"phasewatch_realised_{name}", text, labels, registry=self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"phasewatch_{name}", text, registry=self.registry)

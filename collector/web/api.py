@@ -8,7 +8,7 @@ import numpy as np
 from starlette.exceptions import HTTPException
 
 from collector.live import Live
-from collector.phases import ALPHA, MACHINES, Machine, Span
+from collector.phases import MACHINES, Machine, Span
 from collector.phases.spans import spans_of
 from collector.store.queries import Points, Reader, RunRow
 from collector.web.decimate import keep
@@ -68,13 +68,18 @@ class Api:
     """Answers from the store, with what only memory knows added."""
 
     def __init__(
-        self, reader: Reader, live: Live, address: str, machines: Sequence[Machine] = MACHINES, alpha: float = ALPHA
+        self,
+        reader: Reader,
+        live: Live,
+        address: str,
+        machines: Sequence[Machine] = MACHINES,
+        record: Record | None = None,
     ) -> None:
         self._reader = reader
         self._live = live
         self._address = address
         self._phases = known_phases(machines)
-        self._record = Record(reader, machines, alpha)
+        self._record = record or Record(reader, machines)
 
     def runs(self) -> bytes:
         """The list of runs."""

@@ -12,12 +12,13 @@ from starlette.routing import Route
 
 from collector.errors import StoreError
 from collector.live import Live
-from collector.phases import ALPHA, MACHINES, Machine
+from collector.phases import MACHINES, Machine
 from collector.store.queries import Reader
 from collector.web.api import Api
 from collector.web.assets import FILES, Asset, load
 from collector.web.feed import Feed
 from collector.web.guard import Guard
+from collector.web.record import Record
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,16 +33,16 @@ def create_app(
     allowed_hosts: Iterable[str] = (),
     address: str = "tcp://127.0.0.1:5757",
     machines: Sequence[Machine] = MACHINES,
-    alpha: float = ALPHA,
+    record: Record | None = None,
 ) -> Starlette:
     """The page, its API, the live feed, ``/metrics`` and the two health checks.
 
     ``metrics`` gives the text of ``/metrics`` and is called in a thread, as are all store reads.
     ``allowed_hosts`` are further names to answer to, beside localhost and numeric addresses.
-    ``address`` is where agents send to, shown to a person who has no run yet. ``machines`` and the ``alpha`` they
-    share are what runs are judged by.
+    ``address`` is where agents send to, shown to a person who has no run yet. ``machines`` are what runs
+    are judged by, ``record`` how often they were right.
     """
-    answers = _Answers(Api(reader, live, address, machines, alpha), feed, metrics, ready)
+    answers = _Answers(Api(reader, live, address, machines, record), feed, metrics, ready)
     app = Starlette(
         routes=[
             Route("/", answers.page),

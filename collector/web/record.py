@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -64,13 +64,22 @@ class RecordView(msgspec.Struct, frozen=True):
 class Record:
     """Answers at once with what is known and, where that is old, judges what has finished since in a thread.
 
-    That thread rests for as long as it worked, so that it never takes more than half a core from the inlet.
+    That thread rests for as long as it worked, so that it never takes more than half a core from the inlet. ``publish`` is
+    told what it found.
     """
 
-    def __init__(self, reader: Reader, machines: Sequence[Machine] = MACHINES, alpha: float = ALPHA) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        machines: Sequence[Machine] = MACHINES,
+        alpha: float = ALPHA,
+        publish: Callable[[list[TurnRecord]], None] = lambda _: None,
+    ) -> None:
         self._reader = reader
         self._machines = machines
         self._alpha = alpha
+        self._publish = publish
+        self._began = time.monotonic()
         self._lock = threading.Lock()
         self._known: Known = {}
         self._view = RecordView(busy=True, runs=0, turns=[])
@@ -87,6 +96,11 @@ class Record:
                 self._thread.start()
             return msgspec.structs.replace(self._view, busy=busy)
 
+    def refresh(self) -> None:
+        """As if somebody had looked; but a collector that has just started has better to do."""
+        if time.monotonic() - self._began >= FRESH_SECONDS:
+            self.view()
+
     def _judge(self) -> None:
         try:
             rows = [row for row in self._reader.runs() if row.finished is not None][:NEWEST]
@@ -98,6 +112,7 @@ class Record:
             turns = [TurnRecord.of(one) for one in found]
             with self._lock:
                 self._view = RecordView(busy=False, runs=len(rows), turns=turns)
+            self._publish(turns)
         except Exception:  # noqa: BLE001 - a run that cannot be judged must not be judged again at every question
             logger.exception("record.failed")
         finally:

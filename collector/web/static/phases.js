@@ -160,8 +160,12 @@ function summaryLine(track) {
       "div",
       { class: "summary-head" },
       swatch("dot", inkOf(track, phase)),
-      el("strong", { title: now?.meaning || null }, sentence(phaseName(track.machine, phase))),
-      of ? el("span", { class: "quiet" }, of) : null,
+      el(
+        "span",
+        {},
+        el("strong", { title: now?.meaning || null }, sentence(phaseName(track.machine, phase))),
+        of ? el("span", { class: "quiet" }, ` ${of}`) : null,
+      ),
     ),
     el("div", { class: "summary-when" }, when),
     suspected
