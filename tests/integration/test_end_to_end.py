@@ -90,7 +90,9 @@ def test_digits_end_to_end_a_transition_is_detected_stored_shown_exported_and_re
         assert re.search(r'^phasewatch_phase\{[^}]*phase="after_critical_period"[^}]*\} 1\.0$', metrics, re.MULTILINE)
         assert re.search(r'^phasewatch_fisher_trace\{run="digits"[^}]*\} \d', metrics, re.MULTILINE)
 
-        eventually(lambda: not collector.get("/api/record")["busy"], seconds=60, what="the run to be judged in hindsight")
+        eventually(
+            lambda: not collector.get("/api/record")["busy"], seconds=60, what="the run to be judged in hindsight"
+        )
         judged = r'^phasewatch_realised_judged\{from_phase="",machine="",to_phase=""\} 1\.0$'
         assert re.search(judged, collector.get("/metrics"), re.MULTILINE)
 
