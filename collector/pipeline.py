@@ -295,7 +295,10 @@ class Pipeline:
                 run.show(frame.rank, message, measured, frame.received_at)
             if frame.id > judged_until:
                 self._since_state[identity.id] += 1
-                engine.update(message.step, measured, frame.rank)  # finds what it found before, which is in the store
+                self._update(
+                    run, frame.rank, message.step, measured
+                )  # finds what it found before, which is in the store
+        engine = self._engines[identity.id]  # another one, where it failed
         stored = self._reader.transitions(identity.id)
         engine.remember(spans_of(each.transition for each in stored))
         with self._live.lock:
@@ -308,11 +311,11 @@ class Pipeline:
 
     def _restored(self, engine: PhaseEngine, run_id: str) -> int:
         """The frame after which an engine goes on from its stored state; 0 where it must judge the run from its beginning."""
-        kept = self._reader.phase_state(run_id)
         try:
+            kept = self._reader.phase_state(run_id)
             if kept is not None and engine.restore(kept[1]):
                 return kept[0]
-        except (KeyError, TypeError, ValueError):  # written by a release that kept it otherwise
+        except Exception:  # noqa: BLE001 - however damaged, or kept otherwise by another release: the reports are all there
             logger.exception("phases.state_unreadable")
         return 0
 

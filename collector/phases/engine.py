@@ -48,7 +48,7 @@ class PhaseEngine:
     """Follows every machine on every subject of one run.
 
     A pure fold: it reads no clock and draws no random number, so feeding a stored run again finds
-    the same. A restart is cheaper: `restored` from the `state` of an earlier life.
+    the same. A restart is cheaper: `restore` the `state` of an earlier life.
 
     ``alpha`` is the run's. Machines share it by weight; of a machine that judges layers, the i-th to appear
     gets 1/(i(i+1)) of its part. A step at or before a subject's last is ignored and counted as ``behind``: after

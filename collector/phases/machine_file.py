@@ -15,8 +15,6 @@ def read(name: str, text: str) -> Machine:
     """
     try:
         return msgspec.toml.decode(text, type=Machine)
-    except MachineError as wrong:
-        raise MachineError(f"{name}: {wrong}") from wrong
     except msgspec.ValidationError as wrong:
         raise MachineError(f"{name}: {wrong}. The fields are listed in docs/reference/phases.md.") from wrong
     except msgspec.DecodeError as wrong:

@@ -2,7 +2,7 @@
 
 The distance of a probe from the chord of its neighbours sees noise and no straight trend. Of means of
 2 and of 4 probes it sees noise that lasts: for white noise all three agree, noise that is correlated
-from probe to probe grows with the block (Allan 1966), a random walk fourfold with every doubling.
+from probe to probe grows with the block (Allan 1966), that of a random walk 2.6-fold from single probes to means of four.
 """
 
 import math

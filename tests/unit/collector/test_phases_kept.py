@@ -10,7 +10,7 @@ import pytest
 from collector import pipeline as pipeline_module
 from collector.health import Health
 from collector.live import Live
-from collector.phases import Transition
+from collector.phases import PhaseEngine, Transition
 from collector.pipeline import Pipeline
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
@@ -129,3 +129,33 @@ def test_transitions_of_a_store_of_the_first_layout_are_kept_as_detected(tmp_pat
     db.close()
     Store(tmp_path / "s.db").close()
     assert told(tmp_path) == [claim]
+
+
+def test_a_state_that_is_damaged_and_an_engine_that_stumbles_do_not_stop_a_collector_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = Collector(tmp_path)
+    collector.take(peak()[:60])
+    state = collector.pipeline._engines["run-1"].state()
+    state["tracks"][0]["span"] = [{"machine": 7}]
+    collector.store.put_phase_state("run-1", state, 60)
+    collector.stop()
+    again = Collector(tmp_path)
+    again.take(peak()[60:])
+    again.stop()
+    whole = Collector(tmp_path / "whole")
+    whole.take(peak())
+    whole.stop()
+    assert repr(told(tmp_path)) == repr(told(tmp_path / "whole"))
+
+    def stumble(*_: object) -> list[Transition]:
+        raise ZeroDivisionError
+
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        db.execute("UPDATE phase_states SET body = '{'")
+    db.close()
+    monkeypatch.setattr(PhaseEngine, "update", stumble)
+    last = Collector(tmp_path)
+    last.take([1.0])
+    last.stop()
+    assert last.stream.high == 151, "reports go on being kept"
