@@ -5,9 +5,11 @@ import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
+import zmq
 from torch import Tensor, nn
 
 from probe_agent import door
@@ -29,6 +31,7 @@ from probe_agent.schedule import Watch, probes_of
 from probe_agent.snapshot import LossFn
 from probe_agent.witness import asked_for as witness_asked_for
 from probe_wire import Tighten
+from probe_wire.agent_key import AgentKey, KeyFileError
 
 DEFAULT_COLLECTOR = "tcp://127.0.0.1:5757"
 _ADDRESS = re.compile(r"(tcp://[^:/\s]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://\S+)")
@@ -54,6 +57,7 @@ def attach(
     step: int = 0,
     outbox: Outbox | None = None,
     tighten: bool = True,
+    key: str | os.PathLike[str] | None = None,
 ) -> Monitor:
     """Watch ``model`` learn. One line; the training loop stays as it is.
 
@@ -91,6 +95,8 @@ def attach(
         outbox: where reports go instead of a collector, such as `ListOutbox()`.
         tighten: whether a collector that suspects a transition may have a probe measured more often for a while, within the
             budget.
+        key: the file that lets this agent in where the collector asks for keys (``probe-collector keys create`` makes it);
+            default ``$PHASEWATCH_KEY``.
 
     Raises:
         AttachError: the model, optimizer, loss or probe batch cannot be watched; says why and what to do.
@@ -127,6 +133,7 @@ def attach(
     if witness is not None:
         outbox, budget = witness.outbox, UNLIMITED
     process = None if examination is not None else door.process(where)
+    agent_key = _key(key)
     job, identity, number = Job.here(run), identify(run, labels or {}), rank()
     if job is not None:
         identity, number = job.identity(identity), job.rank
@@ -142,7 +149,7 @@ def attach(
     def open_outbox(monitor: Monitor) -> Outbox:
         if outbox is not None:
             return outbox
-        return _reporting(monitor, address, number, tighten=tighten and not isinstance(place, Resting))
+        return _reporting(monitor, address, number, agent_key, tighten=tighten and not isinstance(place, Resting))
 
     return Monitor(
         subject, optimizer, identity, watches, budget, open_outbox, place, live=model, scaler=scaler, step=step
@@ -171,7 +178,7 @@ def _placed(
     return mustered(job, subject, watches, step, try_out, place_of, divide=process is None)
 
 
-def _reporting(monitor: Monitor, address: str, number: int, *, tighten: bool) -> ZmqOutbox:
+def _reporting(monitor: Monitor, address: str, number: int, key: AgentKey | None, *, tighten: bool) -> ZmqOutbox:
     """Reports to a collector, and passes on its wishes; does not keep the monitor alive."""
     watching, first = weakref.ref(monitor), monitor.step
 
@@ -184,7 +191,7 @@ def _reporting(monitor: Monitor, address: str, number: int, *, tighten: bool) ->
         if alive is not None:
             alive.wish(wish)
 
-    return ZmqOutbox(address, monitor.run, number, current_step, wish=wish if tighten else None)
+    return ZmqOutbox(address, monitor.run, number, current_step, wish=wish if tighten else None, key=key)
 
 
 def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
@@ -196,6 +203,20 @@ def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
             "are logits or means all the same, pass likelihood='categorical' or likelihood='gaussian' to attach()."
         )
     return subject
+
+
+def _key(file: str | os.PathLike[str] | None) -> AgentKey | None:
+    named = file or os.environ.get("PHASEWATCH_KEY")
+    if not named:
+        return None
+    if not zmq.has("curve"):
+        raise AttachError(
+            "Got a key, but this build of ZeroMQ cannot encrypt. Install pyzmq from its wheels: pip install pyzmq"
+        )
+    try:
+        return AgentKey.load(Path(named))
+    except (KeyFileError, TypeError, ValueError) as error:
+        raise AttachError(str(error)) from error
 
 
 def _switched_off() -> bool:

@@ -1,6 +1,7 @@
 """Outbox: reports on their way out. Never blocks training, never grows without bound, counts what it drops.
 
-The training thread appends to a deque; one daemon thread hands what it finds there to the courier.
+The training thread appends to a deque. One daemon thread numbers what it finds there, writes it to the ledger's spool and has the
+courier deliver it; in quiet moments it delivers what dead jobs left on this machine.
 """
 
 import atexit
@@ -11,20 +12,30 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 import zmq
 
-from probe_agent.complaints import said, warn
+from probe_agent import spools
+from probe_agent.complaints import Complaints, said, warn
 from probe_agent.courier import Courier
 from probe_agent.draft import Draft
-from probe_wire import Advice, Run, Tighten
+from probe_agent.errors import SpoolError
+from probe_agent.estate import Estate
+from probe_agent.ledger import Ledger
+from probe_agent.stream import Stream
+from probe_wire import Advice, Run, Tighten, encode
+from probe_wire.agent_key import AgentKey
 
 CLOSE_SECONDS = 1.3
 """The most `close` waits for the collector; with what ends after it a job's exit takes less than two seconds longer."""
 
 CONNECT_SECONDS = 0.5
 """How much of that a collector gets that never answered, and the first outbox only that waits for it in vain."""
+
+QUEUE = 2000
+"""Reports that may wait to be numbered."""
 
 
 class Outbox(Protocol):
@@ -67,15 +78,18 @@ class ListOutbox:
 
 
 class ZmqOutbox:
-    """Pushes reports to a collector over ZeroMQ from a daemon thread.
+    """Pushes reports to a collector over ZeroMQ from a daemon thread, which keeps them on disk until they are committed.
 
     Args:
         address: the collector's inlet, such as ``tcp://127.0.0.1:5757``.
         run: who is reporting.
         rank: which process of the run.
         step: gives the current step, for the greeting that also serves as heartbeat.
-        capacity: reports kept while the collector is away; beyond it the oldest go and are counted.
+        capacity: reports kept in memory where no disk takes them while the collector is away; beyond it the oldest go and are
+            counted.
         wish: takes each wish of the collector's to measure more often; without it the collector is told to send none.
+        key: proves who is reporting to a collector that asks for it.
+        root: where reports wait on disk; default `spools.root()`.
     """
 
     def __init__(
@@ -87,13 +101,23 @@ class ZmqOutbox:
         *,
         capacity: int = 10_000,
         wish: Callable[[Tighten], None] | None = None,
+        key: AgentKey | None = None,
+        root: Path | None = None,
     ) -> None:
+        self.address = address
+        self.dropped = 0
         self._queue: deque[Draft] = deque()
         self._advice: deque[Advice] = deque(maxlen=1000)
         self._closing: str | None = None
         self._deadline = float("inf")
         self._wish = wish
-        self._courier = Courier(address, run, rank, step, capacity, tightens=wish is not None)
+        self._key = key
+        self._complain = Complaints()
+        self._stream = Stream(run, rank, step, tightens=wish is not None)
+        self._root = root or spools.root()
+        self._ledger = Ledger(capacity, self._complain)
+        self._courier = Courier(address, key, self._stream.hello, self._ledger, self._complain)
+        self._estate = Estate(self._root, address, key)
         self._thread = threading.Thread(target=self._deliver, name="phasewatch-outbox", daemon=True)
         self._thread.start()
         _open.add(self)
@@ -101,6 +125,10 @@ class ZmqOutbox:
     def put(self, draft: Draft) -> None:
         """Queue the report; a deque append, nothing else happens in the training thread."""
         self._queue.append(draft)
+        if len(self._queue) > QUEUE:  # the thread stands still: a disk that hangs, a process short of everything
+            with suppress(IndexError):
+                self._queue.popleft()
+                self.dropped += 1
 
     def advice(self) -> list[Advice]:
         """What the collector advised since the last call."""
@@ -109,7 +137,7 @@ class ZmqOutbox:
     @property
     def undelivered(self) -> int:
         """Messages not yet acknowledged."""
-        return len(self._queue) + self._courier.unacknowledged
+        return len(self._queue) + len(self._ledger)
 
     def close(self, reason: str) -> None:
         """Say goodbye and wait until everything is acknowledged, `CLOSE_SECONDS` at the most.
@@ -121,10 +149,19 @@ class ZmqOutbox:
         self.request_close(reason)
         self._thread.join(CLOSE_SECONDS + 0.3)  # the loop looks at the clock at least ten times a second
         _open.discard(self)
-        (_waited_for.discard if self._courier.ever_greeted else _waited_for.add)(self._courier.address)
-        if lost := self.undelivered:
-            warn(f"{lost} messages were not acknowledged by the collector at {self._courier.address} and are lost.")
+        (_waited_for.discard if self._courier.ever_greeted else _waited_for.add)(self.address)
+        self._say_what_is_left()
         self._queue = deque(maxlen=0)  # whatever comes late goes nowhere instead of growing
+
+    def _say_what_is_left(self) -> None:
+        lost = len(self._queue) + self._ledger.in_memory
+        if kept := self.undelivered - lost:
+            warn(
+                f"the collector at {self.address} has not acknowledged {kept} messages. They wait in {self._root}; the next job "
+                "on this machine delivers them, or `probe-agent spool deliver`."
+            )
+        if lost:
+            warn(f"{lost} messages were not acknowledged by the collector at {self.address} and are lost.")
 
     def abandon(self) -> None:
         """Ask the thread to say goodbye and end, without waiting for it."""
@@ -143,36 +180,72 @@ class ZmqOutbox:
         """
         if self._courier.ever_greeted:
             return CLOSE_SECONDS
-        return 0.0 if self._courier.address in _waited_for else CONNECT_SECONDS
+        return 0.0 if self.address in _waited_for else CONNECT_SECONDS
 
     def _deliver(self) -> None:
         try:
+            self._open_spool()  # here and not in the training thread: a file system may hang
             with zmq.Context() as context:
                 self._courier.connect(context)
                 try:
-                    self._loop()
+                    self._loop(context)
                 finally:
+                    self._estate.rest()
                     self._courier.disconnect()
+                    self._ledger.close()
         except Exception as error:  # noqa: BLE001 - a bug of ours ends our thread, never the user's job
             self._queue = deque(maxlen=0)  # from here on reports go nowhere instead of growing
             warn(f"the outbox stopped, no further reports leave this process: {said(error)}")
 
-    def _loop(self) -> None:
-        courier = self._courier
+    def _open_spool(self) -> None:
+        if self._root is None:
+            return
+        hello = self._stream.hello(1)
+        try:
+            self._ledger.use(spools.create(self._root, self.address, hello, encode(hello)))
+        except SpoolError as error:
+            warn(f"{error} Until then a killed job loses what the collector has not got yet.")
+
+    def _loop(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        courier, ledger = self._courier, self._ledger
         while True:
             closing = self._closing
             while self._queue:
-                courier.enlist(self._queue.popleft())
-            if closing is not None and not courier.said_goodbye:
-                courier.enlist_goodbye(closing)
+                self._enlist(self._queue.popleft())
+            if closing is not None and not self._stream.said_goodbye:
+                ledger.append(self._stream.goodbye(closing, ledger.last + 1, self._lost))
+                courier.hurry()
             courier.send()
-            for heard in courier.receive(milliseconds=20 if courier.unacknowledged else 100):
+            ledger.sync()
+            if courier.greeted and closing is None:
+                self._estate.work(context)
+            for heard in courier.receive(milliseconds=20 if len(ledger) or self._estate.busy else 100):
                 if isinstance(heard, Advice):
                     self._advice.append(heard)
                 elif self._wish is not None:
                     self._wish(heard)
-            if closing is not None and (courier.unacknowledged == 0 or time.monotonic() > self._deadline):
+            if closing is not None and (len(ledger) == 0 or time.monotonic() > self._deadline):
                 return
+
+    def _enlist(self, draft: Draft) -> None:
+        """Number a report and keep it. One that cannot travel is dropped and counted."""
+        try:
+            message = self._stream.report(draft, self._ledger.last + 1, self._lost)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with this one, the next may be right
+            self.dropped += 1
+            self._complain("encode", f"a report of step {draft.step} cannot be sent and is dropped: {said(error)}")
+        else:
+            self._ledger.append(message)
+
+    @property
+    def _lost(self) -> int:
+        return self.dropped + self._ledger.lost
+
+    def forsake(self) -> None:
+        """In a forked child, which has our objects but not our thread: do nothing any more, touch no socket and no file."""
+        self._queue = deque(maxlen=0)
+        self._ledger.forsake()
+        self._estate.forsake()
 
 
 _open: "weakref.WeakSet[ZmqOutbox]" = weakref.WeakSet()
@@ -184,7 +257,7 @@ _waited_for: set[str] = set()
 def _forget_in_child() -> None:
     """A forked child has our objects but not our thread: every outbox becomes a no-op, no socket is touched."""
     for outbox in list(_open):
-        outbox._queue = deque(maxlen=0)  # noqa: SLF001 - same module
+        outbox.forsake()
     _open.clear()
 
 

@@ -151,7 +151,7 @@ class Ack(msgspec.Struct, frozen=True, array_like=True, tag=16):
 class Nack(msgspec.Struct, frozen=True, array_like=True, tag=17):
     """The collector could not take a message. The agent greets again and goes back to ``seq`` + 1."""
 
-    reason: Literal["unknown_stream", "unknown_schema", "gap", "bad_message", "version", "store"]
+    reason: Literal["unknown_stream", "unknown_schema", "gap", "bad_message", "version", "store", "forbidden"]
     seq: Count
     detail: Text = ""
 

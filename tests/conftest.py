@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -34,11 +35,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the person who runs the tests reaches them."""
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the person who runs the tests reaches them, and no report that another test left behind."""
     for name in list(os.environ):
         if name.startswith("PHASEWATCH_") and name != "PHASEWATCH_TESTS_SKIP_NOTHING":
             monkeypatch.delenv(name)
+    monkeypatch.setenv("PHASEWATCH_SPOOL", str(tmp_path / "spool"))
 
 
 sys.dont_write_bytecode = True

@@ -4,6 +4,7 @@ import typer
 
 from probe_agent.cli.doctor import doctor
 from probe_agent.cli.probes import probes
+from probe_agent.cli.spool import spool
 from probe_agent.cli.verify import verify
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command()(probes)
 app.command()(verify)
 app.command()(doctor)
+app.add_typer(spool, name="spool")
 
 
 def main() -> None:

@@ -14,9 +14,13 @@ import msgspec
 import pytest
 import zmq
 
-from probe_agent.courier import SCHEMAS, Courier
+from probe_agent.complaints import Complaints
+from probe_agent.courier import Courier
 from probe_agent.draft import Draft
-from probe_agent.outbox import ZmqOutbox
+from probe_agent.ledger import Ledger
+from probe_agent.outbox import QUEUE, ZmqOutbox
+from probe_agent.spool import Message
+from probe_agent.stream import SCHEMAS, Stream
 from probe_wire import (
     Ack,
     Advice,
@@ -83,6 +87,15 @@ def open_outbox(address: str, **kwargs: Any) -> ZmqOutbox:
     return ZmqOutbox(address, RUN, 0, lambda: 42, **kwargs)
 
 
+def courier_of(*messages: Message) -> tuple[Courier, Ledger]:
+    """A courier that is not connected, with messages to carry."""
+    complain = Complaints()
+    ledger = Ledger(100, complain)
+    for message in messages:
+        ledger.append(message)
+    return Courier("tcp://127.0.0.1:9", None, Stream(RUN, 0, lambda: 0, tightens=False).hello, ledger, complain), ledger
+
+
 def test_a_stream_is_greeting_schema_numbered_reports_and_goodbye(peer: Peer) -> None:
     outbox = open_outbox(peer.address)
     outbox.put(draft(1))
@@ -136,9 +149,10 @@ def test_silence_for_two_seconds_makes_the_agent_greet_again(peer: Peer) -> None
     outbox.abandon()
 
 
-def test_beyond_its_capacity_the_oldest_reports_go_and_are_counted(
-    peer: Peer, caplog: pytest.LogCaptureFixture
+def test_without_a_disk_the_oldest_reports_beyond_its_capacity_go_and_are_counted(
+    peer: Peer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PHASEWATCH_SPOOL", "off")
     outbox = open_outbox(peer.address, capacity=10)
     for step in range(25):
         outbox.put(draft(step))
@@ -153,28 +167,43 @@ def test_beyond_its_capacity_the_oldest_reports_go_and_are_counted(
     message = peer.receive()
     assert isinstance(message, Report)
     assert message.losses.reports_dropped == 15
-    assert "away too long" in caplog.text
+    assert "are given up, the oldest first, and counted" in caplog.text
     outbox.abandon()
 
 
 def test_a_message_that_is_refused_again_and_again_is_given_up_and_counted() -> None:
-    courier = Courier("tcp://127.0.0.1:1", RUN, 0, lambda: 0, 100)
-    courier.enlist(draft(1))
-    courier.enlist(draft(2))
+    courier, ledger = courier_of(Message(1, None, b"poison"), Message(2, None, b"good"))
     for _ in range(3):
-        courier._take_nack(Nack("bad_message", 0, "no"))
-    assert (courier.unacknowledged, courier.dropped) == (1, 1)
+        courier.take_nack(Nack("bad_message", 0, "no"))
+    assert (len(ledger), ledger.lost, ledger.first) == (1, 1, 2)
 
 
-def test_a_report_too_large_to_travel_is_dropped_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    courier = Courier("tcp://127.0.0.1:1", RUN, 0, lambda: 0, 100)
-    estimate = Estimate(1.0, 0.1)
-    many = [(LOSS, Column("probe_loss", {"layer": f"{i}" * 20}), estimate) for i in range(20_000)]
-    courier.enlist(Draft(5, 0.0, many))
-    assert (courier.unacknowledged, courier.dropped) == (0, 1)
+def test_refusals_of_different_messages_do_not_add_up() -> None:
+    courier, ledger = courier_of(Message(1, None, b"a"), Message(2, None, b"b"))
+    for _ in range(2):
+        courier.take_nack(Nack("bad_message", 0, "no"))
+    courier.take_ack(1)
+    for _ in range(2):
+        courier.take_nack(Nack("bad_message", 1, "no"))
+    assert (len(ledger), ledger.lost) == (1, 0)
+
+
+def test_a_report_too_large_to_travel_is_dropped_counted_and_named(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = open_outbox(peer.address)
+    peer.receive()
+    peer.answer(Ack(0))
+    outbox.put(
+        Draft(5, 0.0, [(LOSS, Column("probe_loss", {"layer": f"{i}" * 20}), Estimate(1.0)) for i in range(20_000)])
+    )
+    outbox.put(draft(6))
+    assert isinstance(peer.receive(), Schema)
+    report = peer.receive()
+    assert isinstance(report, Report)
+    assert (report.seq, report.step, report.losses.reports_dropped) == (1, 6, 1)
     assert "a report of step 5 cannot be sent and is dropped" in caplog.text
-    courier.enlist(draft(6))
-    assert courier.unacknowledged == 1
+    outbox.abandon()
 
 
 def test_advice_reaches_the_training_thread(peer: Peer) -> None:
@@ -230,17 +259,20 @@ def test_a_message_that_only_a_newer_release_knows_is_ignored(peer: Peer) -> Non
 
 
 def test_putting_costs_microseconds_and_never_raises_while_nobody_listens() -> None:
-    outbox = open_outbox("tcp://127.0.0.1:9", capacity=100)
+    outbox = open_outbox("tcp://127.0.0.1:9")
     for step in range(5000):
         outbox.put(draft(step))
+        assert len(outbox._queue) <= QUEUE
     deadline = time.monotonic() + 10
     while outbox._queue and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert outbox._courier.unacknowledged <= 100
+    assert outbox._ledger.last + outbox.dropped == 5000, "each is on disk or counted"
     outbox.abandon()
 
 
-def test_close_is_bounded_when_nobody_listens_and_says_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+def test_close_is_bounded_when_nobody_listens_and_says_where_the_reports_wait(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     caplog.set_level(logging.WARNING)
     outbox = open_outbox("tcp://127.0.0.1:9")
     outbox.put(draft(1))
@@ -248,7 +280,22 @@ def test_close_is_bounded_when_nobody_listens_and_says_what_is_lost(caplog: pyte
     outbox.close("finished")
     assert time.monotonic() - began < 2.5
     assert not outbox._thread.is_alive()
-    assert "were not acknowledged by the collector at tcp://127.0.0.1:9" in caplog.text
+    assert "the collector at tcp://127.0.0.1:9 has not acknowledged 2 messages" in caplog.text
+    assert f"They wait in {tmp_path / 'spool'}" in caplog.text
+
+
+def test_close_says_what_is_lost_where_no_disk_keeps_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHASEWATCH_SPOOL", "off")
+    caplog.set_level(logging.WARNING)
+    outbox = open_outbox("tcp://127.0.0.1:9")
+    outbox.put(draft(1))
+    began = time.monotonic()
+    outbox.close("finished")
+    assert time.monotonic() - began < 2.5
+    assert not outbox._thread.is_alive()
+    assert "2 messages were not acknowledged by the collector at tcp://127.0.0.1:9 and are lost" in caplog.text
 
 
 def test_close_is_bounded_when_the_collector_stops_answering(peer: Peer) -> None:
@@ -265,7 +312,7 @@ def test_close_is_bounded_when_the_collector_stops_answering(peer: Peer) -> None
 
 SCRIPT = """
 import os, sys, time
-from probe_agent.outbox import ZmqOutbox
+from probe_agent.outbox import QUEUE, ZmqOutbox
 from probe_agent.draft import Draft
 from probe_wire import Column, Estimate, Quantity, Run
 outbox = ZmqOutbox("tcp://127.0.0.1:9", Run("r", "n", "h", 1, 0.0), 0, lambda: 0)
@@ -304,7 +351,7 @@ def test_the_interpreter_ends_promptly_with_its_own_status(ending: str) -> None:
 
 def test_the_socket_options_that_keep_training_safe_are_set() -> None:
     with zmq.Context() as context:
-        courier = Courier("tcp://127.0.0.1:9", RUN, 0, lambda: 0, 10)
+        courier, _ = courier_of()
         courier.connect(context)
         socket = courier._socket
         assert socket is not None
@@ -317,44 +364,21 @@ def test_the_socket_options_that_keep_training_safe_are_set() -> None:
             zmq.RECONNECT_IVL: 100,
             zmq.RECONNECT_IVL_MAX: 5000,
             zmq.HEARTBEAT_IVL: 2000,
+            zmq.HEARTBEAT_TIMEOUT: 6000,
+            zmq.HEARTBEAT_TTL: 6000,
+            zmq.HANDSHAKE_IVL: 30_000,
         }
         assert {option: socket.getsockopt(option) for option in wanted} == wanted
         courier.disconnect()
 
 
 def test_a_probe_that_names_new_series_at_every_step_does_not_fill_the_memory() -> None:
-    courier = Courier("tcp://127.0.0.1:1", RUN, 0, lambda: 0, capacity=5)
+    stream = Stream(RUN, 0, lambda: 0, tightens=False)
+    numbers = set()
     for step in range(300):
-        courier.enlist(Draft(step, 0.0, [(LOSS, Column("probe_loss", {"layer": str(step)}), Estimate(1.0))]))
-    assert courier.unacknowledged == 5
-    assert len(courier._schemas) == len(courier._schemas_by_id) <= SCHEMAS
-    assert {entry.schema for entry in courier._ledger} <= set(courier._schemas_by_id)
-
-
-def test_many_outboxes_wait_once_for_a_collector_that_is_not_there() -> None:
-    address = "tcp://127.0.0.1:7"
-    open_outbox(address).close("finished")
-    outboxes = [open_outbox(address) for _ in range(20)]
-    began = time.monotonic()
-    for outbox in outboxes:
-        outbox.close("finished")
-    assert time.monotonic() - began < 20 * 0.5
-
-
-def test_a_log_handler_that_raises_does_not_stop_the_reports(peer: Peer) -> None:
-    class Raises(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise RuntimeError
-
-    handler = Raises()
-    logging.getLogger("probe_agent").addHandler(handler)
-    try:
-        outbox = open_outbox(peer.address)
-        outbox.put(Draft(1, 0.0, [(LOSS, Column("probe_loss"), Estimate("one"))]))  # type: ignore[arg-type]
-        outbox.put(draft(2))
-        peer.receive()
-        peer.answer(Ack(0))
-        assert peer.receive_numbered(1) == [1]
-        outbox.abandon()
-    finally:
-        logging.getLogger("probe_agent").removeHandler(handler)
+        labelled = [(LOSS, Column("probe_loss", {"layer": str(step)}), Estimate(1.0))]
+        message = stream.report(Draft(step, 0.0, labelled), step + 1, 0)
+        assert message.schema is not None
+        numbers.add(message.schema[0])
+    assert len(stream._schemas) <= SCHEMAS
+    assert len(numbers) == 300, "no number stands for two sets of columns"

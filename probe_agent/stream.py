@@ -1,0 +1,91 @@
+"""Stream: what one rank reports in one life of its process; numbers its messages and encodes them."""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import final
+
+from probe_agent.draft import Draft
+from probe_agent.spool import Message
+from probe_wire import Column, Goodbye, Hello, Losses, Quantity, Report, Run, Schema, encode, pack
+
+SCHEMAS = 64
+"""So many sets of columns are remembered: a probe may name new series at every step."""
+
+
+@final
+class Stream:
+    """See the module. Not thread-safe.
+
+    Args:
+        run: who is reporting.
+        rank: which process of the run.
+        step: gives the current step.
+        tightens: whether wishes to measure more often are taken.
+
+    Attributes:
+        said_goodbye: nothing follows.
+    """
+
+    def __init__(self, run: Run, rank: int, step: Callable[[], int], *, tightens: bool) -> None:
+        self.said_goodbye = False
+        self._run = run
+        self._rank = rank
+        self._step = step
+        self._tightens = tightens
+        self._epoch = uuid.uuid4().hex[:16]
+        self._schemas: dict[tuple[tuple[Quantity, ...], str], tuple[int, bytes]] = {}
+        self._next_schema = 1
+        self._last_losses = Losses()
+        self._last_step = 0
+
+    def hello(self, first: int) -> Hello:
+        """The greeting of a stream whose lowest number still to be had is ``first``."""
+        return Hello(self._run, self._rank, self._epoch, first, max(self._step(), 0), self._tightens)
+
+    def report(self, draft: Draft, seq: int, lost: int) -> Message:
+        """The report of this number, with what was lost on the way so far beside the losses it brings.
+
+        Raises:
+            Exception: it cannot travel; the number is still free.
+        """
+        self._last_step, self._last_losses = draft.step, draft.losses
+        schema = self._schema_of(tuple(q for q, _, _ in draft.columns), tuple(c for _, c, _ in draft.columns))
+        values, stderrs, paired, ns, outcomes = pack([estimate for _, _, estimate in draft.columns])
+        report = Report(
+            seq=seq,
+            step=draft.step,
+            time=draft.time,
+            schema=schema[0],
+            values=values,
+            stderrs=stderrs,
+            paired=paired,
+            ns=ns,
+            outcomes=outcomes,
+            costs=draft.costs,
+            training_seconds=draft.training_seconds,
+            probe_seconds=draft.probe_seconds,
+            losses=self._losses(lost),
+        )
+        return Message(seq, schema, encode(report))
+
+    def goodbye(self, reason: str, seq: int, lost: int) -> Message:
+        """The last message."""
+        self.said_goodbye = True
+        text = reason[:200].encode(errors="replace").decode() or "finished"
+        step = max(self._step(), self._last_step)
+        return Message(seq, None, encode(Goodbye(seq, step, time.time(), text, self._losses(lost))))
+
+    def _losses(self, lost: int) -> Losses:
+        return Losses(lost, self._last_losses.snapshots_skipped, self._last_losses.scalars_dropped)
+
+    def _schema_of(self, quantities: tuple[Quantity, ...], columns: tuple[Column, ...]) -> tuple[int, bytes]:
+        distinct = tuple(dict.fromkeys(quantities))
+        key = (distinct, repr(columns))
+        known = self._schemas.get(key)
+        if known is None:
+            known = self._schemas[key] = (self._next_schema, encode(Schema(self._next_schema, distinct, columns)))
+            self._next_schema += 1
+            if len(self._schemas) > SCHEMAS:
+                self._schemas.pop(next(iter(self._schemas)))  # should it come again, it gets another number
+        return known

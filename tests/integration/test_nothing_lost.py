@@ -1,0 +1,283 @@
+"""Faults between real processes over real sockets: what arrives is counted in the store, never by anybody's counters."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from probe_agent.estate import DIED
+from probe_agent.outbox import ZmqOutbox
+from probe_wire import Run
+from tests.integration.collector_process import ROOT, CollectorProcess, eventually
+from tests.integration.reporter import draft
+from tests.integration.rough_line import RoughLine
+
+
+def kept(store: Path, run: str) -> Counter[tuple[int, int]]:
+    """How often each ``(rank, step)`` of a run is in the store, goodbyes aside."""
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)) as db:
+        rows = db.execute(
+            "SELECT s.rank, f.step FROM frames f JOIN streams s ON s.id = f.stream_id WHERE s.run_id = ? "
+            "AND NOT (s.finished IS NOT NULL AND f.seq = s.high)",
+            (run,),
+        )
+        return Counter((rank, step) for rank, step in rows)
+
+
+def ends(store: Path, run: str) -> list[tuple[int, int, str | None]]:
+    """``(high, lost, finished)`` of each stream of a run."""
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)) as db:
+        return db.execute("SELECT high, lost, finished FROM streams WHERE run_id = ? ORDER BY id", (run,)).fetchall()
+
+
+def outbox_to(collector: CollectorProcess | RoughLine, run: str, rank: int = 0) -> ZmqOutbox:
+    address = collector.address if isinstance(collector, RoughLine) else collector.inlet
+    return ZmqOutbox(address, Run(run, run, "host", 1, 0.0), rank, lambda: 0)
+
+
+@contextmanager
+def job(
+    collector: CollectorProcess, run: str, *, rate: int = 1000, count: int = 10**6
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that reports until it has or is ended."""
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("reporter.py")),
+        collector.inlet,
+        run,
+        "0",
+        str(rate),
+        str(count),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        assert process.stdout is not None
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def read_until(process: subprocess.Popen[bytes], step: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= step:
+            return
+
+
+def killed(process: subprocess.Popen[bytes]) -> int:
+    """SIGKILL, and the last step it said it had reported."""
+    assert process.stdout is not None
+    process.kill()
+    rest = process.stdout.read().split(b"\n")[:-1]
+    return int(rest[-1]) if rest else 0
+
+
+def everything_once(steps: int, *, rank: int = 0) -> Counter[tuple[int, int]]:
+    return Counter((rank, step) for step in range(1, steps + 1))
+
+
+def test_a_collector_killed_ten_times_under_load_keeps_every_report_once(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    noise = random.Random(3)
+    with CollectorProcess(store) as collector:
+        outboxes = [outbox_to(collector, "load", rank) for rank in range(3)]
+        step = 0
+        for _ in range(10):
+            for _ in range(150):
+                step += 1
+                for outbox in outboxes:
+                    outbox.put(draft(step))
+                time.sleep(0.001)
+            time.sleep(noise.random() * 0.1)
+            collector.kill()
+            collector.start()
+        for outbox in outboxes:
+            eventually(lambda outbox=outbox: outbox.undelivered == 0, seconds=20, what="all to be acknowledged")
+            outbox.close("finished")
+        assert kept(store, "load") == Counter((rank, each) for rank in range(3) for each in range(1, step + 1))
+        assert ends(store, "load") == [(step + 1, 0, "finished")] * 3
+
+
+def test_a_job_killed_while_the_collector_is_away_is_delivered_by_the_next_job(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        collector.kill()
+        with job(collector, "killed") as process:
+            read_until(process, 1500)
+            time.sleep(0.2)  # the outbox's thread looks ten times a second
+            last = killed(process)
+        collector.start()
+        following = outbox_to(collector, "following")
+        following.put(draft(1))
+        eventually(
+            lambda: ends(store, "killed") and ends(store, "killed")[0][2], seconds=20, what="what was left behind"
+        )
+        following.close("finished")
+        found = kept(store, "killed")
+        assert set(found.values()) == {1}
+        assert len(found) >= last - 500, "nothing put more than half a second before the kill is lost"
+        assert found == everything_once(len(found))
+        ((_, lost, finished),) = ends(store, "killed")
+        assert (lost, finished) == (0, DIED)
+        assert not list((tmp_path / "spool").glob("*/*/*.segment")), "what is delivered is deleted"
+
+
+def test_a_job_killed_while_the_collector_listens_loses_nothing_older_than_half_a_second(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        with job(collector, "killed") as process:
+            read_until(process, 2000)
+            last = killed(process)
+        done = subprocess.run(
+            [sys.executable, "-c", "from probe_agent.cli import main; main()", "spool", "deliver"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = kept(store, "killed")
+        assert found == everything_once(len(found))
+        assert len(found) >= last - 500
+        assert ends(store, "killed")[0][1:] == (0, DIED)
+
+
+def test_a_collector_that_stands_still_neither_holds_up_the_job_nor_loses_a_report(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        outbox = outbox_to(collector, "stopped")
+        outbox.put(draft(1))
+        eventually(lambda: outbox.undelivered == 0, seconds=10, what="the first report")
+        assert collector.process is not None
+        collector.process.send_signal(signal.SIGSTOP)
+        try:
+            for step in range(2, 5000):
+                outbox.put(draft(step))
+                time.sleep(0.0002)
+            time.sleep(3)
+        finally:
+            collector.process.send_signal(signal.SIGCONT)
+        eventually(lambda: outbox.undelivered == 0, seconds=20, what="all to be acknowledged")
+        outbox.close("finished")
+        assert kept(store, "stopped") == everything_once(4999)
+
+
+def test_an_old_backup_put_back_shows_the_hole_and_doubles_nothing(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        outbox = outbox_to(collector, "restored")
+
+        def report(steps: range) -> None:
+            for step in steps:
+                outbox.put(draft(step))
+            eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=10, what="these reports")
+
+        report(range(1, 101))
+        collector.stop()
+        backup = tmp_path / "backup"
+        backup.mkdir()
+        for path in tmp_path.glob("store.db*"):
+            shutil.copy(path, backup)
+        collector.start()
+        report(range(101, 201))
+        collector.kill()
+        for path in tmp_path.glob("store.db*"):
+            path.unlink()
+        for path in backup.iterdir():
+            shutil.copy(path, tmp_path)
+        collector.start()
+        report(range(201, 301))
+        outbox.close("finished")
+        assert kept(store, "restored") == everything_once(100) + Counter((0, step) for step in range(201, 301))
+        assert ends(store, "restored") == [(301, 100, "finished")]
+        assert "phasewatch_lost_reports_total 100.0" in collector.get("/metrics")
+
+
+def test_two_jobs_with_one_run_id_and_rank_are_both_kept(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        twins = [outbox_to(collector, "twins") for _ in range(2)]
+        for step in range(1, 51):
+            for outbox in twins:
+                outbox.put(draft(step))
+        for outbox in twins:
+            outbox.close("finished")
+        assert kept(store, "twins") == Counter({(0, step): 2 for step in range(1, 51)})
+        assert ends(store, "twins") == [(51, 0, "finished")] * 2
+
+
+def test_a_child_process_does_not_keep_a_dead_jobs_reports_from_being_delivered(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        outbox = outbox_to(collector, "parent")
+        outbox.put(draft(1))
+        eventually(lambda: not outbox._queue, seconds=5, what="the report to be numbered")
+        child = os.fork()
+        if child == 0:  # a worker of a data loader, which outlives its parent
+            time.sleep(30)
+            os._exit(0)
+        try:
+            descriptors = Path(f"/proc/{child}/fd")
+            eventually(
+                lambda: not [path for path in descriptors.iterdir() if "spool" in str(path.readlink())],
+                seconds=5,
+                what="the child to let go of the parent's lock and files",
+            )
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        outbox.close("finished")
+        assert kept(store, "parent") == everything_once(1)
+
+
+def test_a_store_whose_disk_is_full_acknowledges_nothing_and_heals_without_a_restart(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        assert collector.process is not None
+        outbox = outbox_to(collector, "full")
+        outbox.put(draft(1))
+        eventually(lambda: outbox.undelivered == 0, seconds=10, what="the first report")
+        size = sum(path.stat().st_size for path in tmp_path.glob("store.db*"))
+        _, hard = resource.prlimit(collector.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(collector.process.pid, resource.RLIMIT_FSIZE, (size // 2, hard))
+        for step in range(2, 400):
+            outbox.put(draft(step))
+        time.sleep(2)
+        assert collector.get("/healthz") == "ok\n"
+        assert outbox.undelivered > 0
+        resource.prlimit(collector.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        eventually(lambda: outbox.undelivered == 0, seconds=20, what="all to be acknowledged")
+        outbox.close("finished")
+        assert kept(store, "full") == everything_once(399)
+
+
+@pytest.mark.parametrize("trouble", ["resets", "silence", "slowness"])
+def test_a_bad_line_delays_reports_and_neither_loses_nor_doubles_one(tmp_path: Path, trouble: str) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector, RoughLine(collector.inlet) as line:
+        outbox = outbox_to(line, "rough")
+        line.slow = trouble == "slowness"
+        for step in range(1, 601):
+            outbox.put(draft(step))
+            time.sleep(0.002)
+            if trouble == "resets" and step % 20 == 0:
+                line.cut()
+            if trouble == "silence" and step in {100, 500}:
+                line.silent = step == 100
+        line.silent = False
+        eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=30, what="all to be acknowledged")
+        outbox.close("finished")
+        assert kept(store, "rough") == everything_once(600)
