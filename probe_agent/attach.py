@@ -1,7 +1,6 @@
 """attach: the door of the agent, and the only place where it raises."""
 
 import os
-import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 import zmq
 from torch import Tensor, nn
 
-from probe_agent import door
+from probe_agent import collectors, door
 from probe_agent.budget import UNLIMITED, Budget
 from probe_agent.complaints import warn
 from probe_agent.errors import AttachError
@@ -32,9 +31,6 @@ from probe_agent.snapshot import LossFn
 from probe_agent.witness import asked_for as witness_asked_for
 from probe_wire import Tighten
 from probe_wire.agent_key import AgentKey, KeyFileError
-
-DEFAULT_COLLECTOR = "tcp://127.0.0.1:5757"
-_ADDRESS = re.compile(r"(tcp://[^:/\s]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://\S+)")
 
 
 def attach(
@@ -79,7 +75,8 @@ def attach(
         test_batch: the same of inputs that are not trained on: the loss, the accuracy, the calibration and the
             local complexity are measured there too, under ``split="test"``.
         ood_batch: the same of inputs from another distribution (corrupted, shifted), under ``split="ood"``.
-        collector: the collector's inlet; default ``$PHASEWATCH_COLLECTOR``, else ``tcp://127.0.0.1:5757``.
+        collector: the collector's inlet; default ``$PHASEWATCH_COLLECTOR``, else ``tcp://127.0.0.1:5757``. Of several between
+            commas each run has one, chosen by its id.
         watches: which probes follow which schedule, or the name of a preset: "light", "standard" (the default) or "full".
         budget: how much of training's time probes may take, such as "1%", or a `Budget`; default "2%". A part of it may
             be spent in advance, early in training.
@@ -122,11 +119,7 @@ def attach(
     watches = door.watches(watches)
     door.check_probes(watches)
     budget = door.budget(budget)
-    address = collector or os.environ.get("PHASEWATCH_COLLECTOR") or DEFAULT_COLLECTOR
-    if not _ADDRESS.fullmatch(address):
-        raise AttachError(
-            f"Got the collector address {address!r}; need tcp://HOST:PORT or ipc://PATH, such as {DEFAULT_COLLECTOR}."
-        )
+    among = collectors.addresses(collector or os.environ.get("PHASEWATCH_COLLECTOR") or collectors.DEFAULT)
     witness = witness_asked_for(model, optimizer)
     if (examination := examination_asked_for()) is not None:
         outbox, watches, budget = examination, examination.watches, UNLIMITED
@@ -149,7 +142,13 @@ def attach(
     def open_outbox(monitor: Monitor) -> Outbox:
         if outbox is not None:
             return outbox
-        return _reporting(monitor, address, number, agent_key, tighten=tighten and not isinstance(place, Resting))
+        return _reporting(
+            monitor,
+            collectors.collector_of(identity.id, among),
+            number,
+            agent_key,
+            tighten=tighten and not isinstance(place, Resting),
+        )
 
     return Monitor(
         subject, optimizer, identity, watches, budget, open_outbox, place, live=model, scaler=scaler, step=step

@@ -2,7 +2,6 @@
 
 AgentError
 ├── AttachError     the model, optimizer, loss or probe batch cannot be watched
-├── SpoolError      reports the collector has not got yet cannot be kept on disk (the outbox keeps them in memory)
 └── NotApplicable   a probe's quantity is not defined here (becomes an Outcome, never reaches training)
 
 OverBudget stands apart: a BaseException, so that no estimator's fallback mistakes it for a property of the model.
@@ -15,10 +14,6 @@ class AgentError(Exception):
 
 class AttachError(AgentError):
     """`attach` was given something it cannot watch; the message says what we got, need, and what to do."""
-
-
-class SpoolError(AgentError):
-    """The folder for reports that wait cannot be used; the message says why and what to do."""
 
 
 class NotApplicable(AgentError):

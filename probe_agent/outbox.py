@@ -17,14 +17,15 @@ from typing import Protocol
 
 import zmq
 
-from probe_agent import spools
-from probe_agent.complaints import Complaints, said, warn
-from probe_agent.courier import Courier
+from probe_agent.complaints import Complaints, said, tell, warn
 from probe_agent.draft import Draft
-from probe_agent.errors import SpoolError
-from probe_agent.estate import Estate
-from probe_agent.ledger import Ledger
 from probe_agent.stream import Stream
+from probe_post import spools
+from probe_post.courier import Courier
+from probe_post.errors import SpoolError
+from probe_post.estate import Estate
+from probe_post.ledger import Ledger
+from probe_post.line import Line
 from probe_wire import Advice, Run, Tighten, encode
 from probe_wire.agent_key import AgentKey
 
@@ -111,13 +112,13 @@ class ZmqOutbox:
         self._closing: str | None = None
         self._deadline = float("inf")
         self._wish = wish
-        self._key = key
         self._complain = Complaints()
         self._stream = Stream(run, rank, step, tightens=wish is not None)
         self._root = root or spools.root()
         self._ledger = Ledger(capacity, self._complain)
-        self._courier = Courier(address, key, self._stream.hello, self._ledger, self._complain)
-        self._estate = Estate(self._root, address, key)
+        self._line = Line(address, key)
+        self._courier = Courier(self._line.put, self._stream.hello, self._ledger, self._complain)
+        self._estate = Estate(self._root, address, key, tell)
         self._thread = threading.Thread(target=self._deliver, name="phasewatch-outbox", daemon=True)
         self._thread.start()
         _open.add(self)
@@ -186,12 +187,12 @@ class ZmqOutbox:
         try:
             self._open_spool()  # here and not in the training thread: a file system may hang
             with zmq.Context() as context:
-                self._courier.connect(context)
+                self._line.connect(context)
                 try:
                     self._loop(context)
                 finally:
                     self._estate.rest()
-                    self._courier.disconnect()
+                    self._line.disconnect()
                     self._ledger.close()
         except Exception as error:  # noqa: BLE001 - a bug of ours ends our thread, never the user's job
             self._queue = deque(maxlen=0)  # from here on reports go nowhere instead of growing
@@ -219,10 +220,11 @@ class ZmqOutbox:
             ledger.sync()
             if courier.greeted and closing is None:
                 self._estate.work(context)
-            for heard in courier.receive(milliseconds=20 if len(ledger) or self._estate.busy else 100):
+            for parts in self._line.receive(milliseconds=20 if len(ledger) or self._estate.busy else 100):
+                heard = courier.hear(parts[-1])
                 if isinstance(heard, Advice):
                     self._advice.append(heard)
-                elif self._wish is not None:
+                elif heard is not None and self._wish is not None:
                     self._wish(heard)
             if closing is not None and (len(ledger) == 0 or time.monotonic() > self._deadline):
                 return

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import final
 
 from probe_agent.draft import Draft
-from probe_agent.spool import Message
+from probe_post.spool import Message
 from probe_wire import Column, Goodbye, Hello, Losses, Quantity, Report, Run, Schema, encode, pack
 
 SCHEMAS = 64

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from probe_agent import spools
-from probe_agent.estate import Legacy
-from probe_agent.spool import Spool, decoded
+from probe_post import spools
+from probe_post.estate import Legacy
+from probe_post.spool import Spool, decoded
 from probe_wire.agent_key import AgentKey, KeyFileError
 
 spool = typer.Typer(help="What jobs on this machine could not deliver yet.", no_args_is_help=True)
@@ -108,16 +108,15 @@ def drop(stream: Annotated[str, typer.Argument(help="As `list` names it.")]) -> 
 def _delivered(legacy: Legacy, seconds: float) -> bool:
     """Send it all; False when nothing was acknowledged for so long, or it is refused."""
     with zmq.Context() as context:
-        legacy.courier.connect(context)
+        legacy.line.connect(context)
         try:
             left, heard = len(legacy.ledger), time.monotonic()
             while left and not legacy.refused and time.monotonic() - heard < seconds:
-                legacy.courier.send()
-                legacy.courier.receive(milliseconds=50)
+                legacy.turn(milliseconds=50)
                 if len(legacy.ledger) < left:
                     left, heard = len(legacy.ledger), time.monotonic()
         finally:
-            legacy.courier.disconnect()
+            legacy.line.disconnect()
     return not left
 
 

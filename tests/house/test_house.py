@@ -16,7 +16,7 @@ from probe_agent.probes import PROBES
 from probe_wire import Outcome
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("probe_wire", "probe_agent", "collector")
+PACKAGES = ("probe_wire", "probe_post", "probe_agent", "collector")
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from probe_agent.estate import DIED
 from probe_agent.outbox import ZmqOutbox
+from probe_post.estate import DIED
 from probe_wire import Run
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
 from tests.integration.reporter import draft

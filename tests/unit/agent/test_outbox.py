@@ -15,12 +15,13 @@ import pytest
 import zmq
 
 from probe_agent.complaints import Complaints
-from probe_agent.courier import Courier
 from probe_agent.draft import Draft
-from probe_agent.ledger import Ledger
 from probe_agent.outbox import QUEUE, ZmqOutbox
-from probe_agent.spool import Message
 from probe_agent.stream import SCHEMAS, Stream
+from probe_post.courier import Courier
+from probe_post.ledger import Ledger
+from probe_post.line import Line
+from probe_post.spool import Message
 from probe_wire import (
     Ack,
     Advice,
@@ -88,12 +89,12 @@ def open_outbox(address: str, **kwargs: Any) -> ZmqOutbox:
 
 
 def courier_of(*messages: Message) -> tuple[Courier, Ledger]:
-    """A courier that is not connected, with messages to carry."""
+    """A courier whose messages cannot leave."""
     complain = Complaints()
     ledger = Ledger(100, complain)
     for message in messages:
         ledger.append(message)
-    return Courier("tcp://127.0.0.1:9", None, Stream(RUN, 0, lambda: 0, tightens=False).hello, ledger, complain), ledger
+    return Courier(lambda _: False, Stream(RUN, 0, lambda: 0, tightens=False).hello, ledger, complain), ledger
 
 
 def test_a_stream_is_greeting_schema_numbered_reports_and_goodbye(peer: Peer) -> None:
@@ -351,10 +352,8 @@ def test_the_interpreter_ends_promptly_with_its_own_status(ending: str) -> None:
 
 def test_the_socket_options_that_keep_training_safe_are_set() -> None:
     with zmq.Context() as context:
-        courier, _ = courier_of()
-        courier.connect(context)
-        socket = courier._socket
-        assert socket is not None
+        line = Line("tcp://127.0.0.1:9")
+        line.connect(context)
         wanted = {
             zmq.LINGER: 0,
             zmq.IMMEDIATE: 1,
@@ -368,8 +367,8 @@ def test_the_socket_options_that_keep_training_safe_are_set() -> None:
             zmq.HEARTBEAT_TTL: 6000,
             zmq.HANDSHAKE_IVL: 30_000,
         }
-        assert {option: socket.getsockopt(option) for option in wanted} == wanted
-        courier.disconnect()
+        assert {option: line.socket.getsockopt(option) for option in wanted} == wanted
+        line.disconnect()
 
 
 def test_a_probe_that_names_new_series_at_every_step_does_not_fill_the_memory() -> None:

@@ -5,7 +5,7 @@ like one that is only silent.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import final
@@ -13,11 +13,11 @@ from typing import final
 import zmq
 from msgspec import structs
 
-from probe_agent import spools
-from probe_agent.complaints import Complaints, tell
-from probe_agent.courier import Courier
-from probe_agent.ledger import Ledger
-from probe_agent.spool import Message, Spool, decoded
+from probe_post import spools
+from probe_post.courier import Courier
+from probe_post.ledger import Ledger
+from probe_post.line import Line
+from probe_post.spool import Message, Spool, decoded
 from probe_wire import Goodbye, Hello, Report, WireError, decode_for_collector, encode
 from probe_wire.agent_key import AgentKey
 
@@ -32,12 +32,19 @@ DIED = "the process ended without saying goodbye"
 class Legacy:
     """One spool that is being delivered."""
 
-    def __init__(self, spool: Spool, greeting: Hello, address: str, key: AgentKey | None) -> None:
-        complain = Complaints()
+    def __init__(
+        self,
+        spool: Spool,
+        greeting: Hello,
+        address: str,
+        key: AgentKey | None,
+        complain: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:
         self.run = greeting.run
         self.ledger = Ledger(1, complain)
         self.ledger.use(spool)
-        self.courier = Courier(address, key, self._hello, self.ledger, complain)
+        self.line = Line(address, key)
+        self.courier = Courier(self.line.put, self._hello, self.ledger, complain)
         self._greeting = greeting
         self._seal(spool)
 
@@ -45,6 +52,12 @@ class Legacy:
     def refused(self) -> bool:
         """The collector does not want it."""
         return self.courier.refusals > REFUSALS
+
+    def turn(self, milliseconds: int) -> None:
+        """Send what can be sent, and take in what comes within so long."""
+        self.courier.send()
+        for parts in self.line.receive(milliseconds):
+            self.courier.hear(parts[-1])
 
     def _hello(self, first: int) -> Hello:
         return structs.replace(self._greeting, first=first, tightens=False)
@@ -60,8 +73,7 @@ class Legacy:
         if isinstance(last, Report):
             step = last.step
         seq = self.ledger.last + 1
-        with suppress(OSError):  # a full disk: the goodbye waits in memory
-            self.ledger.append(Message(seq, None, encode(Goodbye(seq, step, time.time(), DIED))))
+        self.ledger.append(Message(seq, None, encode(Goodbye(seq, step, time.time(), DIED))))
 
 
 @final
@@ -72,13 +84,17 @@ class Estate:
         root: where spools lie; None where there are none.
         address: the collector's inlet.
         key: proves who is calling.
+        tell: told what was delivered.
 
     Attributes:
         delivered: messages of dead jobs that the collector has committed.
     """
 
-    def __init__(self, root: Path | None, address: str, key: AgentKey | None) -> None:
+    def __init__(
+        self, root: Path | None, address: str, key: AgentKey | None, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.delivered = 0
+        self._tell = tell
         self._root = root
         self._address = address
         self._key = key
@@ -97,14 +113,13 @@ class Estate:
             self._legacy = self._next()
             if self._legacy is None:
                 return
-            self._legacy.courier.connect(context)
+            self._legacy.line.connect(context)
         legacy = self._legacy
         waited = len(legacy.ledger)
-        legacy.courier.send()
-        legacy.courier.receive(milliseconds=0)
+        legacy.turn(milliseconds=0)
         self.delivered += max(0, waited - len(legacy.ledger))
         if not len(legacy.ledger):
-            tell(f"the reports that a job of the run {legacy.run.name!r} left behind are delivered.")
+            self._tell(f"the reports that a job of the run {legacy.run.name!r} left behind are delivered.")
             self.rest()
         elif legacy.refused:
             self.rest()
@@ -112,7 +127,7 @@ class Estate:
     def rest(self) -> None:
         """Let go of what is being delivered; who looks next goes on with it."""
         if self._legacy is not None:
-            self._legacy.courier.disconnect()
+            self._legacy.line.disconnect()
             self._legacy.ledger.close()
             self._legacy = None
 

@@ -13,16 +13,14 @@ from collections import Counter, deque
 from pathlib import Path
 from unittest import mock
 
-import zmq
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from probe_agent import spools
-from probe_agent.complaints import Complaints
-from probe_agent.courier import Courier
-from probe_agent.ledger import Ledger
-from probe_agent.spool import Message, Spool
+from probe_post import spools
+from probe_post.courier import Courier
+from probe_post.ledger import Ledger
+from probe_post.spool import Message, Spool
 from probe_wire import Ack, Hello, Nack, Report, Run, Schema, decode_for_collector, encode
 
 RUN = Run("run-1", "model", "host", 1, 0.0)
@@ -37,28 +35,18 @@ def report(seq: int) -> Message:
 
 
 class Wire:
-    """A connection of the simulated network, as a DEALER sees it. In order, until it is cut; then nothing arrives."""
+    """A connection of the simulated network, from the agent's end. In order, until it is cut; then nothing arrives."""
 
     def __init__(self) -> None:
         self.up = True
         self.to_collector: deque[bytes] = deque()
         self.to_agent: deque[bytes] = deque()
 
-    def send(self, data: bytes, _flags: int) -> None:
+    def put(self, data: bytes) -> bool:
         if not self.up or len(self.to_collector) >= 600:
-            raise zmq.Again
+            return False
         self.to_collector.append(data)
-
-    def recv(self, _flags: int) -> bytes:
-        if not self.to_agent:
-            raise zmq.Again
-        return self.to_agent.popleft()
-
-    def poll(self, _milliseconds: int, _flags: int) -> bool:
-        return bool(self.to_agent)
-
-    def close(self, linger: int) -> None:
-        self.up = False
+        return True
 
 
 class Collector:
@@ -126,7 +114,7 @@ class Delivery(RuleBasedStateMachine):
         self.patches = [
             mock.patch.object(time, "monotonic", side_effect=lambda: self.now),
             mock.patch.object(os, "write", self.write_or_not),
-            mock.patch("probe_agent.spool.SEGMENT_BYTES", 2000),
+            mock.patch("probe_post.spool.SEGMENT_BYTES", 2000),
         ]
         for patch in self.patches:
             patch.start()
@@ -138,13 +126,10 @@ class Delivery(RuleBasedStateMachine):
 
     def take_up(self, spool: Spool) -> None:
         self.spool = spool
-        complain = Complaints()
-        complain.counts = Counter(dict.fromkeys(("spool", "lost", "sync", "forget"), 1))  # told already
-        self.ledger = Ledger(50, complain)
+        self.ledger = Ledger(50, lambda *_: None)
         self.ledger.use(spool)
         self.wire = Wire()
-        self.courier = Courier(COLLECTOR, None, lambda first: Hello(RUN, 0, "epoch", first), self.ledger, complain)
-        self.courier._socket = self.wire  # type: ignore[assignment]
+        self.courier = Courier(self.wire.put, lambda first: Hello(RUN, 0, "epoch", first), self.ledger, lambda *_: None)
         self.last = self.ledger.last
 
     def write_or_not(self, descriptor: int, data: bytes) -> int:
@@ -154,7 +139,8 @@ class Delivery(RuleBasedStateMachine):
 
     def turn(self) -> None:
         self.courier.send()
-        self.courier.receive(0)
+        while self.wire.to_agent:
+            self.courier.hear(self.wire.to_agent.popleft())
 
     # -- what happens -----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self, final
 
-from probe_agent.segment import Contents, Kind, Record, packed, read, written
+from probe_post.segment import Contents, Kind, Record, packed, read, written
 from probe_wire import Hello, WireError, decode_for_collector
 
 SEGMENT_BYTES = 2**20

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe_agent import spools
-from probe_agent.errors import SpoolError
-from probe_agent.segment import BLOCK_RECORDS, Kind, Record, packed, read, written
-from probe_agent.spool import SEGMENT_BYTES, Message, Spool, decoded
+from probe_post import spools
+from probe_post.errors import SpoolError
+from probe_post.segment import BLOCK_RECORDS, Kind, Record, packed, read, written
+from probe_post.spool import SEGMENT_BYTES, Message, Spool, decoded
 from probe_wire import Hello, Run, encode
 
 HELLO = Hello(Run("run-1", "test", "host", 1, 0.0), 3, "epoch-1", 1)
@@ -278,8 +278,8 @@ def test_what_dead_jobs_leave_has_a_cap_and_the_oldest_goes_first(tmp_path: Path
 KILLED = """
 import itertools, os, sys
 from pathlib import Path
-from probe_agent import spools
-from probe_agent.spool import Message
+from probe_post import spools
+from probe_post.spool import Message
 from probe_wire import Hello, Run, encode
 hello = Hello(Run("r", "n", "h", 1, 0.0), 0, "killed", 1)
 spool = spools.create(Path(sys.argv[1]), "tcp://c:1", hello, encode(hello))

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from probe_agent.errors import SpoolError
-from probe_agent.spool import CAP_BYTES, Spool, greeting_in
+from probe_post.errors import SpoolError
+from probe_post.spool import CAP_BYTES, Spool, greeting_in
 from probe_wire import Hello
 
 CAP_OF_THE_DEAD = 4 * CAP_BYTES

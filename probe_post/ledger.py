@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import final
 
-from probe_agent.complaints import said
-from probe_agent.spool import Message, Spool
+from probe_post.spool import Message, Spool
 
 READY = 1024
 """Messages that are kept in memory though they are on disk."""
@@ -100,7 +99,7 @@ class Ledger:
                     self._pass_over(spool.drop_oldest() - 1)
         except OSError as error:
             self._refused = time.monotonic()
-            self._complain("spool", f"reports wait in memory, where a killed job loses them: {said(error)}")
+            self._complain("spool", f"reports wait in memory, where a killed job loses them: {error}")
 
     def sync(self) -> None:
         """Once a second, have what is on disk survive a power cut."""
@@ -110,7 +109,7 @@ class Ledger:
             try:
                 self._spool.sync()
             except OSError as error:
-                self._complain("sync", f"reports on disk may not survive a power cut: {said(error)}")
+                self._complain("sync", f"reports on disk may not survive a power cut: {error}")
 
     # -- what is to be sent -----------------------------------------------------------------------
 
@@ -136,7 +135,7 @@ class Ledger:
             try:
                 self._spool.forget(seq)
             except OSError as error:
-                self._complain("forget", f"delivered reports stay on disk: {said(error)}")
+                self._complain("forget", f"delivered reports stay on disk: {error}")
 
     def give_up_first(self) -> None:
         """Give up the message that is to be sent next."""

@@ -2,36 +2,31 @@
 
 What it carries stays in the ledger until the collector has committed it (cumulative acknowledgement). After a silence, a refusal
 or a reconnection the courier greets again and sends from there (go-back-N); where numbers are missing it greets again as well, so
-that the collector counts them as lost. It greets for one stream; each has a socket of its own.
+that the collector counts them as lost.
 """
 
 import time
 from collections.abc import Callable
 
-import zmq
-
-from probe_agent.complaints import Complaints
-from probe_agent.ledger import Ledger
-from probe_agent.spool import Message
+from probe_post.ledger import Ledger
+from probe_post.line import WINDOW
+from probe_post.spool import Message
 from probe_wire import Ack, Advice, Hello, Nack, Tighten, WireError, decode_for_agent, encode
-from probe_wire.agent_key import AgentKey
 
-WINDOW = 512
 ACK_SECONDS = 2.0
 HEARTBEAT_SECONDS = 15.0
 POISON_REFUSALS = 3
 """After so many refusals of one message it is given up: it would never be taken."""
 
-_BACKOFF = {"version": 30.0, "store": 1.0}
-_TOLD = ("version", "bad_message")
+_BACKOFF = {"version": 30.0, "forbidden": 30.0, "store": 1.0}
+_TOLD = ("version", "forbidden", "bad_message")
 
 
 class Courier:
     """See the module. Not thread-safe: used by the outbox's thread alone.
 
     Args:
-        address: the collector's inlet.
-        key: proves who is calling to a collector that asks for it.
+        put: sends a message if it can leave now, and says whether it did.
         hello: the stream's greeting, given the lowest number that can still be sent.
         ledger: what is to be delivered.
         complain: told what went wrong, by cause.
@@ -45,19 +40,17 @@ class Courier:
 
     def __init__(
         self,
-        address: str,
-        key: AgentKey | None,
+        put: Callable[[bytes], bool],
         hello: Callable[[int], Hello],
         ledger: Ledger,
-        complain: Complaints,
+        complain: Callable[[str, str], None],
         *,
         rate: float = 2000.0,
     ) -> None:
-        self.address = address
         self.greeted = False
         self.ever_greeted = False
         self.refusals = 0
-        self._key = key
+        self._put = put
         self._hello = hello
         self._ledger = ledger
         self._complain = complain
@@ -70,36 +63,6 @@ class Courier:
         self._last_sent = 0.0
         self._last_ack = 0.0
         self._poison = 0
-        self._socket: zmq.Socket[bytes] | None = None
-
-    # -- the socket -------------------------------------------------------------------------------
-
-    def connect(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
-        """Open the socket. Connecting is asynchronous: a missing collector is not an error."""
-        socket = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)  # the default waits for ever in context.term()
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing may hide in a pipe to a peer that is not there
-        socket.setsockopt(zmq.SNDHWM, WINDOW)
-        socket.setsockopt(zmq.RCVHWM, WINDOW)
-        socket.setsockopt(zmq.MAXMSGSIZE, 64 * 1024)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 30_000)
-        socket.setsockopt(zmq.RECONNECT_IVL, 100)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-        socket.setsockopt(zmq.HEARTBEAT_TTL, 6000)
-        if self._key is not None:
-            socket.curve_serverkey = self._key.collector.encode()
-            socket.curve_publickey = self._key.public.encode()
-            socket.curve_secretkey = self._key.secret.encode()
-        socket.connect(self.address)
-        self._socket = socket
-
-    def disconnect(self) -> None:
-        """Close the socket; what is in it is lost, what is in the ledger is still counted."""
-        if self._socket is not None:
-            self._socket.close(linger=0)
-            self._socket = None
 
     # -- the conversation -------------------------------------------------------------------------
 
@@ -125,7 +88,7 @@ class Courier:
         self._rate = float("inf")
 
     def _greet(self) -> bool:
-        return self._put(encode(self._hello(self._ledger.first)))
+        return self._put_now(encode(self._hello(self._ledger.first)))
 
     def _send_window(self, now: float) -> None:
         self._may_send = max(self._may_send, now - 0.1)  # what was not used a tenth of a second ago is gone
@@ -144,44 +107,32 @@ class Courier:
     def _send(self, message: Message) -> bool:
         if message.schema is not None and message.schema[0] not in self._schemas_sent:
             number, schema = message.schema
-            if not self._put(schema):
+            if not self._put_now(schema):
                 return False
             self._schemas_sent.add(number)
-        return self._put(message.data)
+        return self._put_now(message.data)
 
-    def _put(self, data: bytes) -> bool:
-        assert self._socket is not None  # noqa: S101 - connected before the loop starts
-        try:
-            self._socket.send(data, zmq.NOBLOCK)
-        except zmq.Again:
+    def _put_now(self, data: bytes) -> bool:
+        if not self._put(data):
             return False
         self._last_sent = time.monotonic()
         return True
 
-    def receive(self, milliseconds: int) -> list[Advice | Tighten]:
-        """Take in the collector's answers, waiting at most so long for the first. Returns those that are for training."""
-        assert self._socket is not None  # noqa: S101
-        taken: list[Advice | Tighten] = []
-        if not self._socket.poll(milliseconds, zmq.POLLIN):
-            return taken
-        for _ in range(1000):
-            try:
-                data = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            try:
-                message = decode_for_agent(data)
-            except WireError as error:
-                self._complain("answer", str(error))
-                continue
-            match message:
-                case Ack(seq):
-                    self.take_ack(seq)
-                case Nack():
-                    self.take_nack(message)
-                case Advice() | Tighten():
-                    taken.append(message)
-        return taken
+    def hear(self, data: bytes) -> Advice | Tighten | None:
+        """Take in an answer of the collector's. Returns it if it is for training."""
+        try:
+            message = decode_for_agent(data)
+        except WireError as error:
+            self._complain("answer", str(error))
+            return None
+        match message:
+            case Ack(seq):
+                self.take_ack(seq)
+            case Nack():
+                self.take_nack(message)
+            case _:
+                return message
+        return None
 
     def take_ack(self, seq: int) -> None:
         """All up to this number is committed."""
