@@ -40,6 +40,12 @@ class Web(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Port to listen on; 0 takes a free one."""
     allowed_hosts: list[str] = []
     """Names the page may be asked under besides the address itself and localhost."""
+    tls_cert: str = ""
+    """Certificate chain for HTTPS, a PEM file; with it goes ``tls_key``."""
+    tls_key: str = ""
+    """Private key of the certificate, a PEM file."""
+    behind_proxy: bool = False
+    """A proxy before the page speaks HTTPS to the world; only it may reach ``web.port``."""
 
 
 class StoreFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,6 +53,10 @@ class StoreFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     path: str = "phasewatch.db"
     """The SQLite file; made when it does not exist."""
+    keep_days: Annotated[float, Meta(ge=0)] = 0.0
+    """Days after which a run that is over is thinned to what its charts need; 0 keeps every report for ever."""
+    max_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Bytes beyond which the oldest runs that are over are thinned, and then dropped; 0 for no limit."""
 
 
 class Phases(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +66,17 @@ class Phases(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Files of phase machines of your own, TOML, beside the shipped ones or in place of those of the same name; in the file, relative to it."""
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.01
     """Probability that a run makes any false claim, over all its machines, layers and turns."""
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much a job may ask of the collector; what is refused waits at its agent."""
+
+    runs: Annotated[int, Meta(ge=10)] = 2000
+    """Runs in memory at once. A finished or silent one makes room for another; while all of them report, no other is taken in."""
+    run_series: Annotated[int, Meta(ge=100)] = 5000
+    """Series of one run. A report that would bring more is refused, and given up by its agent."""
+    reports_per_second: Annotated[float, Meta(gt=0)] = 10_000
+    """Of one key, on average; for five seconds at once."""
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,10 +91,10 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Security(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may reach the collector."""
+    """Who is let in."""
 
-    trusted_network: bool = False
-    """Allow listening beyond this machine although nothing authenticates: true only where every peer may be trusted."""
+    keys: str = "phasewatch-keys"
+    """Folder of the agents' keys and the page's tokens; made when the first is."""
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -90,6 +111,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     web: Web = Web()
     store: StoreFile = StoreFile()
     phases: Phases = Phases()
+    limits: Limits = Limits()
     metrics: Metrics = Metrics()
     security: Security = Security()
     log: Log = Log()
@@ -246,7 +268,6 @@ def _explain(text: str, sources: Mapping[str, str], path: Path | None) -> str:
 
 
 def _check_addresses(config: Config, sources: Mapping[str, str]) -> None:
-    hosts = {"web.host": config.web.host}
     if not config.inlet.address.startswith("ipc://"):
         found = tcp_host_port(config.inlet.address)
         if found is None or found[1] > 65535:
@@ -254,17 +275,26 @@ def _check_addresses(config: Config, sources: Mapping[str, str]) -> None:
                 f"Got inlet.address = {config.inlet.address!r} from {sources.get('inlet.address', 'default')}; "
                 "need tcp://HOST:PORT or ipc://PATH."
             )
-        hosts["inlet.address"] = found[0]
-    for name, host in hosts.items():
-        if not _is_loopback(host) and not config.security.trusted_network:
-            raise ConfigError(
-                f"Got {name} = {host!r} from {sources.get(name, 'default')}, which others can reach, and nothing here asks who "
-                "they are yet. Listen on 127.0.0.1 and forward a port, or, where every peer may be trusted (a container's "
-                "private network), set security.trusted_network = true."
-            )
+    web = config.web
+    if bool(web.tls_cert) != bool(web.tls_key):
+        got, lacks = ("tls_cert", "tls_key") if web.tls_cert else ("tls_key", "tls_cert")
+        raise ConfigError(f"Got web.{got} from {sources[f'web.{got}']} without web.{lacks}; need both, as PEM files.")
+    if not (is_local(web.host) or web.tls_cert or web.behind_proxy):
+        raise ConfigError(
+            f"Got web.host = {web.host!r} from {sources.get('web.host', 'default')}, which others can reach, and no HTTPS: a token "
+            "would travel in the clear. Set web.tls_cert and web.tls_key; or web.behind_proxy = true, where a proxy speaks "
+            "HTTPS and nobody else reaches this port; or listen on 127.0.0.1 and forward a port."
+        )
 
 
-def _is_loopback(host: str) -> bool:
+def inlet_is_local(config: Config) -> bool:
+    """Only this machine can reach the inlet."""
+    found = tcp_host_port(config.inlet.address)
+    return found is None or is_local(found[0])
+
+
+def is_local(host: str) -> bool:
+    """Only this machine can reach the address."""
     if host == "localhost":
         return True
     try:

@@ -1,17 +1,16 @@
 """Daemon: puts the parts together, in the order they start and stop."""
 
-import signal
+import resource
 import socket
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
 
-import uvicorn
-
+from collector.access import access_in_words, check_certificate, keys_asked_for, tokens_asked_for
 from collector.config import Config
-from collector.errors import BindError
+from collector.errors import BindError, CollectorError
 from collector.exporter import Exporter
+from collector.gate import Gate
 from collector.health import Health
 from collector.inlet import Inlet
 from collector.live import Live
@@ -23,6 +22,9 @@ from collector.store.sqlite import Store
 from collector.web.app import create_app
 from collector.web.feed import Feed
 from collector.web.record import Record, TurnRecord
+from collector.web.server import Server
+
+DESCRIPTORS = 65_536
 
 
 class Daemon:
@@ -31,14 +33,16 @@ class Daemon:
     Constructing it opens the store and both sockets, so that what cannot work fails at the door.
 
     Raises:
-        CollectorError: the store cannot be opened or an address is taken.
+        CollectorError: who may come in cannot be told, the store cannot be opened, or an address is taken.
         MachineError: a machine of one's own contradicts itself.
     """
 
     def __init__(self, config: Config) -> None:
         machines = with_own(config.phases.machines)
+        check_certificate(config)
+        keys, tokens = keys_asked_for(config), tokens_asked_for(config)
         self._health = Health()
-        self._live = Live()
+        self._live = Live(config.limits.runs)
         self._feed = Feed(on_tick_dropped=self._health.ticks_dropped.inc, on_overflow=self._health.page_overflows.inc)
         self._store = Store(Path(config.store.path))
         self._pipeline = Pipeline(
@@ -49,8 +53,14 @@ class Daemon:
             tick=self._feed.tick,
             machines=machines,
             alpha=config.phases.alpha,
+            run_series=config.limits.run_series,
         )
-        self._inlet = Inlet(config.inlet.address, self._pipeline, self._health)
+        try:
+            gate = Gate(config.inlet.address, keys, self._health)
+        except CollectorError:
+            self._store.close()
+            raise
+        self._inlet = Inlet(gate, self._pipeline, self._health, reports_per_second=config.limits.reports_per_second)
         self._pipeline.wish = self._inlet.wish
         try:
             self._web_socket = _listen(config.web.host, config.web.port)
@@ -58,8 +68,9 @@ class Daemon:
             self._inlet.stop()
             self._store.close()
             raise
-        self.inlet_address = self._inlet.address
-        self.page_address = f"http://{_host(config.web.host)}:{self._web_socket.getsockname()[1]}"
+        self.inlet_address = gate.address
+        scheme = "https" if config.web.tls_cert else "http"
+        self.page_address = f"{scheme}://{_host(config.web.host)}:{self._web_socket.getsockname()[1]}"
         exporter = Exporter(
             self._live,
             self._health,
@@ -83,21 +94,16 @@ class Daemon:
             ready=lambda: self._inlet.alive,
             allowed_hosts=(config.web.host, *config.web.allowed_hosts),
             address=self.inlet_address,
+            guarded=gate.guarded,
             machines=machines,
             record=record,
+            health=self._health,
+            wish=self._inlet.wish,
+            tokens=tokens,
+            behind_proxy=config.web.behind_proxy,
         )
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                lifespan="on",
-                ws="none",
-                timeout_graceful_shutdown=2,  # uvicorn otherwise waits for ever on open event streams
-                server_header=False,
-            ),
-            self._feed,
-        )
+        self.access = access_in_words(config, keys, tokens)
+        self._server = Server(app, self._feed, (config.web.tls_cert, config.web.tls_key))
 
     def _publish(self, turns: Iterable[TurnRecord]) -> None:
         for turn in turns:
@@ -111,6 +117,7 @@ class Daemon:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then commit, acknowledge and close within five seconds."""
+        _take_all_descriptors()
         with closing(self._store), closing(self._web_socket):
             self._pipeline.recover()
             self._inlet.start()
@@ -122,18 +129,12 @@ class Daemon:
                 event("collector.stopped")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, which ends the page's event streams as soon as it is asked to stop."""
-
-    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
-        super().__init__(config)
-        self._feed = feed
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal to stop arrived."""
-        event("collector.stopping", signal=signal.Signals(sig).name)
-        self._feed.close()
-        super().handle_exit(sig, frame)
+def _take_all_descriptors() -> None:
+    """Each agent and each page takes a file descriptor, and the usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -3,7 +3,9 @@
 CollectorError
 ├── ConfigError   a setting is unknown, of the wrong type or out of range
 ├── StoreError    the store file cannot be opened or is of another release
-└── BindError     an address is taken or cannot be had
+├── BindError     an address is taken or cannot be had
+├── AccessError   a key, a token or a certificate is missing, damaged, or open to others
+└── NotOwner      a run belongs to another key than the one that speaks for it
 """
 
 
@@ -21,3 +23,11 @@ class StoreError(CollectorError):
 
 class BindError(CollectorError):
     """An address cannot be listened on; the message says which, why, and how to choose another."""
+
+
+class AccessError(CollectorError):
+    """A key, a token or a certificate cannot be used or is not there; the message says which, why, and what to do."""
+
+
+class NotOwner(CollectorError):
+    """A run belongs to whom it was opened by; the message names the run, never the key."""

@@ -5,7 +5,12 @@ import math
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 WISH_ANSWERS = ("sent", "undelivered", "not understood", "no stream", "too many")
-REJECTIONS = ("too_large", "version", "bad_message", "unknown_stream", "unknown_schema", "gap")
+REJECTIONS = ("too_large", "version", "bad_message", "unknown_stream", "unknown_schema", "gap", "forbidden", "busy")
+REFUSALS = ("unlisted", "revoked", "handshake")
+"""Why a peer was not let in: its key is not listed, was revoked, or it never said who it is in the way it must."""
+REQUEST_REFUSALS = ("host", "origin", "token", "scope", "rate")
+"""Why page and API refused: asked under a foreign name, from a foreign page, without a token, with the lesser one, too often."""
+ORDER_ANSWERS = ("taken", "repeated", "refused")
 
 
 class Health:
@@ -29,6 +34,30 @@ class Health:
         )
         for reason in REJECTIONS:
             self.rejected.labels(reason)
+        self.refused_connections = Counter(
+            "phasewatch_refused_connections",
+            "Connections to the inlet that were not let in, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in REFUSALS:
+            self.refused_connections.labels(reason)
+        self.refused_requests = Counter(
+            "phasewatch_refused_requests",
+            "Requests to the page, the API and /metrics that nobody may make who comes like that, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in REQUEST_REFUSALS:
+            self.refused_requests.labels(reason)
+        self.orders = Counter(
+            "phasewatch_orders",
+            "Orders to measure something more often, given over the API, by what became of them.",
+            ["answer"],
+            registry=self.registry,
+        )
+        for answer in ORDER_ANSWERS:
+            self.orders.labels(answer)
         self.store_errors = self._counter(
             "store_errors", "Batches undone because the store or a message failed; agents send them again."
         )

@@ -5,20 +5,22 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import zmq
 from msgspec import structs
 
-from collector.errors import BindError
+from collector.advice import advice_of
+from collector.allowance import Allowance
+from collector.errors import NotOwner
+from collector.gate import Gate
 from collector.health import Health
-from collector.log import event, logger
-from collector.pipeline import News, Pipeline, UnknownSchema, UnknownStream
+from collector.log import Seldom, event, logger
+from collector.pipeline import News, Pipeline, TooManyRuns, UnknownSchema, UnknownStream
+from collector.sessions import Peer, Session, Sessions
 from collector.store.sqlite import Stream
 from probe_wire import (
-    MAX_MESSAGE_BYTES,
     Ack,
-    Advice,
     BadMessage,
     Goodbye,
     Hello,
@@ -37,67 +39,44 @@ from probe_wire import (
 GROUP_SECONDS = 0.05
 """The longest a report waits for others to share its commit."""
 DRAIN = 1000
-SESSIONS = 20_000
+MOST_NAME_BYTES = 64
+REPORTS_PER_SECOND, SECONDS_AT_ONCE = 10_000.0, 5.0
+NEW_STREAMS_PER_SECOND, NEW_STREAMS_AT_ONCE = 2.0, 20_000.0
+"""Every stream is new to a collector that has just started."""
 MOST_WISHES = 100
 """Wishes that may wait for the inlet's thread."""
 
-
-class Session(NamedTuple):
-    """The stream an agent greeted for, and whether it takes wishes."""
-
-    stream: Stream
-    tightens: bool
+_ANSWERS = {"too_large": "bad_message", "busy": "store"}
+"""What agents are told, where it is not the reason that is counted: after "store" they wait a second."""
 
 
 class _Poison(Exception):
     """A message made the collector fail in a way that would repeat."""
 
-    def __init__(self, identity: bytes) -> None:
+    def __init__(self, peer: Peer) -> None:
         super().__init__()
-        self.identity = identity
+        self.peer = peer
 
 
 class Inlet:
-    """Listens on a ROUTER socket and drives the pipeline.
+    """Takes in what comes through the gate and drives the pipeline. Closes the gate when it stops."""
 
-    Raises:
-        BindError: the address cannot be listened on.
-    """
-
-    def __init__(self, address: str, pipeline: Pipeline, health: Health) -> None:
+    def __init__(
+        self, gate: Gate, pipeline: Pipeline, health: Health, *, reports_per_second: float = REPORTS_PER_SECOND
+    ) -> None:
+        self._reports = Allowance(reports_per_second, SECONDS_AT_ONCE * reports_per_second)
+        self._new_streams = Allowance(NEW_STREAMS_PER_SECOND, NEW_STREAMS_AT_ONCE)
+        self._gate = gate
+        self._socket = gate.socket
         self._pipeline = pipeline
         self._health = health
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._sessions: dict[bytes, Session] = {}
-        self._to_acknowledge: set[bytes] = set()
+        self._sessions = Sessions()
+        self._log = Seldom()
+        self._to_acknowledge: set[Peer] = set()
         self._unsent: deque[tuple[str, int, Tighten]] = deque()
         self._stop = threading.Event()
         self._ticked = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="inlet", daemon=True)
-        socket = self._socket
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVHWM, 2000)
-        socket.setsockopt(zmq.SNDHWM, 2000)
-        socket.setsockopt(zmq.BACKLOG, 4096)  # the default of 100 loses connections when many agents come back at once
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
-        socket.setsockopt(zmq.HEARTBEAT_TTL, 15_000)
-        socket.setsockopt_string(
-            zmq.ZAP_DOMAIN, "phasewatch"
-        )  # shuts the door to ZMTP/1.0 peers, which are never timed out
-        try:
-            socket.bind(address)
-        except zmq.ZMQError as error:
-            socket.close()
-            self._context.term()
-            raise BindError(
-                f"Got the inlet address {address}, which cannot be listened on: {error.strerror or error}. "
-                "Is another collector running? Choose another with --inlet-address."
-            ) from error
-        self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def start(self) -> None:
         """Begin to listen."""
@@ -109,7 +88,7 @@ class Inlet:
         if self._thread.is_alive():
             self._thread.join(2.0)
         elif not self._socket.closed:  # never started
-            self._close()
+            self._gate.close()
 
     def wish(self, run_id: str, rank: int, wish: Tighten) -> None:
         """Send a wish to the agent that reports this rank's series; any thread may ask for it.
@@ -133,17 +112,15 @@ class Inlet:
         try:
             while not self._stop.is_set():
                 self._ticked = time.monotonic()
-                if self._socket.poll(200):
+                if self._gate.poll(200):
                     self._guarded_batch()
+                if self._gate.refresh():
+                    self._drop_revoked()
                 self._send_wishes()
         except Exception:  # noqa: BLE001 - the process must not live on deaf: readiness turns false and the log says why
             logger.exception("inlet.stopped")
         finally:
-            self._close()
-
-    def _close(self) -> None:
-        self._socket.close(linger=100)  # time for the last acknowledgements to leave
-        self._context.term()
+            self._gate.close(linger=100)  # time for the last acknowledgements to leave
 
     def _guarded_batch(self) -> None:
         try:
@@ -151,15 +128,15 @@ class Inlet:
             news = self._pipeline.commit()
         except _Poison as poison:  # a message we cannot survive costs itself, not the collector
             logger.error("message.failed", exc_info=poison.__cause__)
-            self._undo(f"the collector failed on a message: {poison.__cause__!r}", culprit=poison.identity)
+            self._undo(f"the collector failed on a message: {poison.__cause__!r}", culprit=poison.peer)
         except (sqlite3.Error, OSError) as error:
             self._undo(f"the store could not take it: {error}")
             self._stop.wait(0.5)  # a full disk does not empty faster for being asked more often
         else:
-            for identity in self._to_acknowledge:
-                session = self._sessions.get(identity)
+            for peer in self._to_acknowledge:
+                session = self._sessions.get(peer)
                 if session is not None:
-                    self._send(identity, Ack(session.stream.high))
+                    self._send(peer, Ack(session.stream.high))
             self._to_acknowledge.clear()
             for item in news:
                 self._advise(item)
@@ -168,115 +145,130 @@ class Inlet:
         until = time.monotonic() + GROUP_SECONDS
         for _ in range(DRAIN):
             try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)  # a frame knows who sent it
             except zmq.Again:
                 return
-            if len(parts) != 2:
-                self._refuse(parts[0], "bad_message", f"Got a message of {len(parts) - 1} parts; need one.")
+            peer = tuple(frame.bytes for frame in frames[:-1])
+            if not 1 <= len(peer) <= 2 or len(peer[-1]) > MOST_NAME_BYTES:
+                self._refuse(
+                    peer[:1],
+                    "bad_message",
+                    f"Got a message of {len(frames) - 1} parts; need one, and a relay's name for the stream before it.",
+                )
                 continue
             try:
-                self._take(parts[0], parts[1])
+                self._take(peer, self._gate.user_of(frames[-1]), frames[-1].bytes)
             except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError) as error:
-                raise _Poison(parts[0]) from error
+                raise _Poison(peer) from error
             except (sqlite3.Error, OSError):
                 raise
             except Exception as error:
-                raise _Poison(parts[0]) from error
+                raise _Poison(peer) from error
             if time.monotonic() > until:
                 return
 
-    def _take(self, identity: bytes, data: bytes) -> None:
+    def _take(self, peer: Peer, user: str, data: bytes) -> None:
+        owner = self._gate.owner_of(user)
+        if owner is None:
+            self._refuse(peer, "forbidden", "The key was revoked. Ask for another where the collector runs.")
+            return
         try:
             message = decode_for_collector(data)
         except MessageTooLarge as error:
-            self._refuse(identity, "too_large", str(error))
+            self._refuse(peer, "too_large", str(error))
         except UnknownVersion as error:
-            self._refuse(identity, "version", str(error))
+            self._refuse(peer, "version", str(error))
         except WireError as error:
-            self._refuse(identity, "bad_message", str(error))
+            self._refuse(peer, "bad_message", str(error))
         else:
             if isinstance(message, Hello):
-                self._greet(identity, message)
-            elif identity not in self._sessions:
-                self._refuse(identity, "unknown_stream", "Got a message before its Hello.")
+                self._greet(peer, user, owner, message)
+                return
+            session = self._sessions.speaking(peer, user)
+            if session is None:
+                self._refuse(peer, "unknown_stream", "Got a message before its Hello.")
+            elif isinstance(message, Report) and not self._reports.take(user):
+                self._refuse(
+                    peer, "busy", "Got more reports a second than one key may send (limits.reports_per_second)."
+                )
             else:
-                self._take_of_stream(identity, message, data)
+                self._take_of_stream(peer, session.stream, message, data)
 
-    def _greet(self, identity: bytes, hello: Hello) -> None:
-        if len(self._sessions) >= SESSIONS and identity not in self._sessions:
-            self._sessions.pop(next(iter(self._sessions)))  # the longest unheard; if it lives, it will greet again
-        self._sessions.pop(identity, None)
-        self._sessions[identity] = Session(self._pipeline.hello(hello), hello.tightens)
-        self._to_acknowledge.add(identity)
+    def _greet(self, peer: Peer, user: str, owner: str, hello: Hello) -> None:
+        if not self._pipeline.knows(hello) and not self._new_streams.take(user):
+            self._refuse(peer, "busy", "Got more new streams than one key may open in so short a time.")
+            return
+        try:
+            stream = self._pipeline.hello(hello, owner)
+        except NotOwner as error:
+            self._refuse(peer, "forbidden", str(error))
+            return
+        except TooManyRuns:
+            self._refuse(
+                peer, "busy", "As many runs report as there may be in memory (limits.runs); start another collector."
+            )
+            return
+        self._sessions.open(peer, Session(stream, user, hello.tightens))
+        self._to_acknowledge.add(peer)
 
-    def _take_of_stream(self, identity: bytes, message: Schema | Report | Goodbye, data: bytes) -> None:
-        stream = self._sessions[identity].stream
+    def _take_of_stream(self, peer: Peer, stream: Stream, message: Schema | Report | Goodbye, data: bytes) -> None:
         try:
             if isinstance(message, Schema):
                 self._pipeline.schema(stream, message, data)
             else:
-                self._take_numbered(identity, stream, message, data)
+                self._take_numbered(peer, stream, message, data)
         except UnknownStream:
-            self._refuse(identity, "unknown_stream", "The run was put aside to make room; greet again.")
+            self._refuse(peer, "unknown_stream", "The run was put aside to make room; greet again.")
         except UnknownSchema:
-            self._refuse(identity, "unknown_schema", "Got a report against a schema that was not sent.")
+            self._refuse(peer, "unknown_schema", "Got a report against a schema that was not sent.")
         except BadMessage as error:
-            self._refuse(identity, "bad_message", str(error))
+            self._refuse(peer, "bad_message", str(error))
 
-    def _take_numbered(self, identity: bytes, stream: Stream, message: Report | Goodbye, data: bytes) -> None:
+    def _take_numbered(self, peer: Peer, stream: Stream, message: Report | Goodbye, data: bytes) -> None:
         if message.seq <= stream.high:
             self._health.duplicates.inc()
-            self._to_acknowledge.add(identity)
+            self._to_acknowledge.add(peer)
             return
         if message.seq > stream.high + 1:
-            self._refuse(identity, "gap", f"Got number {message.seq}; need {stream.high + 1} next.")
+            self._refuse(peer, "gap", f"Got number {message.seq}; need {stream.high + 1} next.")
             return
         if isinstance(message, Report):
             self._pipeline.report(stream, message, data)
         else:
             self._pipeline.goodbye(stream, message, data)
-        self._to_acknowledge.add(identity)
+        self._to_acknowledge.add(peer)
 
     # -- answers ----------------------------------------------------------------------------------
 
-    def _refuse(self, identity: bytes, reason: str, detail: str) -> None:
+    def _refuse(self, peer: Peer, reason: str, detail: str) -> None:
         self._health.rejected.labels(reason).inc()
-        session = self._sessions.pop(identity, None)  # what follows in the pipe is refused until the agent greets again
-        answer = "bad_message" if reason == "too_large" else reason
-        self._send(identity, Nack(answer, 0 if session is None else session.stream.high, detail[:2000]))  # type: ignore[arg-type]  # one of Nack's reasons
-        event("message.rejected", logging.WARNING, reason=reason, detail=detail)
+        session = self._sessions.end(peer)
+        answer = _ANSWERS.get(reason, reason)
+        self._send(peer, Nack(answer, 0 if session is None else session.stream.high, detail[:2000]))  # type: ignore[arg-type]  # one of Nack's reasons
+        self._log("message.rejected", logging.WARNING, reason=reason, detail=detail)
 
-    def _undo(self, detail: str, culprit: bytes | None = None) -> None:
+    def _drop_revoked(self) -> None:
+        for peer, session in self._sessions:
+            if self._gate.owner_of(session.user) is None:
+                self._to_acknowledge.discard(peer)
+                self._refuse(peer, "forbidden", "The key was revoked. Ask for another where the collector runs.")
+
+    def _undo(self, detail: str, culprit: Peer | None = None) -> None:
         """Take back everything since the last commit; agents greet again and send it again."""
         self._health.store_errors.inc()
         self._pipeline.rollback()
-        for identity in {*self._sessions, *([culprit] if culprit else [])}:
-            reason: Literal["bad_message", "store"] = "bad_message" if identity == culprit else "store"
-            self._send(identity, Nack(reason, 0, detail[:2000]))
+        for peer in {*(each for each, _ in self._sessions), *([culprit] if culprit else [])}:
+            reason: Literal["bad_message", "store"] = "bad_message" if peer == culprit else "store"
+            self._send(peer, Nack(reason, 0, detail[:2000]))
         self._sessions.clear()
         self._to_acknowledge.clear()
         event("batch.undone", logging.ERROR, detail=detail)
 
     def _advise(self, news: News) -> None:
-        t = news.transition
-        if not t.act:  # not certain enough to act on, or told before
+        if not news.transition.act:  # not certain enough to act on, or told before
             return
-        way = (t.from_phase, t.to_phase)
-        if t.state == "retracted":  # the run is back where it came from: a loop that acts on phases must see that
-            way = (t.to_phase, t.from_phase)
-        advice = Advice(
-            t.machine,
-            *way,
-            t.happened_step,
-            t.known_step,
-            t.confidence,
-            t.severity,
-            t.advice,
-            t.evidence.sentence[:2000],
-            t.undo,
-        )
-        listeners = [identity for identity, of in self._sessions.items() if of.stream.run_id == news.run.id]
-        delivered = [self._send(identity, advice) for identity in listeners]
+        advice = advice_of(news.transition)
+        delivered = [self._send(peer, advice) for peer, _ in self._sessions.heard(news.run.id)]
         if not any(delivered):
             self._health.advice_undelivered.inc()
 
@@ -284,25 +276,25 @@ class Inlet:
         for _ in range(len(self._unsent)):
             run_id, rank, wish = self._unsent.popleft()
             living = (
-                (identity, session.tightens)
-                for identity, session in reversed(self._sessions.items())  # an agent that comes back is another session
-                if (session.stream.run_id, session.stream.rank) == (run_id, rank) and not session.stream.finished
+                (peer, session.tightens)
+                for peer, session in self._sessions.heard(run_id)  # an agent that comes back is another session
+                if session.stream.rank == rank and not session.stream.finished
             )
-            identity, tightens = next(living, (b"", False))
-            if not identity:
+            peer, tightens = next(living, ((), False))
+            if not peer:
                 self._account("no stream", run_id, rank, wish)
             elif not tightens:
                 self._account("not understood", run_id, rank, wish)
             else:
-                self._account("sent" if self._send(identity, wish) else "undelivered", run_id, rank, wish)
+                self._account("sent" if self._send(peer, wish) else "undelivered", run_id, rank, wish)
 
     def _account(self, answer: str, run_id: str, rank: int, wish: Tighten) -> None:
         self._health.wishes.labels(answer).inc()
         event("wish." + answer.replace(" ", "_"), run=run_id, rank=rank, quantity=wish.quantity, times=wish.times)
 
-    def _send(self, identity: bytes, message: ToAgent) -> bool:
+    def _send(self, peer: Peer, message: ToAgent) -> bool:
         try:
-            self._socket.send_multipart([identity, encode(message)], zmq.NOBLOCK)
+            self._socket.send_multipart([*peer, encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError:  # the agent is gone or its pipe is full; it will greet again
             return False
         return True

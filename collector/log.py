@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 
 logger = logging.getLogger("collector")
@@ -38,3 +39,18 @@ def to_stderr(level: str) -> None:
     logger.handlers = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+class Seldom:
+    """Logs what may happen a thousand times a second once in ``seconds`` a reason; counting it is its own business."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._last: dict[str, float] = {}
+
+    def __call__(self, name: str, level: int, *, reason: str, **fields: object) -> None:
+        """Log the event if none for this reason was logged for so long."""
+        now = time.monotonic()
+        if now - self._last.get(reason, -self._seconds) >= self._seconds:
+            self._last[reason] = now
+            event(name, level, reason=reason, **fields)

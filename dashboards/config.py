@@ -60,6 +60,11 @@ SILENT_KEEP = "5m"
 LOSS_WINDOW = "10m"
 """Long enough to be seen by somebody who looks in now and then; the counter itself remembers for ever."""
 
+LATE_SECONDS = 300
+"""A report that was so long on its way is late; an outage that is shorter is nobody's business."""
+LATE_FOR = "10m"
+"""Longer than it takes to catch up with a day at a report a second."""
+
 OVERHEAD_RATIO = 0.05
 """The default budget is 2 %; at 5 % it is not kept, or was set higher on purpose and the rule should be too."""
 

@@ -107,6 +107,31 @@ ABOUT_RUNS = (
         ),
     ),
     Alert(
+        name="ReportsLate",
+        expr=f"""
+        max by (job, run) (phasewatch_run_report_lag_seconds) > {c.LATE_SECONDS}
+          unless on (job, run) (phasewatch_run_state{{state="finished"}} == 1)
+        """,
+        hold=c.LATE_FOR,
+        keep=c.LATE_FOR,
+        severity="warning",
+        summary="What is shown of {{ $labels.run }} is old.",
+        description=(
+            "The newest report of {{ $labels.run }} was {{ $value | humanizeDuration }} on its way. "
+            "{{ with printf `sum(phasewatch_run_waiting_reports{run=%q})` $labels.run | query }}{{ . | first | value }}{{ end }} "
+            "reports waited at its agents when they last greeted."
+        ),
+        meaning=(
+            "Reports arrive long after they were made: the agents catch up after an outage, at a pace that leaves training its "
+            "processor, or the collector, the relay or the network takes less than is reported. Nothing is lost; phases are told late. "
+            "A report of a job that died long ago, delivered by the next job on its machine, is late for good reason."
+        ),
+        remedy=(
+            "After an outage wait: two thousand reports a second come in from each agent. If it grows, look at the collector's "
+            "processor time and at `phasewatch_commit_seconds`, then at a second collector or a longer schedule of the probes."
+        ),
+    ),
+    Alert(
         name="AgentOverBudget",
         expr=f"""
         run:phasewatch_agent_overhead_ratio:max > {c.OVERHEAD_RATIO}

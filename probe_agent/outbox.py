@@ -26,7 +26,7 @@ from probe_post.errors import SpoolError
 from probe_post.estate import Estate
 from probe_post.ledger import Ledger
 from probe_post.line import Line
-from probe_wire import Advice, Run, Tighten, encode
+from probe_wire import Advice, Hello, Run, Tighten, encode
 from probe_wire.agent_key import AgentKey
 
 CLOSE_SECONDS = 1.3
@@ -116,12 +116,15 @@ class ZmqOutbox:
         self._stream = Stream(run, rank, step, tightens=wish is not None)
         self._root = root or spools.root()
         self._ledger = Ledger(capacity, self._complain)
-        self._line = Line(address, key)
-        self._courier = Courier(self._line.put, self._stream.hello, self._ledger, self._complain)
+        self._line = Line(address, key, self._complain)
+        self._courier = Courier(self._line.put, self._hello, self._ledger, self._complain)
         self._estate = Estate(self._root, address, key, tell)
         self._thread = threading.Thread(target=self._deliver, name="phasewatch-outbox", daemon=True)
         self._thread.start()
         _open.add(self)
+
+    def _hello(self, first: int) -> Hello:
+        return self._stream.hello(first, len(self._ledger))
 
     def put(self, draft: Draft) -> None:
         """Queue the report; a deque append, nothing else happens in the training thread."""

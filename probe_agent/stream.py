@@ -39,9 +39,10 @@ class Stream:
         self._last_losses = Losses()
         self._last_step = 0
 
-    def hello(self, first: int) -> Hello:
-        """The greeting of a stream whose lowest number still to be had is ``first``."""
-        return Hello(self._run, self._rank, self._epoch, first, max(self._step(), 0), self._tightens)
+    def hello(self, first: int, waiting: int = 0) -> Hello:
+        """The greeting of a stream whose lowest number still to be had is ``first``, with so many messages to deliver."""
+        step = max(self._step(), 0)
+        return Hello(self._run, self._rank, self._epoch, first, step, self._tightens, time.time(), waiting)
 
     def report(self, draft: Draft, seq: int, lost: int) -> Message:
         """The report of this number, with what was lost on the way so far beside the losses it brings.

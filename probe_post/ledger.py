@@ -47,13 +47,15 @@ class Ledger:
         self._passed = 0  # the highest number that was made ready, is committed, or is lost
         self._waiting: deque[Message] = deque()
         self._waiting_bytes = 0
-        self._synced = time.monotonic()
+        self._synced_at = time.monotonic()
+        self._synced = 0
         self._refused = -SYNC_SECONDS
 
     def use(self, spool: Spool) -> None:
         """Keep everything in this spool from now on, and deliver what it holds first; to be called before the first message."""
         self._spool = spool
         self.last = spool.last
+        self._synced = spool.last
         self._passed = spool.first - 1
 
     def __len__(self) -> int:
@@ -101,15 +103,17 @@ class Ledger:
             self._refused = time.monotonic()
             self._complain("spool", f"reports wait in memory, where a killed job loses them: {error}")
 
-    def sync(self) -> None:
-        """Once a second, have what is on disk survive a power cut."""
+    def sync(self, every: float = SYNC_SECONDS) -> int:
+        """Have what is on disk survive a power cut, once in so many seconds. Returns the highest number that does."""
         now = time.monotonic()
-        if self._spool is not None and now - self._synced >= SYNC_SECONDS:
-            self._synced = now
+        if self._spool is not None and now - self._synced_at >= every:
+            self._synced_at = now
             try:
                 self._spool.sync()
+                self._synced = self._spool.last
             except OSError as error:
                 self._complain("sync", f"reports on disk may not survive a power cut: {error}")
+        return self._synced
 
     # -- what is to be sent -----------------------------------------------------------------------
 

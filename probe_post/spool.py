@@ -1,8 +1,8 @@
 """Spool: the messages of one stream on disk, from when they are numbered until the collector has committed them.
 
-    ROOT/COLLECTOR/EPOCH/lock            held by the process that writes or delivers them
-                         00…01.segment   records; the name is the number of the first message
-                         00…92.segment
+    ROOT/COLLECTOR/STREAM/lock            held by the process that writes or delivers them
+                          00…01.segment   records; the name is the number of the first message
+                          00…92.segment
 
 What has been written survives the death of the job at once and, from the next `sync` on, that of the machine. A segment goes
 when everything in it is acknowledged. Each says whose stream it is and repeats the schemas its messages refer to, so that it can
@@ -71,8 +71,8 @@ class Spool:
         self._forgotten = 0
 
     @classmethod
-    def create(cls, folder: Path, stream: bytes, *, cap: int = CAP_BYTES) -> Self:
-        """A new spool of the stream that an encoded Hello opens.
+    def create(cls, folder: Path, stream: bytes, *, last: int = 0, cap: int = CAP_BYTES) -> Self:
+        """A new spool of the stream that an encoded Hello opens; its messages follow the number ``last``.
 
         Raises:
             OSError: it cannot be made there.
@@ -83,7 +83,7 @@ class Spool:
         young.rename(folder)
         if lock is None:
             raise OSError(f"another process has just taken {folder}")
-        return cls(folder, lock, stream, [], 0, cap)
+        return cls(folder, lock, stream, [], last, cap)
 
     @classmethod
     def adopt(cls, folder: Path) -> "Spool | None":

@@ -1,6 +1,6 @@
 """Spools: where the reports of this user's jobs wait on this machine, and which of them nobody delivers any more.
 
-    ROOT/COLLECTOR/EPOCH/…        one spool for each stream; COLLECTOR stands for an address
+    ROOT/COLLECTOR/STREAM/…       one spool for each stream; COLLECTOR stands for an address
 
 A job that was killed leaves its spool behind. The next job here that reports to the same collector delivers it, and so does
 ``probe-agent spool deliver``. What dead jobs may keep has a cap of its own: beyond it their oldest reports go; the collector
@@ -42,7 +42,7 @@ def create(root: Path, collector: str, hello: Hello, greeting: bytes, *, cap: in
     home = _home(root, collector)
     try:
         _own(root)
-        spool = Spool.create(home / hello.epoch, greeting, cap=cap)
+        spool = Spool.create(home / stream_name(hello), greeting, last=hello.first - 1, cap=cap)
         with suppress(OSError):
             (home / _ADDRESS).write_text(collector, encoding="utf-8")  # the folder's name does not tell it
     except OSError as error:
@@ -136,6 +136,11 @@ def _age(folder: Path) -> float:
         return max((path.stat().st_mtime for path in folder.glob("*.segment")), default=0.0)
     except OSError:
         return 0.0
+
+
+def stream_name(hello: Hello) -> str:
+    """The folder of a stream: a digest, as what a stranger calls a stream must not choose where it is written."""
+    return hashlib.sha256(f"{hello.run.id} {hello.rank} {hello.epoch}".encode()).hexdigest()[:16]
 
 
 def _home(root: Path, collector: str) -> Path:

@@ -48,7 +48,7 @@ class AgentKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """
         try:
             key = msgspec.json.decode(read_private(path), type=cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise KeyFileError(
                 f"Got the key file {path}, which is not a whole key: {error}. Copy it again from the collector, "
                 "or make another there with: probe-collector keys create NAME --out FILE"

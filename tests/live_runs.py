@@ -26,7 +26,9 @@ def open_run(live: Live, name: str = "resnet", *, id: str | None = None, now: fl
         **about,
     }
     run = live.open(Run(id=id or f"id-{name.encode().hex()[:20]}", name=name, **settings), now)  # type: ignore[arg-type]
-    run.ranks[0] = RankState(step=400, last_heard=now, training_seconds=98.0, probe_seconds=2.0, reports=4)
+    run.ranks[0] = RankState(
+        step=400, last_heard=now, training_seconds=98.0, probe_seconds=2.0, reports=4, clock_ahead=0.2, lag=0.05
+    )
     return run
 
 

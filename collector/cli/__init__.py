@@ -5,18 +5,25 @@ import sys
 import typer
 
 from collector.cli.backtest import backtest
+from collector.cli.backup import backup
 from collector.cli.check import check
+from collector.cli.doctor import doctor
+from collector.cli.export import export
+from collector.cli.forward import forward
+from collector.cli.keys import keys
 from collector.cli.plan import plan
+from collector.cli.relay import relay
 from collector.cli.replay import replay
 from collector.cli.rules import rules
 from collector.cli.runs import runs
 from collector.cli.serve import serve
+from collector.cli.tokens import tokens
 from collector.cli.transitions import transitions
 from collector.errors import CollectorError
 from collector.phases import MachineError
 
-COMMANDS = (serve, check, runs, transitions, replay, plan, backtest)
-GROUPS = {"rules": rules}
+COMMANDS = (serve, relay, check, runs, transitions, replay, plan, backtest, tokens, doctor, backup, export, forward)
+GROUPS = {"keys": keys, "rules": rules}
 """Verbs that have verbs of their own."""
 
 app = typer.Typer(

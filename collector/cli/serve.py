@@ -16,5 +16,6 @@ def serve(
     settings, _ = configured(config, store, inlet_address, web_host, web_port)
     to_stderr(settings.log.level)
     daemon = Daemon(settings)
-    print(f"page    {daemon.page_address}\ninlet   {daemon.inlet_address}\nstore   {settings.store.path}", flush=True)
+    print(f"page    {daemon.page_address}\ninlet   {daemon.inlet_address}\nstore   {settings.store.path}")
+    print(f"access  {daemon.access}", flush=True)
     daemon.run()

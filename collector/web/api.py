@@ -4,14 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
-import numpy as np
 from starlette.exceptions import HTTPException
 
 from collector.live import Live
 from collector.phases import MACHINES, Machine, Span
 from collector.phases.spans import spans_of
 from collector.store.queries import Points, Reader, RunRow
-from collector.web.decimate import keep
 from collector.web.record import Record
 from collector.web.views import (
     OUTCOMES,
@@ -33,12 +31,13 @@ MAX_POINTS_IN_ALL = 400_000
 
 
 class RunList(msgspec.Struct, frozen=True):
-    """The runs heard last, how many there are in all, and where an agent would send to."""
+    """The runs heard last, how many there are in all, where an agent would send to, and whether it needs a key."""
 
     now: float
     address: str
     total: int
     runs: list[RunView]
+    guarded: bool
 
 
 class SeriesView(msgspec.Struct, frozen=True):
@@ -74,8 +73,11 @@ class Api:
         address: str,
         machines: Sequence[Machine] = MACHINES,
         record: Record | None = None,
+        *,
+        guarded: bool = False,
     ) -> None:
         self._reader = reader
+        self._guarded = guarded
         self._live = live
         self._address = address
         self._phases = known_phases(machines)
@@ -86,7 +88,7 @@ class Api:
         rows = self._reader.runs()
         now = time.time()
         views = [self._view(row, now) for row in rows[:MAX_RUNS]]
-        return msgspec.json.encode(RunList(now, self._address, len(rows), views))
+        return msgspec.json.encode(RunList(now, self._address, len(rows), views, self._guarded))
 
     def run(self, run_id: str) -> bytes:
         """One run."""
@@ -124,9 +126,9 @@ class Api:
             raise HTTPException(404, f"Got quantity={name!r}; this run measures {known}. Ask for one of these.")
         rows = [row for row in rows if which == "all" or ("layer" in row.labels) == (which == "layers")]
         limit = max(10, min(limit, MAX_POINTS_IN_ALL // max(len(rows), 1)))
-        found = self._reader.points([row.id for row in rows], after)
+        found = self._reader.points([row.id for row in rows], after, limit)
         frame = max((points.frame[-1] for points in found.values() if points.frame), default=after)
-        series = [_series(row.rank, row.labels, row.settings, found[row.id], limit) for row in rows]
+        series = [_series(row.rank, row.labels, row.settings, found[row.id]) for row in rows]
         return msgspec.json.encode(PointsView(name, frame, series))
 
     def transitions(self, run_id: str) -> bytes:
@@ -159,24 +161,18 @@ class Api:
         return spans_of(stored.transition for stored in self._reader.transitions(run_id))
 
 
-def _series(rank: int, labels: dict[str, str], settings: dict[str, str], points: Points, limit: int) -> SeriesView:
-    size = len(points.frame)
-    if size <= limit:
-        return SeriesView(
-            rank, labels, settings, 0, points.step, points.value, points.stderr, points.paired, points.n, points.outcome
-        )
-    kept = keep(np.asarray(points.value), np.asarray(points.outcome, dtype=np.int64), limit).tolist()
+def _series(rank: int, labels: dict[str, str], settings: dict[str, str], points: Points) -> SeriesView:
     return SeriesView(
         rank,
         labels,
         settings,
-        size - len(kept),
-        [points.step[i] for i in kept],
-        [points.value[i] for i in kept],
-        [points.stderr[i] for i in kept],
-        [points.paired[i] for i in kept],
-        [points.n[i] for i in kept],
-        [points.outcome[i] for i in kept],
+        points.folded,
+        points.step,
+        points.value,
+        points.stderr,
+        points.paired,
+        points.n,
+        points.outcome,
     )
 
 

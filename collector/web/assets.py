@@ -18,6 +18,7 @@ FILES = (
     "heatmap.js",
     "legend.js",
     "link.js",
+    "login.js",
     "marks.js",
     "noise.js",
     "palette.js",

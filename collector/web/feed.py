@@ -10,7 +10,7 @@ so nothing here has to be remembered for a page that is away.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
@@ -76,7 +76,7 @@ class Feed:
             for box in self._boxes:
                 box.wake()
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes]:
         """The server-sent events of one page, until it leaves or the feed is closed."""
         box = _Mailbox(asyncio.get_running_loop(), self._waiting)
         with self._lock:

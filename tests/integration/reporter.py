@@ -17,7 +17,7 @@ def draft(step: int) -> Draft:
 
 
 def main() -> None:
-    """``reporter.py ADDRESS RUN RANK RATE COUNT``."""
+    """``reporter.py ADDRESS RUN RANK RATE COUNT``; then waits to be ended."""
     address, run = sys.argv[1:3]
     rank, rate, count = map(int, sys.argv[3:6])
     outbox = ZmqOutbox(address, Run(run, run, "host", os.getpid(), time.time()), rank, lambda: 0)
@@ -25,7 +25,7 @@ def main() -> None:
         outbox.put(draft(step))
         os.write(1, b"%d\n" % step)
         time.sleep(1 / rate)
-    outbox.close("finished")
+    time.sleep(60)
 
 
 if __name__ == "__main__":

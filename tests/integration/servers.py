@@ -120,12 +120,15 @@ def alertmanager(config: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def page(render: Callable[[], bytes], content_type: str) -> Iterator[str]:
-    """The address (host:port) of a server whose ``/metrics`` is what ``render`` returns."""
+def page(render: Callable[[], bytes], content_type: str, token: str) -> Iterator[str]:
+    """The address (host:port) of a server whose ``/metrics`` is what ``render`` returns to who shows the token."""
 
     class Handler(_Quiet):
         def do_GET(self) -> None:
-            self.answer(render(), content_type)
+            if self.headers["Authorization"] == f"Bearer {token}":
+                self.answer(render(), content_type)
+            else:
+                self.send_error(401)
 
     with _serving(Handler) as address:
         yield address

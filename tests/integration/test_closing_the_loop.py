@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import probe_agent
+from collector.gate import Gate
 from collector.health import WISH_ANSWERS, Health
 from collector.inlet import Inlet
 from collector.live import Live
@@ -30,7 +31,8 @@ class Collector:
         self.store = Store(folder / "s.db")
         self.health = Health()
         pipeline = Pipeline(self.store, Live(), self.health, (), tick=lambda *_: None)
-        self.inlet = Inlet("tcp://127.0.0.1:*", pipeline, self.health)
+        self.gate = Gate("tcp://127.0.0.1:*", None, self.health)
+        self.inlet = Inlet(self.gate, pipeline, self.health)
         self.inlet.start()
 
     def wishes(self) -> dict[str, float]:
@@ -74,7 +76,7 @@ class Job:
             loss_fn=F.cross_entropy,
             probe_batch=(self.x, self.y),
             run="tightened",
-            collector=collector.inlet.address,
+            collector=collector.gate.address,
             watches=[Watch(Every(20), (Loss(),))],
             budget=Budget(share=1000),
             **settings,

@@ -1,9 +1,7 @@
 """The main job: a real training run on real data, a real collector process, every hop between them."""
 
-import contextlib
 import json
 import re
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,6 +16,7 @@ import zmq
 from torch import nn
 
 import probe_agent
+from collector.store.queries import Reader
 from probe_agent import Budget, Every, Watch
 from probe_agent.probes.loss import Loss
 from probe_wire import Nack, decode_for_agent
@@ -52,11 +51,12 @@ def small_run(
 
 def stored_steps(store: Path) -> Counter[tuple[int, int]]:
     """The multiset of (rank, step) of all committed reports: the only honest witness of exactly-once."""
-    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
-        rows = db.execute(
-            "SELECT s.rank, p.step FROM points p JOIN series s ON s.id = p.series_id WHERE s.quantity = 'probe_loss'"
-        ).fetchall()
-    return Counter(rows)
+    reader = Reader(store)
+    series = {
+        row.id: row.rank for run in reader.runs() for row in reader.series(run.id) if row.quantity == "probe_loss"
+    }
+    points = reader.points(list(series))
+    return Counter((series[series_id], step) for series_id, column in points.items() for step in column.step)
 
 
 def test_digits_end_to_end_a_transition_is_detected_stored_shown_exported_and_replayed(tmp_path: Path) -> None:

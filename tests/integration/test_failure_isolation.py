@@ -1,16 +1,15 @@
 """Whatever happens to a job, its exit status, output and training are what they are without the agent, and it ends in time."""
 
-import contextlib
 import os
 import signal
 import socket
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from collector.store.queries import Reader
 from tests.integration.collector_process import CollectorProcess, eventually
 from tests.integration.nursery import Ended, Nursery
 
@@ -52,18 +51,9 @@ def stored(collector: CollectorProcess, job: str, count: int = 1) -> list[list[i
         return [run["id"] for run in runs] if [run["state"] for run in runs] == ["finished"] * count else []
 
     ids = eventually(ended, seconds=10, what=f"the end of {job}")
-    with contextlib.closing(sqlite3.connect(f"file:{collector.store}?mode=ro", uri=True)) as db:
-        return [
-            [
-                step
-                for (step,) in db.execute(
-                    "SELECT p.step FROM points p JOIN series s ON s.id = p.series_id WHERE s.quantity = 'probe_loss' AND s.run_id = ? "
-                    "ORDER BY p.step",
-                    (run,),
-                )
-            ]
-            for run in ids
-        ]
+    reader = Reader(collector.store)
+    losses = [[row.id for row in reader.series(run) if row.quantity == "probe_loss"] for run in ids]
+    return [sorted(step for column in reader.points(each).values() for step in column.step) for each in losses]
 
 
 # -- processes ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from collector.exporter import CATALOGUE, CONTENT_TYPE, Exporter
 from collector.health import Health
 from collector.live import Live
 from collector.phases import MACHINES
+from collector.tokens import Tokens
 from dashboards import config as c
 from dashboards.alerts import ALERTS, RECORDINGS
 from dashboards.rule import Alert, Recording
@@ -39,6 +40,7 @@ from tests.integration.servers import (
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "dashboards" / "rules"
+SHIPPED = ROOT / "docker" / "prometheus.yml"
 BOARD = json.loads((ROOT / "dashboards/out/run.json").read_text(encoding="utf-8"))
 PHASES = {machine.name: tuple(phase.name for phase in machine.phases) for machine in MACHINES}
 QUANTITIES: list[Quantity] = [quantity for probe in PROBES for quantity in probe.quantities]
@@ -148,9 +150,16 @@ def test_every_rule_that_is_made_wrong_fails_the_shipped_tests(tmp_path: Path) -
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("prometheus")
     shutil.copytree(RULES, folder / "rules")
-    training = Training()
+    training, tokens = Training(), Tokens(folder / "keys")
+    tokens.make()
+    shown = (
+        folder
+        / yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["scrape_configs"][0]["authorization"]["credentials_file"]
+    )
+    shown.parent.mkdir()
+    shutil.copy(tokens.path("read"), shown)
     with (
-        page(training.render, CONTENT_TYPE) as target,
+        page(training.render, CONTENT_TYPE, tokens.text("read")) as target,
         webhook() as hooks,
         alertmanager(_shipped_alertmanager(hooks.url), folder) as alerts,
         prometheus(_shipped_prometheus(target, alerts), folder) as server,
@@ -317,7 +326,7 @@ def _check_legend(legend: str, found: list[dict[str, Any]], title: str) -> None:
 
 def _shipped_prometheus(target: str, alerts: str) -> str:
     """docker/prometheus.yml, with this machine's addresses and a hurry."""
-    config = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text(encoding="utf-8"))
+    config = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alerts]
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]

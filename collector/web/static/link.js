@@ -16,6 +16,7 @@ export async function ask(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" } }).catch(() => {
     throw new Refused(0, "The collector does not answer. What you see is what it last said; trying again.");
   });
+  if (response.status === 401) location.replace(`/login#${location.pathname}`);
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Refused(response.status, body.error ?? `The collector answered with status ${response.status}.`);
   return body;
@@ -67,6 +68,7 @@ export class Link extends EventTarget {
   #retry() {
     this.#stop();
     this.#become("lost");
+    ask("/api/runs").catch(tolerate); // an event stream does not tell that the login has ended; this does
     this.#timer = setTimeout(() => this.#open(), this.#wait);
     this.#wait = Math.min(this.#wait * 1.6, LONGEST_WAIT);
   }

@@ -38,13 +38,13 @@ export class RunsPage {
   /** Load the list again. */
   async load() {
     this.#last = Date.now();
-    const { now, address, total, runs } = await ask("/api/runs");
+    const { now, address, total, runs, guarded } = await ask("/api/runs");
     this.#skew = now - Date.now() / 1000;
     this.table.hidden = total === 0;
     this.welcome.hidden = total > 0;
     this.record.hidden = total === 0;
     say(this.count, total > runs.length ? `the ${whole(runs.length)} heard last of ${whole(total)}` : total ? whole(total) : "");
-    if (total === 0) return this.#invite(address);
+    if (total === 0) return this.#invite(address, guarded);
     // Not the latest heard first: runs that report at once would change places all the time.
     runs.sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || b.started_at - a.started_at);
     this.#rows = new Map(runs.map((run) => [run.id, this.#tell(this.#rows.get(run.id) ?? newRow(run.id), run)]));
@@ -98,9 +98,9 @@ export class RunsPage {
   }
 
   /** The empty state: how to make it otherwise. */
-  #invite(bound) {
+  #invite(bound, guarded) {
     const address = bound.replace(/\/\/(0\.0\.0\.0|\*|\[::\])(?=:)/, `//${location.hostname}`); // bound everywhere: this name works
-    const given = `loss_fn=loss_fn, probe_batch=(x, y), run="my run", collector="${address}"`;
+    const given = `loss_fn=loss_fn, probe_batch=(x, y), run="my run", collector="${address}"${guarded ? ', key="NAME.key"' : ""}`;
     const code = `from probe_agent import attach\nmonitor = attach(model, optimizer, ${given})`;
     const copy = el("button", { type: "button", class: "button" }, "Copy");
     copy.addEventListener("click", async () => {
@@ -111,6 +111,7 @@ export class RunsPage {
       el("p", {}, "Two lines attach the agent to a training script. The training loop stays as it is."),
       el("div", { class: "code" }, el("pre", { tabindex: 0 }, el("code", {}, code)), navigator.clipboard ? copy : null),
       el("p", { class: "quiet" }, "This collector listens for agents at ", el("code", {}, address), ". The run appears here by itself."),
+      ...(guarded ? [el("p", { class: "quiet" }, "They need a key. Where the collector runs, ", el("code", {}, "probe-collector keys create NAME"), " makes one.")] : []),
     );
   }
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from collector.config import Config, help_of, load, names, tcp_host_port
+from collector.config import Config, help_of, inlet_is_local, load, names, tcp_host_port
 from collector.errors import ConfigError
 
 
@@ -56,9 +56,10 @@ def test_the_file_of_the_working_directory_is_found(tmp_path: Path, monkeypatch:
         ("[inlet]\naddress = 'tcp://127.0.0.1:99999'\n", "need tcp://HOST:PORT"),
         (
             "[web]\nhost = '0.0.0.0'\n",
-            r"web.host = '0.0.0.0' from .*, which others can reach.*security.trusted_network = true",
+            r"web.host = '0.0.0.0' from .*, which others can reach, and no HTTPS: .* web.tls_cert and web.tls_key",
         ),
-        ("[inlet]\naddress = 'tcp://192.0.2.1:5757'\n", "inlet.address = '192.0.2.1'"),
+        ("[web]\ntls_cert = 'c.pem'\n", r"Got web.tls_cert from .* without web.tls_key; need both"),
+        ("[web]\ntls_key = 'k.pem'\n", r"Got web.tls_key from .* without web.tls_cert; need both"),
         ("[log]\nlevel = 'loud'\n", "Invalid enum value 'loud'"),
     ],
 )
@@ -82,7 +83,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
             {"PHASEWATCH_WEB_PORT": "http"},
             "'web.port' from PHASEWATCH_WEB_PORT that does not fit: Expected `int`, got `str`",
         ),
-        ({"PHASEWATCH_SECURITY_TRUSTED_NETWORK": "maybe"}, "Expected `bool`, got `str`"),
+        ({"PHASEWATCH_WEB_BEHIND_PROXY": "maybe"}, "Expected `bool`, got `str`"),
     ],
 )
 def test_a_wrong_environment_is_refused_by_name(environment: dict[str, str], words: str) -> None:
@@ -91,13 +92,32 @@ def test_a_wrong_environment_is_refused_by_name(environment: dict[str, str], wor
 
 
 def test_the_agents_own_variables_are_not_the_collectors_business() -> None:
-    load(environment={"PHASEWATCH_COLLECTOR": "tcp://x:1", "PHASEWATCH_DISABLE": "1", "PHASEWATCH_RUN_ID": "a"})
+    load(environment={"PHASEWATCH_COLLECTOR": "tcp://x:1", "PHASEWATCH_DISABLE": "1", "PHASEWATCH_KEY": "k"})
 
 
-def test_a_trusted_network_allows_to_listen_beyond_this_machine() -> None:
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("tcp://127.0.0.1:1", True),
+        ("tcp://127.8.9.1:1", True),
+        ("tcp://[::1]:1", True),
+        ("tcp://localhost:1", True),
+        ("ipc:///run/phasewatch/inlet.sock", True),
+        ("tcp://*:1", False),
+        ("tcp://0.0.0.0:1", False),
+        ("tcp://[::]:1", False),
+        ("tcp://eth0:1", False),
+        ("tcp://localhost.evil.example:1", False),
+    ],
+)
+def test_only_an_address_of_this_machine_counts_as_local(address: str, *, local: bool) -> None:
+    assert inlet_is_local(load(flags={"inlet.address": address}, environment={})[0]) is local
+
+
+def test_behind_a_proxy_the_page_may_listen_beyond_this_machine() -> None:
     environment = {
         "PHASEWATCH_WEB_HOST": "0.0.0.0",  # noqa: S104
-        "PHASEWATCH_SECURITY_TRUSTED_NETWORK": "true",
+        "PHASEWATCH_WEB_BEHIND_PROXY": "true",
         "PHASEWATCH_WEB_ALLOWED_HOSTS": "a, b",
     }
     config = load(environment=environment)[0]

@@ -9,11 +9,10 @@ import zmq
 from msgspec import structs
 
 from collector.errors import BindError
-from collector.health import WISH_ANSWERS, Health
-from collector.inlet import MOST_WISHES, Inlet
-from collector.live import Live
+from collector.gate import Gate
+from collector.health import WISH_ANSWERS
+from collector.inlet import MOST_WISHES
 from collector.phases import PhaseEngine, Transition
-from collector.pipeline import Pipeline
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
 from probe_wire import (
@@ -21,93 +20,17 @@ from probe_wire import (
     Ack,
     Advice,
     Column,
-    Estimate,
     Goodbye,
     Hello,
     Nack,
-    Quantity,
     Report,
     Run,
     Schema,
     Tighten,
     ToAgent,
     ToCollector,
-    decode_for_agent,
-    encode,
-    pack,
 )
-
-RUN = Run("run-1", "test", "host", 1, 0.0)
-SCHEMA = Schema(1, (Quantity("fisher_trace", "1", "Help.", "Title", "log"),), (Column("fisher_trace"),))
-
-
-def report(seq: int, value: float = 1.0, *, schema: int = 1, columns: int = 1) -> Report:
-    return Report(seq, seq * 10, 0.0, schema, *pack([Estimate(value, 0.01, 0.005, 8)] * columns))
-
-
-class Agent:
-    """A DEALER socket that says exactly what it is told to."""
-
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.connect(address)
-
-    def say(self, *messages: ToCollector) -> None:
-        for message in messages:
-            self.socket.send(encode(message))
-
-    def hear(self, seconds: float = 5.0) -> ToAgent:
-        assert self.socket.poll(int(seconds * 1000)), f"heard nothing for {seconds} s"
-        return decode_for_agent(self.socket.recv())
-
-    def hear_ack(self, seq: int) -> None:
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            message = self.hear()
-            assert isinstance(message, Ack | Advice), message
-            if message == Ack(seq):
-                return
-        raise AssertionError(f"never heard Ack({seq})")
-
-    def open(self, epoch: str = "a", first: int = 1, *, tightens: bool = False) -> None:
-        self.say(Hello(RUN, 0, epoch, first, tightens=tightens), SCHEMA)
-        assert isinstance(self.hear(), Ack)
-
-
-class Setup:
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "s.db"
-        self.health = Health()
-        self.live = Live()
-        self.told: list[Transition] = []
-        self.ticks: list[tuple[str, int, int]] = []
-        self.store = Store(self.path)
-        self.pipeline = Pipeline(
-            self.store, self.live, self.health, (self,), tick=lambda *tick: self.ticks.append(tick)
-        )
-        self.inlet = Inlet("tcp://127.0.0.1:*", self.pipeline, self.health)
-        self.inlet.start()
-        self.agents: list[Agent] = []
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-
-    def handle(self, run: Run, transition: Transition) -> None:
-        assert run == RUN
-        self.told.append(transition)
-
-    def agent(self) -> Agent:
-        self.agents.append(Agent(self.context, self.inlet.address))
-        return self.agents[-1]
-
-    def close(self) -> None:
-        for agent in self.agents:
-            agent.socket.close(linger=0)
-        self.context.term()
-        self.inlet.stop()
-        self.store.close()
-
-    def count(self, name: str, **labels: str) -> float:
-        return self.health.registry.get_sample_value(f"phasewatch_{name}_total", labels) or 0.0
+from tests.inlets import RUN, SCHEMA, Setup, report
 
 
 @pytest.fixture
@@ -349,7 +272,7 @@ def test_an_address_in_use_is_refused_with_what_to_do(setup: Setup) -> None:
     with pytest.raises(
         BindError, match=r"inlet address tcp://127.0.0.1:\d+, which cannot be listened on: Address already in use.*"
     ):
-        Inlet(setup.inlet.address, setup.pipeline, setup.health)
+        Gate(setup.gate.address, None, setup.health)
 
 
 def test_the_socket_options_that_keep_the_collector_safe_are_set(setup: Setup) -> None:

@@ -1,50 +1,38 @@
 """The page's JSON and the door it stands behind, over a real store."""
 
-import asyncio
 import math
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-import numpy as np
 import pytest
 from msgspec.structs import replace
-from starlette.applications import Starlette
 
 from collector.live import Live
 from collector.phases import Machine, Phase, Span, Turn
 from collector.phases.spans import spans_of
 from collector.store.queries import Reader
+from collector.store.sqlite import Store
 from collector.web import Feed, create_app
-from collector.web.decimate import keep
 from collector.web.guard import POLICY, host_name
 from collector.web.views import known_phases, phase_view
-from probe_wire import Losses, Outcome
-from tests.collector_fixtures import LAYERS, STEPS, Seeded, began, complexity_turn, digits_run, seed, transition
+from probe_wire import Estimate, Losses, Outcome, Report, encode, pack
+from tests.collector_fixtures import (
+    LAYERS,
+    SCHEMA,
+    STEPS,
+    Seeded,
+    began,
+    complexity_turn,
+    digits_run,
+    seed,
+    transition,
+)
+from tests.web_client import Client
 
 ID = digits_run().id
 POINTS = f"/api/runs/{ID}/points"
-
-
-class Client:
-    """A browser without a network: each request goes straight into the application."""
-
-    def __init__(self, app: Starlette) -> None:
-        self._app = app
-
-    def get(self, path: str, **request: Any) -> httpx.Response:
-        return self.request("GET", path, **request)
-
-    def request(self, method: str, path: str, **request: Any) -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self._app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
-                return await client.request(method, path, **request)
-
-        return asyncio.run(send())
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +59,11 @@ def client(seeded: Seeded) -> Client:
     return client_of(seeded)
 
 
-def test_the_list_says_of_each_run_where_it_stands(client: Client) -> None:
+def test_the_list_says_of_each_run_where_it_stands(seeded: Seeded, client: Client) -> None:
     body = client.get("/api/runs").json()
     (run,) = body["runs"]
-    assert (body["total"], body["address"]) == (1, "tcp://127.0.0.1:5757")
+    assert (body["total"], body["address"], body["guarded"]) == (1, "tcp://127.0.0.1:5757", False)
+    assert client_of(seeded, guarded=True).get("/api/runs").json()["guarded"] is True
     assert (run["id"], run["name"], run["state"], run["step"]) == (ID, "digits-cnn", "running", STEPS[-1])
     assert (run["reports"], run["lost"]) == (len(STEPS), 0)
     assert run["losses"] == {"reports_dropped": 0, "snapshots_skipped": 3, "scalars_dropped": 0}
@@ -225,10 +214,12 @@ def test_a_number_that_is_not_known_is_null_beside_its_outcome(client: Client) -
 
 def test_an_infinite_value_is_null_too(tmp_path: Path) -> None:
     young = seed(tmp_path / "store.db", steps=STEPS[:3], now=time.time(), turns=False)
-    with sqlite3.connect(young.path) as db:
-        db.execute("UPDATE points SET value = 9e999 WHERE step = 1")
+    infinite = [Estimate(math.inf, outcome=Outcome.NON_FINITE)] * len(SCHEMA.columns)
+    report = Report(4, 9, 0.0, SCHEMA.id, *pack(infinite))
+    young.store.put_report(young.stream, report, encode(report), young.clock)
+    young.store.commit()
     (series,) = client_of(young).get(POINTS, params={"quantity": "probe_loss"}).json()["series"]
-    assert series["value"][1] is None
+    assert (series["value"][3], series["outcome"][3]) == (None, Outcome.NON_FINITE)
     young.store.close()
 
 
@@ -238,25 +229,6 @@ def test_a_long_series_is_folded_and_says_by_how_much(client: Client) -> None:
     assert series["folded"] == len(STEPS) - len(series["step"])
     assert (series["step"][0], series["step"][-1]) == (STEPS[0], STEPS[-1])
     assert Outcome.OVER_BUDGET in series["outcome"]
-
-
-def test_folding_keeps_every_spike_and_every_kind_of_failure() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=100_000)
-    outcomes = np.zeros(values.size, dtype=np.int64)
-    spikes = rng.choice(values.size, size=40, replace=False)
-    values[spikes] = np.where(np.arange(40) % 2, 50.0, -50.0)
-    values[777], outcomes[777] = math.nan, int(Outcome.NON_FINITE)
-    kept = keep(values, outcomes, 4000)
-    assert kept.size <= 4000
-    assert (np.diff(kept) > 0).all()
-    assert {0, values.size - 1, 777, *spikes.tolist()} <= set(kept.tolist())
-
-
-@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 400])
-def test_folding_never_gives_more_than_asked_for_and_all_where_they_fit(size: int) -> None:
-    kept = keep(np.full(size, math.nan), np.ones(size, dtype=np.int64), 10)
-    assert kept.size == size if size <= 10 else kept.size <= 10
 
 
 def test_transitions_come_with_all_their_evidence(client: Client) -> None:
@@ -350,8 +322,10 @@ def test_a_bad_parameter_is_told_what_came_what_is_needed_and_what_to_do(
 
 def test_a_store_that_cannot_be_read_is_a_sentence_and_not_a_traceback(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
+    Store(path).close()
+    reader = Reader(path)
     path.write_bytes(b"not a store" * 100)
-    app = create_app(Reader(path), Live(), Feed(), lambda: b"", lambda: True)
+    app = create_app(reader, Live(), Feed(), lambda: b"", lambda: True)
     answer = Client(app).get("/api/runs")
     assert answer.status_code == 503
     assert answer.json()["error"].startswith("The store could not be read: ")

@@ -1,7 +1,10 @@
 """The container files, checked without an engine: what they name exists, and what they say is what each program reads."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,12 @@ from dashboards import config as c
 from tests.integration.servers import run_program
 
 ROOT = Path(__file__).resolve().parents[3]
+MAIN = "from collector.cli import main; main()"
 DOCKER = ROOT / "docker"
 COMPOSE = yaml.safe_load((DOCKER / "compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+LASTING = [name for name, service in SERVICES.items() if service["restart"] != "no"]
+OURS = [name for name, service in SERVICES.items() if "build" in service]
 DOCKERFILE = (DOCKER / "collector.Dockerfile").read_text(encoding="utf-8")
 
 # The keys Grafana itself reads from provisioning files (pkg/services/provisioning); it ignores others in silence.
@@ -60,10 +66,10 @@ def test_no_container_can_write_gain_or_hold_what_it_does_not_need(name: str) ->
     assert "cap_add" not in service
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not service.get("privileged")
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] in {"unless-stopped", "no"}
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", LASTING)
 def test_every_port_is_published_on_loopback_only(name: str) -> None:
     assert SERVICES[name]["ports"]
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in SERVICES[name]["ports"])
@@ -80,7 +86,7 @@ def test_every_mount_exists_and_what_is_ours_is_read_only(name: str) -> None:
             assert what in COMPOSE["volumes"], what
 
 
-@pytest.mark.parametrize("name", [name for name in SERVICES if name != "collector"])
+@pytest.mark.parametrize("name", [name for name in SERVICES if name not in OURS])
 def test_every_image_is_pinned_to_a_release(name: str) -> None:
     assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
 
@@ -91,11 +97,12 @@ def test_the_collectors_environment_is_one_its_configuration_takes() -> None:
     assert settings.inlet.address == "tcp://0.0.0.0:5757"
     assert (settings.web.host, settings.web.port) == ("0.0.0.0", 8757)  # noqa: S104  inside its own network
     assert settings.store.path.startswith("/data/")
+    assert settings.security.keys.startswith("/data/")
     assert settings.web.allowed_hosts == ["collector"]
 
 
 def test_published_ports_are_those_the_collector_listens_on() -> None:
-    settings, _ = load(environment=image_environment())
+    settings, _ = load(environment=image_environment() | SERVICES["collector"]["environment"])
     inner = {port.rsplit(":", 1)[1] for port in SERVICES["collector"]["ports"]}
     assert inner == {str(settings.web.port), settings.inlet.address.rsplit(":", 1)[1]}
     exposed = re.search(r"^EXPOSE (.+)$", DOCKERFILE, re.MULTILINE)
@@ -107,7 +114,7 @@ def test_the_image_runs_as_nobody_owns_its_volume_and_says_when_it_is_well() -> 
     assert re.search(r"^USER 65532:65532$", DOCKERFILE, re.MULTILINE)
     assert re.search(r"^VOLUME /data$", DOCKERFILE, re.MULTILINE)
     assert "--owner=65532" in DOCKERFILE
-    assert "http://127.0.0.1:8757/readyz" in DOCKERFILE
+    assert "://127.0.0.1:8757/readyz" in DOCKERFILE
     assert "/readyz" in (ROOT / "collector/web/app.py").read_text(encoding="utf-8")
     assert ("collector-data", "/data", "") in mounts("collector")
     assert DOCKERFILE.index("USER 65532") < DOCKERFILE.index("ENTRYPOINT")
@@ -137,6 +144,11 @@ def test_prometheus_finds_its_rules_where_compose_puts_them(tmp_path: Path) -> N
         (tmp_path / rule).parent.mkdir(exist_ok=True)
         shutil.copy(found, tmp_path / rule)
     shutil.copy(DOCKER / "prometheus.yml", tmp_path)
+    (job,) = read("prometheus.yml")["scrape_configs"]
+    token = tmp_path / job["authorization"]["credentials_file"]
+    assert mounts("prometheus").count(("scrape-token", f"/etc/prometheus/{token.parent.name}", "ro")) == 1
+    token.parent.mkdir()
+    token.touch()
     checked = run_program("promtool", "check", "config", tmp_path / "prometheus.yml")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -156,6 +168,20 @@ def test_the_servers_limits_stand_above_the_collectors_own() -> None:
     (job,) = read("prometheus.yml")["scrape_configs"]
     assert job["sample_limit"] > settings.metrics.series_limit
     assert job["label_value_length_limit"] >= 4 * 200 + len("000.")  # a name has 200 characters, of up to 4 bytes
+
+
+def test_prometheus_waits_for_the_token_that_it_shows(tmp_path: Path) -> None:
+    giver = SERVICES["scrape-token"]
+    assert SERVICES["prometheus"]["depends_on"]["scrape-token"] == {"condition": "service_completed_successfully"}
+    assert ("scrape-token", "/scrape", "") in mounts("scrape-token")
+    assert ("collector-data", "/data", "") in mounts("scrape-token"), "the collector's own folder of keys"
+    assert giver["build"] == SERVICES["collector"]["build"]
+    assert "--owner=65532 --group=65532 --mode=0755 /scrape" in DOCKERFILE
+    *shell, script = giver["entrypoint"]
+    script = script.replace("/scrape/", f"{tmp_path}/").replace("probe-collector", f"{sys.executable} -c '{MAIN}'")
+    environment = {**os.environ, "PHASEWATCH_SECURITY_KEYS": str(tmp_path / "keys"), "PYTHONPATH": str(ROOT)}
+    subprocess.run([*shell, script], check=True, timeout=60, env=environment, cwd=tmp_path)
+    assert (tmp_path / "token").read_text() == (tmp_path / "keys" / "read.token").read_text()
 
 
 def test_alertmanager_takes_its_configuration() -> None:

@@ -1,0 +1,109 @@
+"""The store forwarded to a real PostgreSQL: every point once, whoever is killed in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from collector.store.queries import Reader
+from probe_agent.outbox import ZmqOutbox
+from probe_wire import Run
+from tests.integration.collector_process import ROOT, WITHOUT_TORCH, CollectorProcess, eventually
+from tests.integration.postgresql import PostgreSQLServer
+from tests.integration.reporter import draft
+
+ALL = (
+    "SELECT s.rank, p.step, p.value, p.stderr FROM phasewatch_points p JOIN phasewatch_series s ON s.id = p.series_id "
+    "WHERE s.quantity = 'probe_loss' ORDER BY s.rank, p.step"
+)
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[PostgreSQLServer]:
+    with PostgreSQLServer() as server:
+        yield server
+
+
+def forwarding(store: Path, to: str, *more: str) -> "subprocess.Popen[bytes]":
+    with (store.parent / "forward.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", WITHOUT_TORCH, "forward", to, "--store", str(store), "--every", "0.1", *more],
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+
+def finish(outbox: ZmqOutbox) -> None:
+    eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=20, what="all to be acknowledged")
+    outbox.close("finished")
+
+
+def test_every_point_is_in_the_database_once_though_forwarder_and_database_are_killed(
+    tmp_path: Path, database: PostgreSQLServer
+) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        outboxes = [
+            ZmqOutbox(collector.inlet, Run("kept", "kept", "host", 1, 0.0), rank, lambda: 0) for rank in range(2)
+        ]
+        process = forwarding(store, database.address)
+        step = 0
+        for fault in ("forwarder", "database", "forwarder", "none"):
+            for _ in range(150):
+                step += 1
+                for outbox in outboxes:
+                    outbox.put(draft(step))
+                time.sleep(0.002)
+            if fault == "forwarder":
+                process.kill()
+                process.wait()
+                process = forwarding(store, database.address)
+            if fault == "database":
+                database.end(signal.SIGKILL)
+                database.start()
+        for outbox in outboxes:
+            finish(outbox)
+        wanted = [(rank, each, float(each), 0.1) for rank in range(2) for each in range(1, step + 1)]
+        try:
+            eventually(lambda: len(database.rows(ALL)) >= len(wanted), seconds=30, what="all points to be there")
+        finally:
+            process.terminate()
+            process.wait(10)
+        assert database.rows(ALL) == wanted
+        assert database.rows("SELECT id, reports, finished FROM phasewatch_runs WHERE id = 'kept'") == [
+            ("kept", 1200, "finished")
+        ]
+        assert database.rows(
+            "SELECT title FROM phasewatch_quantities WHERE run_id = 'kept' AND name = 'probe_loss'"
+        ) == [("Loss",)]
+
+
+def test_two_forwarders_at_once_double_nothing(tmp_path: Path, database: PostgreSQLServer) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        outbox = ZmqOutbox(collector.inlet, Run("twice", "twice", "host", 1, 0.0), 7, lambda: 0)
+        for step in range(1, 501):
+            outbox.put(draft(step))
+        finish(outbox)
+    both = [forwarding(store, database.address, "--once") for _ in range(2)]
+    assert [process.wait(30) for process in both] == [0, 0]
+    (series,) = Reader(store).series("twice")
+    assert series.rank == 7
+    found = database.rows(
+        "SELECT COUNT(*), MAX(cursor) FROM phasewatch_points p JOIN phasewatch_series s ON s.id = p.series_id WHERE rank = 7"
+    )
+    assert found == [(500, 500)]
+
+
+def test_a_database_that_is_not_there_is_said_without_its_password(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        done = collector.command("forward", "postgresql://me:secret@127.0.0.1:1/nothing", "--once")
+    assert done.returncode == 2
+    assert "Got the database postgresql://me@127.0.0.1:1/nothing, which cannot be filled" in done.stderr
+    assert "secret" not in done.stderr

@@ -1,0 +1,207 @@
+"""Hostile peers of a real collector: whatever they send, it stands, does not grow, and an honest agent beside them loses nothing."""
+
+import random
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+from msgspec import structs
+
+from collector.store.queries import Reader
+from probe_agent.outbox import ZmqOutbox
+from probe_wire import (
+    Column,
+    Estimate,
+    Goodbye,
+    Hello,
+    Outcome,
+    ProbeCost,
+    Quantity,
+    Report,
+    Run,
+    Schema,
+    ToCollector,
+    encode,
+    pack,
+)
+from tests.integration.collector_process import CollectorProcess, eventually
+from tests.integration.reporter import draft
+from tests.mutants import mutants
+
+LARGE = 64 * 2**20
+EVIL = Run("evil", "evil", "host", 1, 0.0)
+FISHER = Quantity("fisher_trace", "1", "Help.", "Title", "log")
+SCHEMA = Schema(1, (FISHER,), (Column("fisher_trace"),))
+REPORT = Report(1, 1, 0.0, 1, *pack([Estimate(1.0, 0.1, 0.1, 8)]), (ProbeCost("fisher_trace", 0.1),), 1.0, 0.1)
+MESSAGES: tuple[ToCollector, ...] = (Hello(EVIL, 0, "e", 1), SCHEMA, REPORT, Goodbye(2, 2, 0.0, "finished"))
+
+
+class Canary:
+    """An honest agent beside the hostile ones. What it reports must all be in the store, once."""
+
+    def __init__(self, collector: CollectorProcess) -> None:
+        self._collector = collector
+        self._outbox = ZmqOutbox(collector.inlet, Run("canary", "canary", "host", 1, 0.0), 0, lambda: 0)
+        self._step = 0
+
+    def sing(self, reports: int) -> None:
+        for _ in range(reports):
+            self._step += 1
+            self._outbox.put(draft(self._step))
+
+    def lost_nothing(self) -> bool:
+        eventually(lambda: not self._outbox.undelivered, seconds=30, what="the honest agent's reports")
+        self._outbox.close("finished")
+        frames = Reader(self._collector.store).frames("canary")
+        kept = Counter(frame.message.step for frame in frames if isinstance(frame.message, Report))
+        return kept == Counter(range(1, self._step + 1)) and self._outbox.dropped == 0
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[CollectorProcess]:
+    with CollectorProcess(tmp_path / "store.db") as started:
+        yield started
+        assert started.process is not None
+        assert started.process.poll() is None, "it is still the process that was started"
+        assert started.get("/healthz") == "ok\n"
+
+
+@pytest.fixture
+def canary(collector: CollectorProcess) -> Canary:
+    singing = Canary(collector)
+    singing.sing(20)
+    return singing
+
+
+@contextmanager
+def dealer(collector: CollectorProcess) -> Iterator["zmq.Socket[bytes]"]:
+    """A stranger who speaks ZeroMQ."""
+    with zmq.Context() as context:
+        one = context.socket(zmq.DEALER)
+        for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, 0), (zmq.RCVHWM, 10), (zmq.SNDTIMEO, 10_000)):
+            one.setsockopt(option, value)
+        one.connect(collector.inlet)
+        try:
+            yield one
+        finally:
+            one.close(linger=0)
+
+
+def tcp(collector: CollectorProcess, said: bytes = b"") -> socket.socket:
+    """A stranger who speaks anything else."""
+    opened = socket.create_connection(("127.0.0.1", int(collector.inlet.rsplit(":", 1)[1])), timeout=5)
+    opened.sendall(said)
+    return opened
+
+
+def memory(collector: CollectorProcess) -> int:
+    assert collector.process is not None
+    status = Path(f"/proc/{collector.process.pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+)", status)
+    assert found
+    return int(found[1]) * 1024
+
+
+def count(collector: CollectorProcess, name: str) -> float:
+    found = re.findall(rf"^phasewatch_{name}_total(?:{{.*}})? (\S+)$", collector.get("/metrics"), re.MULTILINE)
+    assert found, name
+    return sum(map(float, found))
+
+
+def test_twenty_thousand_mutants_neither_stop_nor_swell_a_collector_and_cost_an_honest_agent_nothing(
+    collector: CollectorProcess, canary: Canary
+) -> None:
+    with dealer(collector) as stranger:
+        stranger.send(encode(MESSAGES[0]))
+        stranger.send(encode(SCHEMA))
+        assert stranger.poll(5000)
+        before = memory(collector)
+        seeds = [encode(message) for message in MESSAGES]
+        for i, mutant in enumerate(mutants(seeds, 20_000)):
+            if i % 200 == 0:
+                canary.sing(5)
+                for message in seeds[:2]:
+                    stranger.send(message)  # so that much of what follows is read as of a stream
+            stranger.send(mutant)
+        eventually(lambda: count(collector, "rejected_messages") > 15_000, seconds=30, what="them to be refused")
+        assert canary.lost_nothing()
+    assert memory(collector) - before < LARGE
+
+
+def test_garbage_other_protocols_and_three_hundred_half_open_peers_leave_an_honest_agent_alone(
+    collector: CollectorProcess, canary: Canary
+) -> None:
+    noise = random.Random(0)
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16 + 32)
+    openings = [b"", b"\xff", greeting[:11], greeting, b"\x01\x00", b"\x00" * 64]
+    openings += [b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"]
+    openings += [greeting + noise.randbytes(64), greeting + b"\x04\xff" * 40, b"\xff" * 4096]
+    before = memory(collector)
+    with ExitStack() as kept_open:
+        for i in range(300):
+            kept_open.enter_context(tcp(collector, openings[i % len(openings)]))
+            if i % 30 == 0:
+                canary.sing(5)
+        for _ in range(200):
+            with tcp(collector, noise.randbytes(noise.randrange(1, 2000))):
+                pass
+        canary.sing(50)
+        assert canary.lost_nothing()
+    assert memory(collector) - before < LARGE
+
+
+def test_messages_of_a_thousand_parts_and_of_sixty_four_megabytes_are_refused(
+    collector: CollectorProcess, canary: Canary
+) -> None:
+    before = memory(collector)
+    with dealer(collector) as stranger:
+        for parts in ([b"x"] * 1000, [b""] * 1000, [], [encode(MESSAGES[0])] * 2, [b"", encode(MESSAGES[0])]):
+            stranger.send_multipart([*parts, b"last"])
+        eventually(lambda: count(collector, "rejected_messages") >= 5, seconds=10, what="them to be refused")
+    for _ in range(4):
+        with dealer(collector) as stranger:
+            stranger.send(bytes(LARGE), copy=False)
+            canary.sing(5)
+            time.sleep(0.1)
+    assert canary.lost_nothing()
+    assert memory(collector) - before < LARGE // 2, "not one of them was taken in"
+
+
+def test_whatever_numbers_a_valid_client_sends_are_kept_shown_and_judged_without_a_failure(
+    collector: CollectorProcess, canary: Canary
+) -> None:
+    odd = (float("nan"), float("inf"), float("-inf"), 1e308, -1e308, 5e-324, -0.0, 1.0)
+    steps = (2**62, 0, 2**62 - 1, 2**53 + 1, 5, 5)
+    names = ("fisher_trace", "probe_loss", "local_complexity", "hessian_lambda_max")
+    schema = Schema(2**62, tuple(structs.replace(FISHER, name=name) for name in names), tuple(map(Column, names)))
+    with dealer(collector) as stranger:
+        stranger.send(encode(Hello(structs.replace(EVIL, started_at=-1e308, pid=2**62), 2**31, "e", 1, 2**62)))
+        stranger.send(encode(schema))
+        for i in range(400):
+            estimates = [
+                Estimate(odd[(i + j) % 8], odd[(3 * i + j) % 8], odd[(5 * i + j) % 8], 2**32 - 1, Outcome(i % 9))
+                for j in range(4)
+            ]
+            cost = ProbeCost("loss", odd[i % 8], 255, "x" * 2000, 2**62)
+            report = Report(
+                i + 1, steps[i % 6], odd[i % 3], 2**62, *pack(estimates), (cost,), odd[i % 5], odd[(i + 3) % 8]
+            )
+            stranger.send(encode(report))
+        stranger.send(encode(Goodbye(401, 2**62, float("nan"), "finished")))
+        (run,) = eventually(
+            lambda: [run for run in collector.get("/api/runs")["runs"] if run["id"] == "evil" and run["finished"]],
+            seconds=20,
+            what="it all to be stored",
+        )
+    assert run["reports"] == 400
+    assert count(collector, "store_errors") == count(collector, "phase_failures") == 0
+    detail = collector.get("/api/runs/evil")
+    ids = ",".join(str(series["id"]) for series in detail["series"])
+    assert collector.get(f"/api/runs/evil/points?series={ids}") is not None
+    assert canary.lost_nothing()

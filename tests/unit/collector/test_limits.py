@@ -1,0 +1,150 @@
+"""What one job may ask of a collector: beyond it, it is told so, counted, and costs the others nothing."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector import inlet as inlet_module
+from collector import pipeline as pipeline_module
+from collector.allowance import Allowance
+from probe_wire import Ack, Column, Hello, Nack, Quantity, Run, Schema
+from tests.inlets import SCHEMA, Setup, report
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Iterator[Setup]:
+    setup = Setup(tmp_path)
+    yield setup
+    setup.close()
+
+
+def run(name: str) -> Run:
+    return Run(name, name, "host", 1, 0.0)
+
+
+@given(st.lists(st.floats(0, 3), max_size=60), st.floats(0.5, 20), st.integers(1, 30))
+def test_an_allowance_never_gives_more_than_its_burst_and_rate(waits: list[float], rate: float, burst: int) -> None:
+    now, given_out = 0.0, 0
+    allowance = Allowance(rate, burst, lambda: now)
+    for wait in waits:
+        now += wait
+        given_out += allowance.take("key")
+        assert given_out <= burst + rate * now + 1e-6
+    now += (burst + 1) / rate
+    assert [allowance.take("key") for _ in range(burst + 1)] == [True] * burst + [False]
+
+
+def test_one_keys_flood_takes_nothing_from_another() -> None:
+    allowance = Allowance(1, 5, lambda: 0.0)
+    assert sum(allowance.take("flood") for _ in range(100)) == 5
+    assert all(allowance.take("other") for _ in range(5))
+
+
+def test_reports_beyond_the_rate_are_put_off_and_can_be_sent_again(setup: Setup) -> None:
+    allowed = setup.inlet._reports = Allowance(0.001, 20)
+    agent = setup.agent()
+    agent.open()
+    agent.say(*(report(seq) for seq in range(1, 22)))
+    told = agent.hear()
+    while not isinstance(told, Nack):
+        told = agent.hear()
+    assert (told.reason, told.seq, "limits.reports_per_second" in told.detail) == ("store", 20, True)
+    assert setup.count("rejected_messages", reason="busy") == 1
+    allowed._buckets.clear()
+    agent.say(Hello(run("run-1"), 0, "a", 21), SCHEMA, report(21))
+    agent.hear_ack(21)
+
+
+def test_while_all_runs_report_no_other_is_taken_in_and_a_silent_one_makes_room(setup: Setup) -> None:
+    setup.live.capacity = 3
+    agent = setup.agent()
+    for name in ("a", "b", "c"):
+        agent.say(Hello(run(name), 0, "e", 1))
+        assert agent.hear() == Ack(0)
+    agent.say(Hello(run("d"), 0, "e", 1))
+    refused = agent.hear()
+    assert isinstance(refused, Nack)
+    assert (refused.reason, "limits.runs" in refused.detail) == ("store", True)
+    assert sorted(setup.live.runs) == ["a", "b", "c"]
+    with setup.live.lock:
+        setup.live.runs["b"].ranks[0].last_heard -= 3600
+    agent.say(Hello(run("d"), 0, "e", 1))
+    assert agent.hear() == Ack(0)
+    assert sorted(setup.live.runs) == ["a", "c", "d"]
+
+
+def test_a_run_has_so_many_series_and_the_agent_is_told_which_setting_says_so(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.pipeline._run_series = 5
+    agent = setup.agent()
+    agent.open()
+    quantity = Quantity("q", "1", "Help.", "Title")
+    agent.say(Schema(2, (quantity,), tuple(Column("q", {"layer": str(i)}) for i in range(4))))
+    agent.say(Schema(3, (quantity,), (Column("q", {"layer": "0"}),)))
+    agent.say(Schema(4, (quantity,), (Column("q", {"layer": "9"}),)))
+    refused = agent.hear()
+    assert isinstance(refused, Nack)
+    assert refused.reason == "bad_message"
+    assert "would have 6 series; 5 are taken (limits.run_series). Measure fewer layers" in refused.detail
+
+
+def test_the_series_of_a_run_are_counted_across_restarts(tmp_path: Path) -> None:
+    first = Setup(tmp_path)
+    agent = first.agent()
+    agent.open()
+    agent.say(report(1))
+    agent.hear_ack(1)
+    first.close()
+    second = Setup(tmp_path)
+    try:
+        second.pipeline._run_series = 1
+        agent = second.agent()
+        agent.open(first=2)
+        agent.say(Schema(2, (Quantity("q", "1", "Help.", "Title"),), (Column("q"),)))
+        refused = agent.hear()
+        assert isinstance(refused, Nack)
+        assert "would have 2 series; 1 are taken" in refused.detail
+    finally:
+        second.close()
+
+
+def test_a_stream_has_so_many_schemas(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "MOST_SCHEMAS", 3)
+    agent = setup.agent()
+    agent.open()
+    agent.say(*(Schema(i, SCHEMA.quantities, SCHEMA.columns) for i in (1, 2, 3, 3, 4)))
+    refused = agent.hear()
+    assert isinstance(refused, Nack)
+    assert "Got one schema more than the 3 that a stream may have" in refused.detail
+
+
+def test_a_key_opens_so_many_new_streams_at_once_and_known_ones_at_any_time(setup: Setup) -> None:
+    setup.inlet._new_streams = Allowance(0.001, 2)
+    agent = setup.agent()
+    for epoch in ("a", "b", "a", "b"):
+        agent.say(Hello(run("run-1"), 0, epoch, 1))
+        assert agent.hear() == Ack(0)
+    agent.say(Hello(run("run-1"), 0, "c", 1))
+    refused = agent.hear()
+    assert isinstance(refused, Nack)
+    assert refused.reason == "store"
+
+
+def test_a_flood_of_refused_messages_is_counted_and_logged_once_a_reason(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="collector")
+    logging.getLogger("collector").propagate = True
+    agent = setup.agent()
+    for _ in range(200):
+        agent.socket.send(b"garbage")
+    for _ in range(200):
+        agent.hear()
+    assert setup.count("rejected_messages", reason="version") == 200
+    assert sum(record.getMessage() == "message.rejected" for record in caplog.records) == 1
+    assert inlet_module._ANSWERS["busy"] == "store", "what agents of every release know and wait after"
