@@ -1,5 +1,6 @@
 """Live: the recent past of every run, bounded, in memory. What the views are asked from."""
 
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -50,6 +51,12 @@ class RankState:
     reports: int = 0
     lost: int = 0
     losses: Losses = field(default_factory=Losses)
+    clock_ahead: float = math.nan
+    """Seconds by which the collector's clock is ahead of the job's, as of its last greeting."""
+    lag: float = math.nan
+    """Seconds the newest report was on its way, by the collector's clock."""
+    waiting: int = 0
+    """Reports the agent had still to deliver when it last greeted."""
 
     @property
     def overhead_ratio(self) -> float:
@@ -86,6 +93,8 @@ class LiveRun:
     transitions: deque[Transition] = field(default_factory=lambda: deque(maxlen=RECENT_TRANSITIONS))
     judged: list[Judged] = field(default_factory=list)
     """Every series that is judged, with the noise it is judged by."""
+    series: set[SeriesKey] = field(default_factory=set)
+    """Every series that a schema named."""
     claims: Counter[tuple[str, TransitionState]] = field(default_factory=Counter)
     """How often a claim of each machine came to each state."""
     transition_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -119,6 +128,7 @@ class LiveRun:
         said.training_seconds = report.training_seconds
         said.probe_seconds = report.probe_seconds
         said.losses = report.losses
+        said.lag = now - report.time - said.clock_ahead
         for position, (column, estimate) in enumerate(measured):
             self.latest[SeriesKey.of(rank, column)] = Latest(report.step, estimate, position)
         self.charge(report.costs)
@@ -156,7 +166,7 @@ class Live:
     The pipeline writes under ``lock``; a view holds it while it reads.
     """
 
-    def __init__(self, capacity: int = 200) -> None:
+    def __init__(self, capacity: int = 2000) -> None:
         self.lock = threading.RLock()
         self.runs: dict[str, LiveRun] = {}
         self.capacity = capacity
@@ -177,6 +187,12 @@ class Live:
             label += "'"
         opened = self.runs[run.id] = LiveRun(run=run, label=label, first_heard=now)
         return opened
+
+    def takes(self, run_id: str, now: float) -> bool:
+        """Whether there is room for a run: it is here, or another that does not report now can go."""
+        if run_id in self.runs or len(self.runs) < self.capacity:
+            return True
+        return any(run.state(now) != "running" for run in self.runs.values())
 
     def _evict(self, now: float) -> None:
         rank = {"finished": 0, "silent": 1, "running": 2}

@@ -11,15 +11,17 @@ the store, and the agents send it again.
 """
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from collector.health import Health
+from collector.judges import Judges
 from collector.live import Live, LiveRun, RankState, SeriesKey
 from collector.log import event, logger
-from collector.phases import ALPHA, MACHINES, Machine, PhaseEngine, Transition
+from collector.phases import ALPHA, MACHINES, Machine, Transition
 from collector.phases.spans import spans_of
 from collector.sinks import Sink
 from collector.store.queries import Reader
@@ -41,12 +43,16 @@ class News:
 
 MOST_WISHED = 16
 """Wishes of one commit."""
-STATE_EVERY = 256
-"""Reports of a run after which the state of its phases is kept anew: a restart judges at most that many again."""
+
+MOST_SCHEMAS = 1000
 
 
 class UnknownSchema(Exception):
     """A report speaks of a schema the collector does not hold."""
+
+
+class TooManyRuns(Exception):
+    """As many runs report as may be in memory."""
 
 
 class UnknownStream(Exception):
@@ -66,6 +72,7 @@ class Pipeline:
         tick: Callable[[str, int, int], None],
         machines: tuple[Machine, ...] = MACHINES,
         alpha: float = ALPHA,
+        run_series: int = 5000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -75,29 +82,38 @@ class Pipeline:
         self._sinks = sinks
         self._tick = tick
         self._machines = machines
-        self._alpha = alpha
+        self._run_series = run_series
+        self._judges = Judges(store, self._reader, health, machines, alpha)
         self._clock = clock
         self._streams: dict[tuple[str, int, str], Stream] = {}
-        self._engines: dict[str, PhaseEngine] = {}
         self.wish: Callable[[str, int, Tighten], None] = lambda *_: None
         """Asks the agent of a run and rank to measure something more often."""
         self._news: list[News] = []
         self._wishes: list[tuple[str, int, Tighten]] = []
-        self._since_state: Counter[str] = Counter()
         self._ticks: dict[str, tuple[int, int]] = {}
         self._reports = 0
         self._lost = 0
 
+    def knows(self, hello: Hello) -> bool:
+        """Whether the stream is in memory, so that its greeting costs next to nothing."""
+        return (hello.run.id, hello.rank, hello.epoch) in self._streams
+
     # -- messages ---------------------------------------------------------------------------------
 
-    def hello(self, hello: Hello) -> Stream:
-        """Open a stream or find it again. ``stream.high`` is what may be acknowledged after the commit."""
+    def hello(self, hello: Hello, owner: str = "") -> Stream:
+        """Open a stream or find it again. ``stream.high`` is what may be acknowledged after the commit.
+
+        Raises:
+            NotOwner: the run was opened by another key.
+            TooManyRuns: there is no room for another.
+        """
         now = self._clock()
+        if not self._live.takes(hello.run.id, now):
+            raise TooManyRuns
         key = (hello.run.id, hello.rank, hello.epoch)
+        stream = self._store.put_hello(hello, now, owner)
         run = self._run(hello.run, now)
-        known = self._streams.get(key)
-        stream = self._store.put_hello(hello, now)
-        if known is None:
+        if (known := self._streams.get(key)) is None:
             event(
                 "stream.opened",
                 run=hello.run.id,
@@ -107,17 +123,21 @@ class Pipeline:
                 resumed_at=stream.high,
             )
         else:  # the same object stays in use: every session of the stream sees its progress
-            newly_lost = stream.lost - known.lost
-            known.high, known.lost = stream.high, stream.lost
+            known.high, known.lost, known.gap = stream.high, stream.lost, stream.gap
             stream = known
-            if newly_lost:
-                self._count_loss(run, stream, newly_lost)
+        if stream.gap:
+            self._lost += stream.gap
+            with self._live.lock:
+                run.ranks.setdefault(stream.rank, RankState()).lost += stream.gap
+            event("reports.lost", logging.WARNING, run=stream.run_id, rank=stream.rank, lost=stream.gap)
         self._streams[key] = stream
         with self._live.lock:
             rank = run.ranks.setdefault(hello.rank, RankState())
             rank.last_heard = now
             rank.finished = stream.finished and rank.finished  # an old life that ended does not end the new one
             rank.step = max(rank.step, hello.step)
+            rank.waiting = hello.waiting
+            rank.clock_ahead = now - hello.time if hello.time else math.nan
         return stream
 
     def schema(self, stream: Stream, schema: Schema, body: bytes) -> None:
@@ -128,11 +148,22 @@ class Pipeline:
             UnknownStream: the agent must greet again.
         """
         run = self._live_run(stream)
-        if len({SeriesKey.of(stream.rank, column) for column in schema.columns}) < len(schema.columns):
+        named = {SeriesKey.of(stream.rank, column) for column in schema.columns}
+        if len(named) < len(schema.columns):
             raise BadMessage("Got a schema that names one series twice; need each quantity and its labels once.")
+        if len(run.series | named) > self._run_series:
+            raise BadMessage(
+                f"Got a schema with which the run would have {len(run.series | named):,} series; {self._run_series:,} are taken "
+                "(limits.run_series). Measure fewer layers, or group them."
+            )
+        if len(stream.schemas) >= MOST_SCHEMAS and schema.id not in stream.schemas:
+            raise BadMessage(
+                f"Got one schema more than the {MOST_SCHEMAS:,} that a stream may have; name the same columns again."
+            )
         self._store.put_schema(stream, schema, body)
         with self._live.lock:
             run.quantities.update({q.name: q for q in schema.quantities})
+            run.series |= named
 
     def report(self, stream: Stream, report: Report, body: bytes) -> None:
         """Keep, show and judge one report; it is the next of its stream.
@@ -142,14 +173,14 @@ class Pipeline:
             UnknownStream: the agent must greet again.
             BadMessage: the columns do not fit the schema.
         """
-        bound = stream.schemas.get(report.schema)
-        if bound is None:
+        schema = stream.schemas.get(report.schema)
+        if schema is None:
             raise UnknownSchema
         run = self._live_run(stream)
-        estimates = unpack(report, bound.schema)
+        estimates = unpack(report, schema)
         now = self._clock()
-        frame_id = self._store.put_report(stream, report, estimates, body, now)
-        measured = list(zip(bound.schema.columns, estimates, strict=True))
+        frame_id = self._store.put_report(stream, report, body, now)
+        measured = list(zip(schema.columns, estimates, strict=True))
         with self._live.lock:
             run.show(stream.rank, report, measured, now)
         self._judge(run, stream.rank, report.step, measured, frame_id, now)
@@ -161,7 +192,7 @@ class Pipeline:
         run = self._live_run(stream)
         now = self._clock()
         frame_id = self._store.put_goodbye(stream, goodbye, body, now)
-        self._store.put_phase_state(stream.run_id, self._engines[stream.run_id].state(), frame_id)
+        self._judges.keep(stream.run_id, frame_id, at_once=True)
         with self._live.lock:
             run.part(stream.rank, goodbye, now)
         self._ticks[stream.run_id] = (goodbye.step, frame_id)
@@ -169,9 +200,8 @@ class Pipeline:
 
     def commit(self) -> list[News]:
         """Make all since the last commit durable, then tell sinks and the page. Returns the news."""
-        began = time.perf_counter()
-        self._store.commit()
-        self._health.commit_seconds.observe(time.perf_counter() - began)
+        with self._health.commit_seconds.time():
+            self._store.commit()
         self._health.reports.inc(self._reports)
         self._health.lost.inc(self._lost)
         news, ticks, wishes = self._news, self._ticks, self._wishes
@@ -185,6 +215,13 @@ class Pipeline:
             self._tick(run_id, step, frame_id)
         return news
 
+    def upkeep(self) -> None:
+        """A little of what keeps the store small, between two commits; what is gone from it is forgotten here too."""
+        for run_id in self._store.tidy(self._clock()):
+            self._streams = {key: stream for key, stream in self._streams.items() if key[0] != run_id}
+            with self._live.lock:
+                self._live.runs.pop(run_id, None)
+
     @staticmethod
     def _tell(sink: Sink, news: News) -> None:
         try:
@@ -196,8 +233,7 @@ class Pipeline:
         """Undo everything since the last commit; what is in memory is made anew from the store when next heard of."""
         self._store.rollback()
         self._streams.clear()
-        self._engines.clear()
-        self._since_state.clear()
+        self._judges.forget_all_but(())
         self._news, self._ticks, self._wishes, self._reports, self._lost = [], {}, [], 0, 0
         with self._live.lock:
             self._live.runs.clear()
@@ -207,17 +243,17 @@ class Pipeline:
     def _judge(
         self, run: LiveRun, rank: int, step: int, measured: list[tuple[Column, Estimate]], frame_id: int, now: float
     ) -> None:
-        transitions = self._update(run, rank, step, measured)
+        transitions = self._judges.judge(run.run.id, rank, step, measured)
         with self._live.lock:
             for transition in transitions:
                 run.enter(transition, now)
             self._show(run)
-        self._keep_state(run.run.id, frame_id)
+        self._judges.keep(run.run.id, frame_id)
         for transition in transitions:
             self._store.put_transition(run.run.id, transition, frame_id, now)
             self._news.append(News(run.run, transition))
             if transition.state == "suspected":
-                wish = wish_for(transition, self._engines[run.run.id])
+                wish = wish_for(transition, self._judges[run.run.id])
                 if wish is not None and len(self._wishes) < MOST_WISHED:
                     self._wishes.append((run.run.id, rank, wish))
             event(
@@ -233,31 +269,15 @@ class Pipeline:
 
     def _show(self, run: LiveRun) -> None:
         """Let the views see what the run's engine knows."""
-        engine = self._engines[run.run.id]
+        engine = self._judges[run.run.id]
         run.spans, run.unjudged, run.judged = engine.phases, engine.unused, engine.judged
-
-    def _keep_state(self, run_id: str, frame_id: int) -> None:
-        self._since_state[run_id] += 1
-        if self._since_state[run_id] >= STATE_EVERY:
-            self._since_state[run_id] = 0
-            self._store.put_phase_state(run_id, self._engines[run_id].state(), frame_id)
-
-    def _update(self, run: LiveRun, rank: int, step: int, measured: list[tuple[Column, Estimate]]) -> list[Transition]:
-        """What the run's engine makes of one report. An engine that fails judges that run no more; it says so and is counted."""
-        try:
-            return self._engines[run.run.id].update(step, measured, rank)
-        except Exception:  # noqa: BLE001 - whatever a machine stumbles over, reports go on being kept
-            logger.exception("phases.failed")
-            event("phases.stopped", logging.ERROR, run=run.run.id, step=step)
-            self._health.phase_failures.inc()
-            self._engines[run.run.id] = PhaseEngine(())
-            return []
 
     # -- runs in memory ---------------------------------------------------------------------------
 
     def recover(self) -> None:
         """Take up the runs as they stood when the collector last stopped, unfinished ones first."""
-        rows = sorted(self._reader.runs(), key=lambda row: row.finished is not None)  # stable: the latest heard first
+        rows = [row for row in self._reader.runs() if row.thinned_at is None]
+        rows.sort(key=lambda row: row.finished is not None)  # stable: the latest heard first
         for row in rows[:RECOVERED_RUNS]:
             identity = Run(**{name: getattr(row, name) for name in Run.__struct_fields__})
             self._run(identity, row.first_heard)
@@ -265,8 +285,7 @@ class Pipeline:
             event("runs.recovered", runs=min(len(rows), RECOVERED_RUNS), left_out=max(0, len(rows) - RECOVERED_RUNS))
 
     def _live_run(self, stream: Stream) -> LiveRun:
-        run = self._live.runs.get(stream.run_id)
-        if run is None:
+        if (run := self._live.runs.get(stream.run_id)) is None:
             raise UnknownStream
         return run
 
@@ -278,11 +297,10 @@ class Pipeline:
         with self._live.lock:
             run = self._live.open(identity, now)
             run.transition_counts = Counter({(m.name, turn.to_phase): 0 for m in self._machines for turn in m.turns})
-        self._engines = {run_id: engine for run_id, engine in self._engines.items() if run_id in self._live.runs}
-        engine = self._engines[identity.id] = PhaseEngine(self._machines, self._alpha)
+        self._streams = {key: stream for key, stream in self._streams.items() if key[0] in self._live.runs}
+        self._judges.forget_all_but(self._live.runs)
         schemas = self._reader.schemas(identity.id)
-        judged_until = self._restored(engine, identity.id)
-        self._since_state[identity.id] = 0
+        judged_until = self._judges.take_up(identity.id)
         for frame in self._reader.frames(identity.id):
             message = frame.message
             with self._live.lock:
@@ -294,33 +312,17 @@ class Pipeline:
                 run.quantities.update({q.name: q for q in schema.quantities})
                 run.show(frame.rank, message, measured, frame.received_at)
             if frame.id > judged_until:
-                self._since_state[identity.id] += 1
-                self._update(
-                    run, frame.rank, message.step, measured
-                )  # finds what it found before, which is in the store
-        engine = self._engines[identity.id]  # another one, where it failed
+                self._judges.judge(identity.id, frame.rank, message.step, measured)  # what it finds it found before
         stored = self._reader.transitions(identity.id)
-        engine.remember(spans_of(each.transition for each in stored))
+        self._judges[identity.id].remember(spans_of(each.transition for each in stored))
         with self._live.lock:
             for each in stored:
                 run.enter(each.transition, each.known_at)
+            run.series = {
+                SeriesKey(row.rank, row.quantity, tuple(sorted(row.labels.items())))
+                for row in self._reader.series(identity.id)
+            }
             for rank, lost in self._reader.lost(identity.id).items():
                 run.ranks.setdefault(rank, RankState()).lost = lost
             self._show(run)
         return run
-
-    def _restored(self, engine: PhaseEngine, run_id: str) -> int:
-        """The frame after which an engine goes on from its stored state; 0 where it must judge the run from its beginning."""
-        try:
-            kept = self._reader.phase_state(run_id)
-            if kept is not None and engine.restore(kept[1]):
-                return kept[0]
-        except Exception:  # noqa: BLE001 - however damaged, or kept otherwise by another release: the reports are all there
-            logger.exception("phases.state_unreadable")
-        return 0
-
-    def _count_loss(self, run: LiveRun, stream: Stream, lost: int) -> None:
-        self._lost += lost
-        with self._live.lock:
-            run.ranks[stream.rank].lost += lost
-        event("reports.lost", logging.WARNING, run=stream.run_id, rank=stream.rank, lost=lost)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
+from msgspec import structs
 
 from collector.gate import Gate
 from collector.log import event
@@ -85,7 +86,7 @@ class Relay:
         self.forwarded = 0
         self.lost = 0
         self._gate = gate
-        self._line = Line(address, key)
+        self._line = Line(address, key, self._complain)
         self._root = root
         self._streams: dict[bytes, Forwarded] = {}
         self._by_greeting: dict[tuple[str, int, str], Forwarded] = {}
@@ -258,8 +259,7 @@ class Relay:
         ledger.use(spool)
 
         def greeting(first: int) -> Hello:
-            now = self._streams[name].hello
-            return Hello(now.run, now.rank, now.epoch, first, now.step, now.tightens)
+            return structs.replace(self._streams[name].hello, first=first, waiting=len(ledger))
 
         courier = Courier(lambda data: self._line.put(name, data), greeting, ledger, self._complain, rate=float("inf"))
         stream = Forwarded(name, hello, ledger, courier, heard=time.monotonic(), high=spool.last)

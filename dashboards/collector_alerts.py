@@ -80,17 +80,23 @@ ABOUT_THE_COLLECTOR = (
     Alert(
         name="MessagesRejected",
         expr=(
-            'sum by (job, instance, reason) (increase(phasewatch_rejected_messages_total{reason=~"version|bad_message|too_large"}'
+            'sum by (job, instance, reason) (increase(phasewatch_rejected_messages_total{reason=~"version|bad_message|too_large|forbidden|busy"}'
             f"[{c.LOSS_WINDOW}])) > 0"
         ),
         severity="warning",
         summary="The collector turns messages away.",
         description=(
             "{{ $labels.instance }} rejected messages within the last "
-            f"{c.LOSS_WINDOW}: {{{{ $labels.reason }}}}. An agent of another release, or something that is no agent, talks to it."
+            f"{c.LOSS_WINDOW}: {{{{ $labels.reason }}}}. The log has the first of each kind in full."
         ),
-        meaning="Messages arrived that this release cannot read: another protocol version, a broken message, or one that is too large.",
-        remedy="Install the same release of phasewatch on both sides. If nobody runs another one, find out who else reaches the inlet.",
+        meaning=(
+            "Messages arrived that this release cannot read (`version`, `bad_message`, `too_large`), that their key may not send "
+            "(`forbidden`: it was revoked, or the run is another's), or more of them than the limits allow (`busy`: the agents wait)."
+        ),
+        remedy=(
+            "Install the same release of phasewatch on both sides; if nobody runs another one, find out who else reaches the inlet. "
+            "`forbidden`: give that job the key its run began with, or another run id. `busy`: see `[limits]`, or start another collector."
+        ),
     ),
     Alert(
         name="Watchdog",

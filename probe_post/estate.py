@@ -43,7 +43,7 @@ class Legacy:
         self.run = greeting.run
         self.ledger = Ledger(1, complain)
         self.ledger.use(spool)
-        self.line = Line(address, key)
+        self.line = Line(address, key, complain)
         self.courier = Courier(self.line.put, self._hello, self.ledger, complain)
         self._greeting = greeting
         self._seal(spool)
@@ -60,7 +60,7 @@ class Legacy:
             self.courier.hear(parts[-1])
 
     def _hello(self, first: int) -> Hello:
-        return structs.replace(self._greeting, first=first, tightens=False)
+        return structs.replace(self._greeting, first=first, tightens=False, time=time.time(), waiting=len(self.ledger))
 
     def _seal(self, spool: Spool) -> None:
         """Add the goodbye that was never said."""

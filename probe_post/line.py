@@ -1,6 +1,9 @@
 """Line: a DEALER socket to the collector or to a relay, with the options that keep the process safe that holds it."""
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import final
 
 import zmq
@@ -10,6 +13,11 @@ from probe_wire.agent_key import AgentKey
 WINDOW = 512
 """Messages that may be on the way at once."""
 MOST_AT_ONCE = 1000
+RENEW_SECONDS = 15.0
+"""Without an answer for so long the connection is made anew: libzmq never tries again where a handshake was refused or garbled."""
+
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_jitter = random.Random()  # its own stream: training's is not touched
 
 
 @final
@@ -19,11 +27,19 @@ class Line:
     Args:
         address: where to.
         key: proves who is calling to a collector that asks for it.
+        complain: told what went wrong, by cause.
     """
 
-    def __init__(self, address: str, key: AgentKey | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        key: AgentKey | None = None,
+        complain: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:
         self.address = address
         self._key = key
+        self._complain = complain
+        self._asked: float | None = None  # since when nothing was answered
         self._socket: zmq.Socket[bytes] | None = None
 
     def connect(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
@@ -44,12 +60,15 @@ class Line:
             socket.curve_serverkey = self._key.collector.encode()
             socket.curve_publickey = self._key.public.encode()
             socket.curve_secretkey = self._key.secret.encode()
+        self._refusals = socket.get_monitor_socket(_REFUSED)
         socket.connect(self.address)
         self._socket = socket
 
     def disconnect(self) -> None:
         """Close the socket; what is in it is lost."""
         if self._socket is not None:
+            self._socket.disable_monitor()
+            self._refusals.close(linger=0)
             self._socket.close(linger=0)
             self._socket = None
 
@@ -61,6 +80,12 @@ class Line:
 
     def put(self, *parts: bytes) -> bool:
         """Send a message if it can leave now."""
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked = now
+        elif now - self._asked > RENEW_SECONDS + _jitter.uniform(0, 5):
+            self._renew()
+            self._asked = now
         try:
             self.socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:
@@ -73,6 +98,23 @@ class Line:
             return
         for _ in range(MOST_AT_ONCE):
             try:
-                yield self.socket.recv_multipart(zmq.NOBLOCK)
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            self._asked = None
+            yield parts
+
+    def _renew(self) -> None:
+        """Connect again. What is on its way is lost; whoever sent it goes back."""
+        if self._refusals.poll(0):
+            self._complain(
+                "refused",
+                f"the collector at {self.address} does not let this agent in: it asks for a key, for another one, or for none. "
+                "Where it runs: probe-collector keys create NAME --out NAME.key; here: PHASEWATCH_KEY=NAME.key",
+            )
+            with suppress(zmq.Again):
+                while True:
+                    self._refusals.recv_multipart(zmq.NOBLOCK)
+        with suppress(zmq.ZMQError):
+            self.socket.disconnect(self.address)
+        self.socket.connect(self.address)

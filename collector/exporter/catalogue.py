@@ -40,6 +40,24 @@ RUN_LOST_REPORTS = Family(
     "Reports the agent numbered but could no longer deliver: gaps in the run's record.",
     ("run", "rank"),
 )
+RUN_LAG = Family(
+    "phasewatch_run_report_lag_seconds",
+    "gauge",
+    "How long the newest report was on its way, its clock corrected; left out until the job's clock is known.",
+    ("run", "rank"),
+)
+RUN_CLOCK = Family(
+    "phasewatch_run_clock_offset_seconds",
+    "gauge",
+    "By how much the collector's clock is ahead of the job's, as of its last greeting; the greeting's way is part of it.",
+    ("run", "rank"),
+)
+RUN_WAITING = Family(
+    "phasewatch_run_waiting_reports",
+    "gauge",
+    "Reports the agent had still to deliver when it last greeted, on disk and in memory.",
+    ("run", "rank"),
+)
 
 RUN_UNJUDGED = Family(
     "phasewatch_run_unjudged_measurements_total",
@@ -213,6 +231,9 @@ CATALOGUE = (
     RUN_STARTED,
     RUN_LAST_REPORT,
     RUN_LOST_REPORTS,
+    RUN_LAG,
+    RUN_CLOCK,
+    RUN_WAITING,
     RUN_UNJUDGED,
     PHASE,
     PHASE_CODE,

@@ -1,5 +1,6 @@
 """What a page says about one run itself: its state, ranks, probes, phases and transitions."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args, get_type_hints
 
@@ -59,13 +60,17 @@ def write_run(page: Page, still: Still, machines: Machines, share: Share) -> Non
 def write_ranks(page: Page, still: Still, share: Share) -> None:
     """What each rank said about itself."""
     for rank, said in still.ranks.items():
-        if share.take(5, ("rank", rank)):
+        if share.take(8, ("rank", rank)):
             labels = [("run", still.label), ("rank", str(rank))]
             page.add(c.OVERHEAD, labels, said.overhead_ratio)
             page.add(c.RUN_LOST_REPORTS, labels, said.lost)
             page.add(c.REPORTS_DROPPED, labels, said.losses.reports_dropped)
             page.add(c.SNAPSHOTS_SKIPPED, labels, said.losses.snapshots_skipped)
             page.add(c.SCALARS_DROPPED, labels, said.losses.scalars_dropped)
+            page.add(c.RUN_WAITING, labels, said.waiting)
+            for family, seconds in ((c.RUN_LAG, said.lag), (c.RUN_CLOCK, said.clock_ahead)):
+                if math.isfinite(seconds):
+                    page.add(family, labels, seconds)
 
 
 def write_probes(page: Page, still: Still, share: Share) -> None:

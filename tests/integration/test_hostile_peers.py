@@ -4,14 +4,17 @@ import random
 import re
 import socket
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 from msgspec import structs
+from prometheus_client.parser import text_string_to_metric_families
 
 from collector.store.queries import Reader
 from probe_agent.outbox import ZmqOutbox
@@ -45,9 +48,10 @@ MESSAGES: tuple[ToCollector, ...] = (Hello(EVIL, 0, "e", 1), SCHEMA, REPORT, Goo
 class Canary:
     """An honest agent beside the hostile ones. What it reports must all be in the store, once."""
 
-    def __init__(self, collector: CollectorProcess) -> None:
+    def __init__(self, collector: CollectorProcess, run: str) -> None:
         self._collector = collector
-        self._outbox = ZmqOutbox(collector.inlet, Run("canary", "canary", "host", 1, 0.0), 0, lambda: 0)
+        self._run = run
+        self._outbox = ZmqOutbox(collector.inlet, Run(run, run, "host", 1, 0.0), 0, lambda: 0)
         self._step = 0
 
     def sing(self, reports: int) -> None:
@@ -58,23 +62,24 @@ class Canary:
     def lost_nothing(self) -> bool:
         eventually(lambda: not self._outbox.undelivered, seconds=30, what="the honest agent's reports")
         self._outbox.close("finished")
-        frames = Reader(self._collector.store).frames("canary")
+        frames = Reader(self._collector.store).frames(self._run)
         kept = Counter(frame.message.step for frame in frames if isinstance(frame.message, Report))
         return kept == Counter(range(1, self._step + 1)) and self._outbox.dropped == 0
 
 
-@pytest.fixture
-def collector(tmp_path: Path) -> Iterator[CollectorProcess]:
-    with CollectorProcess(tmp_path / "store.db") as started:
+@pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CollectorProcess]:
+    """One for all of these tests: it has to stand all of it."""
+    with CollectorProcess(tmp_path_factory.mktemp("hostile") / "store.db") as started:
+        first = started.process
         yield started
-        assert started.process is not None
-        assert started.process.poll() is None, "it is still the process that was started"
+        assert started.process is first
         assert started.get("/healthz") == "ok\n"
 
 
 @pytest.fixture
 def canary(collector: CollectorProcess) -> Canary:
-    singing = Canary(collector)
+    singing = Canary(collector, f"canary-{uuid.uuid4().hex}")
     singing.sing(20)
     return singing
 
@@ -159,11 +164,13 @@ def test_garbage_other_protocols_and_three_hundred_half_open_peers_leave_an_hone
 def test_messages_of_a_thousand_parts_and_of_sixty_four_megabytes_are_refused(
     collector: CollectorProcess, canary: Canary
 ) -> None:
-    before = memory(collector)
+    before, before_them = memory(collector), count(collector, "rejected_messages")
     with dealer(collector) as stranger:
         for parts in ([b"x"] * 1000, [b""] * 1000, [], [encode(MESSAGES[0])] * 2, [b"", encode(MESSAGES[0])]):
             stranger.send_multipart([*parts, b"last"])
-        eventually(lambda: count(collector, "rejected_messages") >= 5, seconds=10, what="them to be refused")
+        eventually(
+            lambda: count(collector, "rejected_messages") >= before_them + 5, seconds=10, what="them to be refused"
+        )
     for _ in range(4):
         with dealer(collector) as stranger:
             stranger.send(bytes(LARGE), copy=False)
@@ -179,9 +186,12 @@ def test_whatever_numbers_a_valid_client_sends_are_kept_shown_and_judged_without
     odd = (float("nan"), float("inf"), float("-inf"), 1e308, -1e308, 5e-324, -0.0, 1.0)
     steps = (2**62, 0, 2**62 - 1, 2**53 + 1, 5, 5)
     names = ("fisher_trace", "probe_loss", "local_complexity", "hessian_lambda_max")
+    failures = (count(collector, "store_errors"), count(collector, "phase_failures"))
     schema = Schema(2**62, tuple(structs.replace(FISHER, name=name) for name in names), tuple(map(Column, names)))
     with dealer(collector) as stranger:
-        stranger.send(encode(Hello(structs.replace(EVIL, started_at=-1e308, pid=2**62), 2**31, "e", 1, 2**62)))
+        stranger.send(
+            encode(Hello(structs.replace(EVIL, id="numbers", started_at=-1e10, pid=2**62), 2**31, "e", 1, 2**62))
+        )
         stranger.send(encode(schema))
         for i in range(400):
             estimates = [
@@ -195,13 +205,47 @@ def test_whatever_numbers_a_valid_client_sends_are_kept_shown_and_judged_without
             stranger.send(encode(report))
         stranger.send(encode(Goodbye(401, 2**62, float("nan"), "finished")))
         (run,) = eventually(
-            lambda: [run for run in collector.get("/api/runs")["runs"] if run["id"] == "evil" and run["finished"]],
+            lambda: [run for run in collector.get("/api/runs")["runs"] if run["id"] == "numbers" and run["finished"]],
             seconds=20,
             what="it all to be stored",
         )
     assert run["reports"] == 400
-    assert count(collector, "store_errors") == count(collector, "phase_failures") == 0
-    detail = collector.get("/api/runs/evil")
-    ids = ",".join(str(series["id"]) for series in detail["series"])
-    assert collector.get(f"/api/runs/evil/points?series={ids}") is not None
+    assert (count(collector, "store_errors"), count(collector, "phase_failures")) == failures
+    for path in ("", "/transitions", *(f"/points?quantity={name}" for name in names)):
+        assert collector.get(f"/api/runs/numbers{path}") is not None, path
     assert canary.lost_nothing()
+
+
+def test_a_hostile_name_comes_back_from_metrics_and_the_api_as_it_was(collector: CollectorProcess) -> None:
+    names = {
+        "quotes": 'quote"back\\slash',
+        "lines": "two\nlines\r\n",
+        "right-to-left": "\u202egnirts \u2066",
+        "largest": "\U0010ffff" * 200,
+        "markup": "<img src=x onerror=alert(1)>",
+        "control": "\0\x1b[2J",
+    }
+    with dealer(collector) as stranger:
+        for run_id, name in names.items():
+            run = Run(run_id, name, name, 1, 0.0, {"label": name}, agent_version=name[:32])
+            column = Column("fisher_trace", {"layer": name}, {"mode": name})
+            schema = Schema(1, (structs.replace(FISHER, help=name, title=name, unit="1"),), (column,))
+            report = structs.replace(REPORT, costs=(ProbeCost("loss", 0.1, 5, name),))
+            for message in (Hello(run, 0, "e", 1), schema, report):
+                stranger.send(encode(message))
+
+        def listed() -> dict[str, dict[str, Any]]:
+            runs = {run["id"]: run for run in collector.get("/api/runs")["runs"]}
+            return {run_id: runs[run_id] for run_id in names if run_id in runs and runs[run_id]["reports"]}
+
+        views = eventually(lambda: listed().keys() == names.keys() and listed(), seconds=10, what="the reports")
+    families = {family.name: family for family in text_string_to_metric_families(collector.get("/metrics"))}
+    layers = {
+        sample.labels["run"]: sample.labels.get("layer") for sample in families["phasewatch_fisher_trace"].samples
+    }
+    for run_id, name in names.items():
+        assert layers[name] == f"00.{name}"
+        view = views[run_id]
+        assert (view["name"], view["host"], view["labels"]) == (name, name, {"label": name})
+        (quantity,) = collector.get(f"/api/runs/{run_id}")["quantities"]
+        assert (quantity["title"], quantity["help"]) == (name, name)

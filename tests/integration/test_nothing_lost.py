@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from collector.keys import Keys
 from collector.store.queries import Reader
 from probe_agent.outbox import ZmqOutbox
+from probe_post import spools
 from probe_post.estate import DIED
 from probe_wire import Report, Run
+from probe_wire.agent_key import AgentKey
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
 from tests.integration.reporter import draft
 from tests.integration.rough_line import RoughLine
@@ -37,9 +40,11 @@ def ends(store: Path, run: str) -> list[tuple[int, int, str | None]]:
         return db.execute("SELECT high, lost, finished FROM streams WHERE run_id = ? ORDER BY id", (run,)).fetchall()
 
 
-def outbox_to(collector: CollectorProcess | RoughLine, run: str, rank: int = 0) -> ZmqOutbox:
+def outbox_to(
+    collector: CollectorProcess | RoughLine, run: str, rank: int = 0, *, key: AgentKey | None = None
+) -> ZmqOutbox:
     address = collector.address if isinstance(collector, RoughLine) else collector.inlet
-    return ZmqOutbox(address, Run(run, run, "host", 1, 0.0), rank, lambda: 0)
+    return ZmqOutbox(address, Run(run, run, "host", 1, 0.0), rank, lambda: 0, key=key)
 
 
 @contextmanager
@@ -275,3 +280,111 @@ def test_a_bad_line_delays_reports_and_neither_loses_nor_doubles_one(tmp_path: P
         eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=30, what="all to be acknowledged")
         outbox.close("finished")
         assert kept(store, "rough") == everything_once(600)
+
+
+def test_a_bit_flipped_on_the_way_cuts_an_encrypted_line_and_changes_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probe_post.line.RENEW_SECONDS", 1.0)
+    store = tmp_path / "store.db"
+    key = Keys(tmp_path / "phasewatch-keys").create("job")
+    with CollectorProcess(store) as collector, RoughLine(collector.inlet) as line:
+        outbox = outbox_to(line, "flipped", key=key)
+        line.flips = 0.05
+        for step in range(1, 401):
+            outbox.put(draft(step))
+            time.sleep(0.003)
+        line.flips = 0.0
+        eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=30, what="all to be acknowledged")
+        outbox.close("finished")
+        assert line.flipped > 0
+        assert kept(store, "flipped") == everything_once(400)
+        reader = Reader(store)
+        (series,) = reader.series("flipped")
+        points = reader.points([series.id])[series.id]
+        assert points.value == [float(step) for step in points.step]
+
+
+@pytest.mark.parametrize("address", ["tcp://no-such-host.invalid:5757", "tcp://127.0.0.1:1"])
+def test_a_collector_that_cannot_be_found_costs_nothing_but_disk(tmp_path: Path, address: str) -> None:
+    outbox = ZmqOutbox(address, Run("lost", "lost", "host", 1, 0.0), 0, lambda: 0)
+    for step in range(1, 101):
+        outbox.put(draft(step))
+    eventually(lambda: not outbox._queue, seconds=5, what="all to be numbered")
+    began = time.monotonic()
+    outbox.close("finished")
+    assert time.monotonic() - began < 3
+    (left,) = spools.survey(tmp_path / "spool")
+    assert (left.run, left.messages) == ("lost", 101)
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_jumps_a_day_neither_loses_nor_reorders_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        outbox = outbox_to(collector, "clock")
+        outbox.put(draft(1))
+        eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=10, what="the first report")
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + days * 86_400)
+        for step in range(2, 101):
+            outbox.put(draft(step))
+        eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=10, what="all to be acknowledged")
+        outbox.close("finished")
+        steps = [frame.message.step for frame in Reader(store).frames("clock")]
+        assert steps[:100] == list(range(1, 101))
+        assert collector.get("/api/runs")["runs"][0]["state"] == "finished"
+
+
+def test_a_job_that_starts_anew_from_a_checkpoint_is_a_new_life_of_its_run(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        for steps in (range(1, 101), range(60, 161)):
+            outbox = outbox_to(collector, "resumed")
+            for step in steps:
+                outbox.put(draft(step))
+            eventually(lambda outbox=outbox: outbox.undelivered == 0, seconds=10, what="all to be acknowledged")
+            outbox.close("finished")
+        found = kept(store, "resumed")
+        assert {step for (_, step), times in found.items() if times == 2} == set(range(60, 101))
+        assert ends(store, "resumed") == [(101, 0, "finished"), (102, 0, "finished")]
+        assert collector.get("/api/runs")["runs"][0]["step"] == 160
+
+
+def test_two_hundred_forks_beside_a_busy_outbox_hang_nowhere(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        outbox = outbox_to(collector, "forked")
+        for step in range(1, 201):
+            outbox.put(draft(step))
+            child = os.fork()
+            if child == 0:
+                outbox.put(draft(-1))  # goes nowhere
+                os._exit(0)
+            os.waitpid(child, 0)  # one that hangs is ended with the test
+        eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=10, what="all to be acknowledged")
+        outbox.close("finished")
+        assert kept(store, "forked") == everything_once(200)
+
+
+def test_a_collector_that_gets_no_more_memory_loses_nothing(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with CollectorProcess(store) as collector:
+        assert collector.process is not None
+        outbox = outbox_to(collector, "memory")
+        outbox.put(draft(1))
+        eventually(lambda: outbox.undelivered == 0, seconds=10, what="the first report")
+        limits = resource.prlimit(collector.process.pid, resource.RLIMIT_AS)
+        resource.prlimit(collector.process.pid, resource.RLIMIT_AS, (50 * 2**20, limits[1]))  # what it has is more
+        for step in range(2, 300):
+            outbox.put(draft(step))
+            time.sleep(0.002)
+        if collector.process.poll() is None:
+            resource.prlimit(collector.process.pid, resource.RLIMIT_AS, limits)
+            collector.kill()
+        collector.start()
+        eventually(lambda: not outbox._queue and outbox.undelivered == 0, seconds=20, what="all to be acknowledged")
+        outbox.close("finished")
+        assert kept(store, "memory") == everything_once(299)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collector import pipeline as pipeline_module
+from collector import judges as judges_module
 from collector.health import Health
 from collector.live import Live
 from collector.phases import PhaseEngine, Transition
@@ -63,7 +63,7 @@ def test_a_collector_restarted_after_every_few_reports_tells_what_one_that_never
     collector.take(peak())
     spans = collector.live.runs["run-1"].spans
     collector.stop()
-    monkeypatch.setattr(pipeline_module, "STATE_EVERY", 16)
+    monkeypatch.setattr(judges_module, "STATE_EVERY", 16)
     judged = 0
     for i in range(0, 150, 7):
         collector = Collector(often)
@@ -80,7 +80,7 @@ def test_a_collector_restarted_after_every_few_reports_tells_what_one_that_never
 def test_a_state_of_another_version_of_the_machines_is_not_gone_on_from(tmp_path: Path) -> None:
     collector = Collector(tmp_path)
     collector.take(peak()[:60])
-    engine = collector.pipeline._engines["run-1"]
+    engine = collector.pipeline._judges["run-1"]
     state = engine.state() | {"versions": {"critical_period": "of_another_release"}}
     collector.store.put_phase_state("run-1", state, 60)
     collector.stop()
@@ -111,32 +111,12 @@ def test_a_suspected_transition_is_asked_after_once_committed_and_not_where_the_
     assert suspected[0].known_step < wish.until_step <= suspected[0].known_step + 200
 
 
-def test_transitions_of_a_store_of_the_first_layout_are_kept_as_detected(tmp_path: Path) -> None:
-    collector = Collector(tmp_path)
-    collector.take(peak())
-    collector.stop()
-    (claim,) = (t for t in told(tmp_path) if t.state == "detected" and t.to_phase == "critical_period")
-    with sqlite3.connect(tmp_path / "s.db") as db:
-        rows = db.execute("SELECT run_id, machine, subject, ordinal, frame_id, known_at, body FROM transitions")
-        rows = [row for row in rows.fetchall() if f'"known_step":{claim.known_step}' in row[6]]
-        db.execute("DROP TABLE transitions")
-        db.execute(
-            "CREATE TABLE transitions (run_id TEXT, machine TEXT, subject TEXT, ordinal INTEGER, frame_id INTEGER, "
-            "known_at REAL, body TEXT, PRIMARY KEY (run_id, machine, subject, ordinal)) STRICT, WITHOUT ROWID"
-        )
-        db.executemany("INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        db.execute("PRAGMA user_version = 1")
-    db.close()
-    Store(tmp_path / "s.db").close()
-    assert told(tmp_path) == [claim]
-
-
 def test_a_state_that_is_damaged_and_an_engine_that_stumbles_do_not_stop_a_collector_from_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector = Collector(tmp_path)
     collector.take(peak()[:60])
-    state = collector.pipeline._engines["run-1"].state()
+    state = collector.pipeline._judges["run-1"].state()
     state["tracks"][0]["span"] = [{"machine": 7}]
     collector.store.put_phase_state("run-1", state, 60)
     collector.stop()
