@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from collector.phases import ALPHA, Machine, Turn
 from collector.phases import episode as life
-from collector.phases.machine import TESTED, Given
+from collector.phases.machine import TESTED, Given, shared
 from collector.phases.noise_card import CORRELATED, ENOUGH
 from collector.phases.track import FIRST
 from dashboards.pages import MADE
@@ -37,15 +37,15 @@ One claim is one **episode**, and each of its states is told once, under the sam
 |---|---|---|
 | `suspected` | e is at least {round(2.718281828459045**life.SUSPECTED)} (`rise` and `fall` only). | No phase is entered. The agent is asked to measure the quantity more often for a while. Without any evidence at {life.LAPSED_AFTER} probes in a row it lapses, which is told as `retracted`. |
 | `detected` | e has reached 1/α, or the turn's rule holds. | The phase is entered. |
-| `confirmed` | It has stood for {life.HOLD} probes and {life.HOLD_OF_RISE:g} of the time the change before it took, and a sign test agrees at e = {round(2.718281828459045**life.SECOND_KEY)}; without the sign test {life.LONG_HOLD:g} times as long. | |
-| `retracted` | The reverse has been shown as strongly as the claim was, and the curve is back where it was before. | The run is in the phase before again; `undo` says what to do. |
+| `confirmed` | It has stood for {life.HOLD} probes and {life.HOLD_OF_RISE:g} of the time the change before it took, and a sign test agrees at e = {round(2.718281828459045**life.SECOND_KEY)}; without the sign test {life.LONG_HOLD:g} times as long. A level: it still is one, and has lasted as long as the whole change took at its steepest. | |
+| `retracted` | The reverse has been shown as strongly as the claim was, and the curve is back where it was before; or a level was left before it was confirmed, or the series is measured otherwise. | The run is in the phase before again; `undo` says what to do. |
 
 A turn names the state in which a training loop is told (`act` below): `confirmed` where acting too early does harm that
 nothing undoes, else `detected`. There is one such message an episode, and one more if it is withdrawn.
 
 ## How alpha is shared
 
-A run's α, {ALPHA:.0%} unless `phases.alpha` says otherwise, bounds the probability that it makes *any* false claim. Machines share it by weight.
+A run's α, {ALPHA:.0%} unless `phases.alpha` says otherwise, bounds the probability that it makes *any* false claim. Machines that have a turn on a rise or a fall share it by weight.
 Of a machine that judges layers, the i-th layer to appear gets 1/(i(i+1)) of the machine's part, so that their number need not be
 known. Turns on a rise or a fall share what a machine has; the first time a phase is entered its turns get {FIRST:.0%} of that,
 each later time the same part of what is left. The α below is that of the first time.
@@ -82,8 +82,8 @@ _WHEN = {
 
 def phases_page(machines: Sequence[Machine]) -> str:
     """The reference page, with a chapter for each machine."""
-    whole = sum(machine.weight for machine in machines)
-    chapters = [line for machine in machines for line in _chapter(machine, ALPHA * machine.weight / whole)]
+    parts = shared(machines, ALPHA)
+    chapters = [line for machine in machines for line in _chapter(machine, parts[machine.name])]
     return "\n".join(["# Phase machines", "", MADE, "", _ABOUT, *chapters])
 
 

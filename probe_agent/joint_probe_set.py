@@ -2,15 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from probe_agent.gang import Gang
-from probe_agent.probe_set import Inputs, ProbeSet, tensors_of
-from probe_agent.running_statistics import as_bytes
+from probe_agent.probe_set import Inputs, ProbeSet, digest, tensors_of_set
 
 MOST_INPUTS: Final = 4096
 MOST_BYTES: Final = 2**28
@@ -50,12 +48,8 @@ def joint(gang: Gang, sets: Mapping[str, ProbeSet]) -> dict[str, ProbeSet]:
 
 def _facts(of: ProbeSet) -> tuple[int, tuple[Any, list[tuple[str, tuple[int, ...]]]], str]:
     """How many inputs, their form (names of the inputs, then type and shape of each tensor), and a digest of them."""
-    tensors = tensors_of_set(of)
-    digest = sha256()
-    for tensor in tensors:
-        digest.update(as_bytes(tensor))
-    form = [(str(t.dtype).removeprefix("torch."), tuple(t.shape[1:])) for t in tensors]
-    return of.n, (_names(of.inputs), form), digest.hexdigest()
+    form = [(str(t.dtype).removeprefix("torch."), tuple(t.shape[1:])) for t in tensors_of_set(of)]
+    return of.n, (_names(of.inputs), form), digest([of])
 
 
 def _kept(said: Sequence[Any]) -> dict[int, int]:
@@ -74,11 +68,6 @@ def _kept(said: Sequence[Any]) -> dict[int, int]:
 
 def _evenly(n: int, keep: int) -> Tensor:
     return torch.arange(keep) * n // keep
-
-
-def tensors_of_set(of: ProbeSet) -> list[Tensor]:
-    """The tensors of the inputs, then the targets."""
-    return [*tensors_of(of.inputs), of.targets]
 
 
 def _names(inputs: Inputs) -> list[str] | int | None:

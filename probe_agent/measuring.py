@@ -4,9 +4,9 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import islice
-from typing import final
+from typing import Any, cast, final
 
 import numpy as np
 from msgspec import structs
@@ -22,7 +22,7 @@ from probe_agent.interruption import is_interruption
 from probe_agent.likelihood import Likelihood
 from probe_agent.pairing import paired_stderr
 from probe_agent.probe import Measurement, Memory, Probe
-from probe_agent.probe_set import ProbeSet
+from probe_agent.probe_set import ProbeSet, digest
 from probe_agent.room import HighWater, short_of, weight_bytes
 from probe_agent.snapshot import LossFn, Snapshot, undisturbed
 from probe_agent.update_rule import UpdateRule
@@ -105,6 +105,8 @@ class Measuring:
         )  # of the weights: the optimizer's rule has three
         self._records = {probe.name: ProbeRecord() for probe in probes}
         self._trainable: tuple[str, ...] = ()
+        self._configurations = {probe.name: _configuration(probe) for probe in probes}
+        self._identity: tuple[Subject, dict[str, str]] | None = None
 
     def seconds(self, probe: Probe) -> float:
         """What the probe took when it last ran; 0 before."""
@@ -136,6 +138,7 @@ class Measuring:
                     )
                 return
             self._notice_trainable(snapshot)
+            identity = self._identity_of(subject)
             for i, probe in enumerate(probes):
                 left, usual = remaining(), self.seconds(probe)
                 if i and usual > left:
@@ -146,7 +149,7 @@ class Measuring:
                     snapshot.deadline.at = time.perf_counter() + min(
                         self._most, max(_PATIENCE, min(left / 2, _AT_ONCE), 2 * usual)
                     )
-                    yield self._run(probe, snapshot)
+                    yield self._run(probe, snapshot, identity)
 
     def _notice_trainable(self, snapshot: Snapshot) -> None:
         """Forget the draws when other parameters are trained than before: the difference would not be a change of the network."""
@@ -156,27 +159,37 @@ class Measuring:
             for record in self._records.values():
                 record.draws.clear()
 
+    def _identity_of(self, subject: Subject) -> dict[str, str]:
+        """What values depend on beside the network: where it changes, a series is another, and its evidence begins anew."""
+        if self._identity is None or self._identity[0] is not subject:
+            samples = digest([subject.probe_set, *subject.further_sets.values()])
+            self._identity = (subject, {"probe_set": samples[:12], "seed": str(subject.seed)})
+        return self._identity[1]
+
     def _short_of_memory(self, probe: Probe, snapshot: Snapshot) -> str:
         """Why the probe is not begun: what it takes might be what training needs. Empty where there is room."""
         need = self._records[probe.name].peak or snapshot.once("first guess of memory", lambda: _first_guess(snapshot))
         short = short_of(need, snapshot.probe_set.device)
         return f"{short} Give a smaller probe batch, or a lighter preset." if short else ""
 
-    def _run(self, probe: Probe, snapshot: Snapshot) -> Finding:
+    def _run(self, probe: Probe, snapshot: Snapshot, identity: Mapping[str, str]) -> Finding:
         record = self._records[probe.name]
         with HighWater(snapshot.probe_set.device) as memory:
-            found = self._guarded(probe, snapshot)
+            found = self._guarded(probe, snapshot, identity)
         record.peak = max(record.peak, memory.peak)
         return replace(found, cost=structs.replace(found.cost, memory_raised=memory.raised)) if memory.raised else found
 
-    def _guarded(self, probe: Probe, snapshot: Snapshot) -> Finding:
+    def _guarded(self, probe: Probe, snapshot: Snapshot, identity: Mapping[str, str]) -> Finding:
         record = self._records[probe.name]
+        common = {
+            "probe": probe.name,
+            "precision": snapshot.precision,
+            "configuration": self._configurations[probe.name],
+            **identity,
+        }
         began = time.perf_counter()
         try:
-            measured = [
-                _column(m, record, {"probe": probe.name, "precision": snapshot.precision})
-                for m in islice(probe.measure(snapshot, record.memory), MOST + 1)
-            ]
+            measured = [_column(m, record, common) for m in islice(probe.measure(snapshot, record.memory), MOST + 1)]
             check(measured, record.last.columns if record.last else ())
         except NotApplicable as error:
             found = self._absent(probe, Outcome.NOT_APPLICABLE, str(error), time.perf_counter() - began)
@@ -200,6 +213,15 @@ class Measuring:
 
     def _absent(self, probe: Probe, outcome: Outcome, detail: str, seconds: float = 0.0) -> Finding:
         return Finding.without_value(probe, outcome, detail, seconds, self._records[probe.name].last)
+
+
+def _configuration(probe: Probe) -> str:
+    """The settings a probe was made with, as far as they are plain values."""
+    own = fields(cast("Any", probe)) if is_dataclass(cast("Any", probe)) else ()
+    values = ((each.name, getattr(probe, each.name)) for each in own)
+    return ", ".join(
+        f"{name}={value!r}" for name, value in values if isinstance(value, int | float | str | tuple | None)
+    )
 
 
 def _first_guess(snapshot: Snapshot) -> int:

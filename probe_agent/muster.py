@@ -20,8 +20,7 @@ from probe_agent.lead import Lead
 from probe_agent.measuring import Subject
 from probe_agent.place import Place, Resting
 from probe_agent.probe import Probe
-from probe_agent.probe_set import ProbeSet, each
-from probe_agent.running_statistics import as_bytes
+from probe_agent.probe_set import ProbeSet, as_bytes, each
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.shards import Shards, is_sharded
 from probe_agent.team import Team

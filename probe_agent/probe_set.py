@@ -1,7 +1,8 @@
 """ProbeSet: the fixed inputs and targets every snapshot is measured on, so that a moving curve means a moving network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -50,3 +51,22 @@ def tensors_of(inputs: Inputs) -> list[Tensor]:
     if isinstance(inputs, Tensor):
         return [inputs]
     return list(inputs.values() if isinstance(inputs, dict) else inputs)
+
+
+def tensors_of_set(of: ProbeSet) -> list[Tensor]:
+    """The tensors of the inputs, then the targets."""
+    return [*tensors_of(of.inputs), of.targets]
+
+
+def digest(sets: Iterable[ProbeSet]) -> str:
+    """SHA-256 of all numbers of the sets, in their order: the same samples give the same."""
+    found = sha256()
+    for of in sets:
+        for tensor in tensors_of_set(of):
+            found.update(as_bytes(tensor))
+    return found.hexdigest()
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    """The numbers of a tensor of any type as they lie in memory."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from probe_agent.probe_set import as_bytes
+
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     """The buffers of every normalisation layer, by their names in the model; not copied."""
@@ -31,8 +33,3 @@ def from_bytes(data: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found[name] = torch.from_numpy(part).view(t.dtype).view(t.shape)
         at += part.size
     return found
-
-
-def as_bytes(tensor: Tensor) -> bytes:
-    """The numbers of a tensor of any type as they lie in memory."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -74,7 +74,7 @@ _WEIGHTS = {"suspected": "dim", "detected": "bold", "confirmed": "bold green", "
 def _when(t: Transition) -> str:
     low, high = t.happened_between
     if t.state == "retracted":
-        return f"withdrawn at step {t.known_step:,}" + ("" if t.act else ", before any phase was entered")
+        return f"withdrawn at step {t.known_step:,}" + ("" if t.act else ", before anybody was told to act on it")
     told = t.state != "suspected" and t.evidence.alpha < 1.0
     sure = f", confidence {confidence(t.confidence)}" if told else ""
     first = "" if t.suspected_step in (None, t.known_step) else f", suspected at step {t.suspected_step:,}"

@@ -63,7 +63,7 @@ RUN_UNJUDGED = Family(
     "phasewatch_run_unjudged_measurements_total",
     "counter",
     "Measurements of a judged quantity that no phase machine could use: not ok, not on the axis (skipped), at a step not "
-    "beyond the last (behind), of a subject too many (refused).",
+    "beyond the last (behind), of a subject too many (refused), measured otherwise than later ones (outdated).",
     ("run", "reason"),
 )
 

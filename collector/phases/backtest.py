@@ -6,11 +6,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from collector.phases import pelt
-from collector.phases.hindsight import PENALTY, Label, Shape, label
+from collector.phases.hindsight import pelt
+from collector.phases.hindsight.label import PENALTY, Label, Shape, label
+from collector.phases.hindsight.past import GAIN, LEAST, Past, past
+from collector.phases.hindsight.pieces import Way
 from collector.phases.machine import TESTED, Machine, Turn
-from collector.phases.past import GAIN, LEAST, Past, past
-from collector.phases.pieces import Way
 from collector.phases.score import Scored, scored
 from collector.phases.transition import Transition
 from collector.phases.turning_point import COVER
@@ -155,7 +155,7 @@ class _Visit(NamedTuple):
 
 
 def _visits(machine: Machine, told: Sequence[Transition]) -> list[_Visit]:
-    """The phases a series has been in, by which turn, and since which step."""
+    """The phases a series has been in, by which turn, and since which step; not those that were taken back."""
     visits = [_Visit(machine.phases[0].name, None, 0)]
     entered = set[int]()
     for one in told:
@@ -164,7 +164,7 @@ def _visits(machine: Machine, told: Sequence[Transition]) -> list[_Visit]:
             when = next((turn.when for turn in machine.turns if _is(one, turn)), None)
             visits.append(_Visit(one.to_phase, when, one.happened_step))
         elif one.state == "retracted" and one.ordinal in entered:
-            visits.append(_Visit(one.from_phase, None, one.happened_step))
+            visits.pop()
     return visits
 
 

@@ -8,7 +8,6 @@ first three, by the probes that lie around them, so that a rise within a few pro
 """
 
 import math
-import statistics
 from collections import deque
 from typing import Any
 
@@ -34,12 +33,14 @@ class Cleaner:
         self._step_scale: Scale = step_scale
         self._last: deque[tuple[int, float, float]] = deque(maxlen=WINDOW)  # step, y, paired as they came
         self._final = 0  # how many of the last are final
+        self._around: tuple[float, float] | None = None  # the median of the last seven and their spread
 
     def take(self, step: int, y: float, paired: float) -> list[Probe]:
         """The probes that this one made final."""
         if len(self._last) == WINDOW:
             self._final -= 1
         self._last.append((step, y, paired))
+        self._around = None
         if len(self._last) < WINDOW:
             return []
         final = [self._finished(i) for i in range(self._final, _HALF + 1)]
@@ -51,7 +52,7 @@ class Cleaner:
         last = list(self._last)
         if len(last) < WINDOW:
             return [Probe(step, y, _square(paired)) for step, y, paired in last]
-        middle, spread = _middle_and_spread([y for _, y, _ in last])
+        middle, spread = self._middle_and_spread()
         cut = CUT * _most(self.meter.sigma(), spread)
         return [
             Probe(step, middle, _square(paired), replaced=True)
@@ -63,15 +64,22 @@ class Cleaner:
     def _finished(self, i: int) -> Probe:
         """Probe ``i`` of the last seven, which is their middle one unless it is among the series' first three."""
         step, y, paired = self._last[i]
-        around = [value for _, value, _ in list(self._last)[: i + _HALF + 1]]
-        middle, spread = _middle_and_spread(around)
+        if i < _HALF:
+            middle, spread = _middle_and_spread([value for _, value, _ in list(self._last)[: i + _HALF + 1]])
+        else:
+            middle, spread = self._middle_and_spread()
         sigma = self.meter.sigma()
-        if i < _HALF or math.isnan(sigma):
-            sigma = _most(sigma, spread)
+        if math.isnan(sigma):
+            sigma = spread
         replaced = abs(y - middle) > CUT * sigma
         y = middle if replaced else y
         variance = self.meter.take(step_placed(step, self._step_scale), y, paired, replaced=replaced)
         return Probe(step, y, variance, replaced)
+
+    def _middle_and_spread(self) -> tuple[float, float]:
+        if self._around is None:
+            self._around = _middle_and_spread([y for _, y, _ in self._last])
+        return self._around
 
     def state(self) -> dict[str, Any]:
         """All there is, as JSON has it."""
@@ -83,6 +91,7 @@ class Cleaner:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Be as when the state was given."""
+        self._around = None
         last = unpacked(state["last"])
         self._last.extend((int(last[i]), last[i + 1], last[i + 2]) for i in range(0, len(last), 3))
         self._final = state["final"]
@@ -90,8 +99,14 @@ class Cleaner:
 
 
 def _middle_and_spread(values: list[float]) -> tuple[float, float]:
-    middle = statistics.median(values)
-    return middle, _MAD * statistics.median(abs(value - middle) for value in values)
+    middle = _median(values)
+    return middle, _MAD * _median([abs(value - middle) for value in values])
+
+
+def _median(values: list[float]) -> float:
+    """As `statistics.median`, which takes most of its time to see what it was given."""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _most(sigma: float, spread: float) -> float:

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from collector.phases.machine import Given, Machine, MachineError
+from collector.phases.conditions import conditions
+from collector.phases.machine import Given, Machine, MachineError, shared
 from collector.phases.machines import MACHINES
 from collector.phases.spans import Span
 from collector.phases.track import Track
@@ -26,12 +27,14 @@ class Unused(msgspec.Struct, frozen=True):
     ``not_ok``: the outcome was not OK. A value that has not converged is a bound or a rough guess,
     and from a bound to a value looks like a change. ``skipped``: not finite, or not positive on a
     logarithmic axis. ``behind``: at a step not beyond the last. ``refused``: of a subject beyond ``MAX_TRACKS``.
+    ``outdated``: verdicts saw it, and do not any more, because the series was measured otherwise afterwards (`conditions`).
     """
 
     not_ok: int = 0
     skipped: int = 0
     behind: int = 0
     refused: int = 0
+    outdated: int = 0
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -50,11 +53,12 @@ class PhaseEngine:
     A pure fold: it reads no clock and draws no random number, so feeding a stored run again finds
     the same. A restart is cheaper: `restore` the `state` of an earlier life.
 
-    ``alpha`` is the run's. Machines share it by weight; of a machine that judges layers, the i-th to appear
+    ``alpha`` is the run's. Machines that test anything share it by weight; of one that judges layers, the i-th to appear
     gets 1/(i(i+1)) of its part. A step at or before a subject's last is ignored and counted as ``behind``: after
     a resume from a checkpoint the run lives through its past again, and a report may be delivered twice. What was
     told of that stretch stands, and the series goes on where the run goes beyond it. A run begun anew
-    needs an engine of its own.
+    needs an engine of its own. Where a series is measured otherwise from one step on (another probe set, other draws:
+    see `conditions`), its evidence begins anew there, in the phase it was in.
 
     Of several ranks that measure one quantity the lowest is believed: usually rank 0, under pipeline
     parallelism the only one that sees the loss. The others' measurements are kept and shown, not judged.
@@ -62,16 +66,14 @@ class PhaseEngine:
 
     def __init__(self, machines: Iterable[Machine] = MACHINES, alpha: float = ALPHA) -> None:
         self._machines: dict[str, list[Machine]] = {}
-        self._parts: dict[str, float] = {}
         self._versions: dict[str, str] = {}
+        machines = tuple(machines)
         for machine in machines:
-            if machine.name in self._parts:
+            if machine.name in self._versions:
                 raise MachineError(f"Got two machines named {machine.name!r}; a transition could not say whose it is.")
-            self._parts[machine.name] = machine.weight
             self._versions[machine.name] = machine.version
             self._machines.setdefault(machine.quantity, []).append(machine)
-        whole = sum(self._parts.values()) or 1.0
-        self._parts = {name: alpha * weight / whole for name, weight in self._parts.items()}
+        self._parts = shared(machines, alpha)
         self._told = {name for group in self._machines.values() for machine in group for name in machine.overhears()}
         self._latest: dict[tuple[str, Labels], float] = {}
         self._tracks: dict[tuple[str, Labels], Track] = {}
@@ -84,8 +86,8 @@ class PhaseEngine:
         self._overhear(measurements, rank)
         return [
             self._with_asides(track.machine, transition)
-            for track, estimate in self._tracked(measurements, rank)
-            for transition in track.update(step, estimate.value, estimate.paired)
+            for track, column, estimate in self._tracked(measurements, rank)
+            for transition in track.update(step, estimate.value, estimate.paired, conditions(column.settings))
         ]
 
     @property
@@ -124,6 +126,7 @@ class PhaseEngine:
             skipped=sum(track.observed.skipped for track in tracks),
             behind=sum(track.observed.behind for track in tracks),
             refused=self._refused,
+            outdated=sum(track.observed.outdated for track in tracks),
         )
 
     # -- to and from JSON -------------------------------------------------------------------------
@@ -131,10 +134,10 @@ class PhaseEngine:
     def state(self) -> dict[str, Any]:
         """All that a later life needs to go on as this one would, as JSON has it."""
         return {
-            "versions": self._versions,
+            "versions": dict(self._versions),
             "not_ok": self._not_ok,
             "refused": self._refused,
-            "believed": self._believed,
+            "believed": dict(self._believed),
             "latest": [[quantity, dict(labels), value] for (quantity, labels), value in self._latest.items()],
             "tracks": [
                 {"machine": name, "subject": dict(labels), "alpha": track.alpha, **track.state()}
@@ -159,7 +162,9 @@ class PhaseEngine:
 
     # -- which measurements are judged ------------------------------------------------------------
 
-    def _tracked(self, measurements: Sequence[tuple[Column, Estimate]], rank: int) -> Iterator[tuple[Track, Estimate]]:
+    def _tracked(
+        self, measurements: Sequence[tuple[Column, Estimate]], rank: int
+    ) -> Iterator[tuple[Track, Column, Estimate]]:
         """Each measurement that some machine judges, with the track it belongs to."""
         for column, estimate in measurements:
             for machine in self._machines.get(column.quantity, ()):
@@ -174,7 +179,7 @@ class PhaseEngine:
                 self._believed[column.quantity] = rank
                 track = self._track(machine, column.labels)
                 if track:
-                    yield track, estimate
+                    yield track, column, estimate
 
     def _track(self, machine: Machine, labels: dict[str, str]) -> Track | None:
         key = (machine.name, _sorted(labels))

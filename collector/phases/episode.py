@@ -40,7 +40,10 @@ class Suspicion(msgspec.Struct):
 
 
 class Episode(msgspec.Struct):
-    """A claim that was detected. ``hold`` is how many probes it must stand, ``stood`` how many it has."""
+    """A claim that was detected. ``hold`` is how many probes it must stand, ``stood`` how many it has.
+
+    ``slope`` and ``whole`` are the steepest slope before a level, and how far the values went: what it is flat beside.
+    """
 
     turn: int
     detected: Transition
@@ -48,6 +51,8 @@ class Episode(msgspec.Struct):
     stood: int = 0
     agreed: bool = False
     confirmed: bool = False
+    slope: float = 0.0
+    whole: float = 0.0
 
     def stands(self, turn: Turn, mean: float) -> bool:
         """Whether a mean of late is still on the far side: beyond the least effect and half of the change there was."""
@@ -64,6 +69,22 @@ class Episode(msgspec.Struct):
     def ripe(self) -> bool:
         """Whether it has stood for long enough to be confirmed."""
         return self.stood >= (self.hold if self.agreed else LONG_HOLD * self.hold)
+
+
+def outdated(told: Transition, step: int) -> Transition:
+    """What is told of a claim that cannot be followed from a step on, because the series is measured otherwise there."""
+    reason = f"{told.evidence.sentence}; from step {step} on it is measured otherwise, so this has to be shown anew"
+    return msgspec.structs.replace(
+        told,
+        state="retracted",
+        known_step=step,
+        happened_step=step,
+        happened_between=(step, step),
+        advice="",
+        undo="",
+        act=False,
+        evidence=msgspec.structs.replace(told.evidence, sentence=reason),
+    )
 
 
 def hold_after(buckets: Buckets, at: int) -> int:

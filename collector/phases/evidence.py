@@ -11,10 +11,8 @@ TELLING = 12
 """Powers of ten up to which an e-value is quoted: no noise is Gaussian further out, so more digits would mislead."""
 
 
-def evidence(
-    case: Verdict, machine: Machine, labels: dict[str, str], card: NoiseCard, asides: tuple[str, ...] = ()
-) -> Evidence:
-    """The figures behind a verdict.
+def evidence(case: Verdict, machine: Machine, labels: dict[str, str], card: NoiseCard, but: str = "") -> Evidence:
+    """The figures behind a verdict; ``but`` says why it is not claimed for all that.
 
     On a logarithmic axis a window's mean is the geometric one. Figures are rounded to six digits:
     the last bits of a logarithm differ between processors, and a replay should not.
@@ -31,9 +29,8 @@ def evidence(
         noise=finite(case.noise),
         points=card.probes,
         cleaned=round(card.outliers * card.probes),
-        sentence=sentence(machine.quantity, labels, case),
+        sentence=sentence(machine.quantity, labels, case) + (f", but {but}" if but else ""),
         card=card,
-        asides=asides,
     )
 
 
@@ -45,11 +42,8 @@ def sentence(quantity: str, labels: dict[str, str], case: Verdict) -> str:
     match case.turn.when:
         case "rise" | "fall":
             return f"{told}: {100 * abs(case.change):.1f} % {way}, {_power(case.log_e)} against alpha {100 * case.alpha:.2g} %"
-        case "settle":
-            return f"{told}: there its slope is certainly less than {case.turn.slope:g} of the steepest before, {_chance(case)}"
-        case "hover":
-            low, high = case.turn.band
-            return f"{told}: within {low:g} to {high:g} of its target and no longer approaching, {_chance(case)}"
+        case "settle" | "hover":
+            return f"{told}: {_level(case)}, p = {math.exp(-case.log_e):.1g}"
         case "still":
             return (
                 f"{told}: the moving average of {case.turn.window} probes moves by at most {case.turn.slope:g} of the largest "
@@ -68,6 +62,17 @@ def sentence(quantity: str, labels: dict[str, str], case: Verdict) -> str:
             if case.after.mean is None:
                 return f"{subject} was not finite at steps {case.after.first_step} and {case.after.last_step}"
             return f"{told}: {case.after.n} in a row far above the median, and climbing"
+
+
+def _level(case: Verdict) -> str:
+    """What speaks for a level, or against one that was claimed."""
+    if case.turn.when == "hover":
+        low, high = case.turn.band
+        band = f"{low:g} to {high:g} of its target"
+        return f"certainly out of {band}" if case.against else f"within {band} and no longer approaching"
+    if case.against:
+        return "it has certainly moved on from the level where it had settled"
+    return f"there its slope is certainly less than {case.turn.slope:g} of the steepest before"
 
 
 def _told(window: Window) -> str:
@@ -94,7 +99,3 @@ def _power(log_e: float) -> str:
     exponent, mantissa = divmod(log_e / math.log(10.0), 1.0)
     digits = f"{10.0**mantissa:.1f}"
     return f"e = 1.0e{exponent + 1:.0f}" if digits == "10.0" else f"e = {digits}e{exponent:.0f}"
-
-
-def _chance(case: Verdict) -> str:
-    return f"p = {math.exp(-case.log_e):.1g}"

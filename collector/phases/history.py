@@ -6,10 +6,10 @@ right to about k / ``EACH``. What is kept depends on nothing but what was append
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from collector.phases.axis import Floats
@@ -21,8 +21,7 @@ EACH = 8
 """Buckets of every larger size, at least."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """A cleaned probe on the axes of its test: ``variance`` is that of its noise."""
 
     step: int
@@ -31,8 +30,7 @@ class Probe:
     replaced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Buckets:
+class Buckets(msgspec.Struct, frozen=True):
     """Arrays of one length, oldest first.
 
     ``n`` probes, the sums ``y`` of their values and ``variance`` of their noise, the steps of a
@@ -64,6 +62,7 @@ class History:
         self._each = [0]  # how many buckets of 1, 2, 4, … probes
         self._before = 0  # the last step dropped, or the first there was
         self._first: int | None = None  # the oldest bucket's first, where nothing was dropped
+        self._table = np.empty((5, 2 * FINEST))  # all that again, as `buckets` gives it
 
     def append(self, probe: Probe) -> None:
         """Take in the next probe. O(1) on average, O(log n) at most."""
@@ -73,6 +72,9 @@ class History:
         self._variance.append(short(probe.variance))
         self._last.append(probe.step)
         self._each[0] += 1
+        if len(self._y) > self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.empty_like(self._table)], axis=1)
+        self._tabulate(len(self._y) - 1, 1)
         level = 0
         while self._each[level] > (EACH if level else FINEST):
             self._merge(level)
@@ -91,32 +93,33 @@ class History:
             buckets -= gone
         while len(self._each) > 1 and not self._each[-1]:
             self._each.pop()
+        self._tabulate_all()
 
     def buckets(self, newest: Sequence[Probe] = ()) -> Buckets:
         """All buckets, and probes that are not final yet as buckets of one."""
-        n: list[float] = []
-        for level in reversed(range(len(self._each))):
-            n += [float(1 << level)] * self._each[level]
-        steps = self._last + [probe.step for probe in newest]
-        begin = self._before if self._y or not newest else newest[0].step - 1
-        columns = np.array(
-            (
-                n + [1.0] * len(newest),
-                self._y + [probe.y for probe in newest],
-                self._variance + [probe.variance for probe in newest],
-                [begin, *steps[:-1]] if steps else [],
-                steps,
-            )
-        )
-        sizes, y, variance, before, last = columns
-        first = before + np.rint((last - before) / sizes)
-        if self._y and self._first is not None:
-            first[0] = self._first
-        return Buckets(sizes, y, variance, first, last)
+        size = len(self._y)
+        columns = np.empty((5, size + len(newest)))
+        columns[:, :size] = self._table[:, :size]
+        for i, probe in enumerate(newest, size):
+            columns[:, i] = 1.0, probe.y, probe.variance, probe.step, probe.step
+        return Buckets(*columns)
+
+    def _tabulate(self, at: int, size: int) -> None:
+        before, last = float(self._last[at - 1] if at else self._before), float(self._last[at])
+        first = before + round((last - before) / size)
+        if at == 0 and self._first is not None:
+            first = self._first
+        self._table[:, at] = size, self._y[at], self._variance[at], first, last
+
+    def _tabulate_all(self) -> None:
+        self._table = np.empty((5, max(2 * FINEST, len(self._y))))
+        sizes = [1 << level for level in reversed(range(len(self._each))) for _ in range(self._each[level])]
+        for at, size in enumerate(sizes):
+            self._tabulate(at, size)
 
     def _merge(self, level: int) -> None:
         """Make one bucket of the two oldest of a size."""
-        at = sum(self._each[level + 1 :])
+        at, end = sum(self._each[level + 1 :]), len(self._y)
         self._y[at : at + 2] = [short(self._y[at] + self._y[at + 1])]
         self._variance[at : at + 2] = [short(self._variance[at] + self._variance[at + 1])]
         del self._last[at]
@@ -124,6 +127,8 @@ class History:
             self._each.append(0)
         self._each[level] -= 2
         self._each[level + 1] += 1
+        self._table[:, at + 1 : end - 1] = self._table[:, at + 2 : end]
+        self._tabulate(at, 2 << level)
 
     def state(self) -> dict[str, Any]:
         """All there is, as JSON has it."""
@@ -133,7 +138,7 @@ class History:
             "before": self._before,
             "first": self._first,
             "steps": [b - a for a, b in pairwise([self._before, *self._last])],
-            "each": self._each,
+            "each": list(self._each),
         }
 
     @classmethod
@@ -144,4 +149,5 @@ class History:
         history._each, history._before = list(state["each"]), state["before"]
         history._first = state["first"]
         history._last = [history._before + reached for reached in accumulate(state["steps"])]
+        history._tabulate_all()
         return history

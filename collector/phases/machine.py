@@ -7,6 +7,7 @@ arms the machine again after its last phase.
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -23,6 +24,12 @@ Level = Literal["detected", "confirmed"]
 
 TESTED: tuple[When, ...] = ("rise", "fall")
 """What is shown by an e-process, whose errors the run's alpha bounds."""
+
+EQUIVALENCE: tuple[When, ...] = ("settle", "hover")
+"""What is shown by equivalence: that a slope is certainly small."""
+
+RAW: tuple[When, ...] = ("spike", "calm", "diverge")
+"""What is told by single values as they come, uncleaned: a machine has one idea of what lies above the median."""
 
 LEVEL: tuple[When, ...] = ("settle", "still", "hover", "calm")
 """What leads to a phase that is a level."""
@@ -152,6 +159,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         )
         for turn in self.turns:
             self._check_turn(turn, names)
+        for name in ("spreads", "min_effect"):
+            got = sorted({getattr(turn, name) for turn in self.turns if turn.when in RAW})
+            self._need(
+                len(got) <= 1,
+                f"Its turns on a spike, calm or diverge have {name} {', '.join(f'{one:g}' for one in got)}; they compare with "
+                f"one running median, so give them all the same {name}.",
+            )
         lost = [name for name in names if name not in self._reachable()]
         self._need(not lost, f"Nothing leads to {', '.join(lost)} from {names[0]}; add a turn or remove the phase.")
         for name in (phase.name for phase in self.phases if phase.optional):
@@ -187,6 +201,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The other quantities it asks for."""
         given = [*self.asides, *(each for turn in self.turns for each in turn.given)]
         return {each.quantity for each in given}
+
+    @property
+    def tests(self) -> bool:
+        """Whether it has a turn that spends alpha."""
+        return any(turn.when in TESTED for turn in self.turns)
 
     def alpha(self, turn: Turn) -> float:
         """A turn's part of the machine's alpha: by ``share`` among those that are tested; 0 for the others."""
@@ -233,3 +252,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def _need(self, holds: object, otherwise: str) -> None:
         if not holds:
             raise MachineError(f"Machine {self.name!r}: {otherwise}")
+
+
+def shared(machines: Iterable[Machine], alpha: float) -> dict[str, float]:
+    """Each machine's part of a run's alpha, by weight among those that test anything; 0 for the others, which need none."""
+    weights = {machine.name: machine.weight * machine.tests for machine in machines}
+    whole = sum(weights.values()) or 1.0
+    return {name: alpha * weight / whole for name, weight in weights.items()}

@@ -29,6 +29,8 @@ GUESSED = 7.0
 """How much larger noise is taken, over the count of residuals, where it is not the reported error: the far tail of Student's t."""
 GUESSED_MOST = (1.5, 1.2)
 """The most of that: without any reported error, and with one that the series shows to be too small."""
+LASTING_MOST = 3.0
+"""The most of `NoiseMeter.lasting`: that of an AR(1) process of coefficient 0.8, sqrt(1.8 / 0.2). A few means of eight may show more by chance."""
 UNSEEN = 1.5
 """By what factor noise is taken larger where it cannot be seen yet whether it lasts."""
 TINY = 1e-300
@@ -76,6 +78,7 @@ class NoiseMeter:
     def __init__(self, *, relative: bool) -> None:
         self.relative = relative
         self._sigma: float | None = None
+        self._seen = dict[int, float]()
         self.probes = 0
         self.replaced = 0
         self.paired = Ring(KEPT // 2)
@@ -89,13 +92,16 @@ class NoiseMeter:
     def take(self, x: float, y: float, paired: float, *, replaced: bool) -> float:
         """Take in a cleaned probe at ``x`` on the step axis; returns the variance of its noise as far as it is known."""
         self._sigma = None
+        self._seen.clear()
         self.probes += 1
         self.replaced += replaced
         if paired > 0.0:
             self.paired.append(short(paired))
         self.level += (abs(y) - self.level) / min(self.probes, KEPT)
-        self._x = [*self._x, x][-_MOST:]
-        self._y = [*self._y, y][-_MOST:]
+        self._x.append(x)
+        self._y.append(y)
+        if len(self._x) > _MOST:
+            del self._x[0], self._y[0]
         for m, ring in self.residuals.items():
             if self.probes % EVERY[m] == 0 and len(self._x) >= _POINTS[m] * m:
                 residual = short(self._residual(m))
@@ -116,6 +122,11 @@ class NoiseMeter:
 
         A few residuals know it poorly and too small is the dangerous side, so it is widened by 1 + 3/count.
         """
+        if m not in self._seen:
+            self._seen[m] = self._scatter(m)
+        return self._seen[m]
+
+    def _scatter(self, m: int) -> float:
         ring = self.residuals[m]
         if not len(ring):
             return math.nan
@@ -144,7 +155,7 @@ class NoiseMeter:
             return UNSEEN
         if not self.seen() > 0.0:
             return 1.0
-        return max(1.0, (self.seen(8) / self.seen() / CHANCE) ** 2)
+        return min(max(1.0, (self.seen(8) / self.seen() / CHANCE) ** 2), LASTING_MOST)
 
     def _present(self) -> float:
         weights = {m: weight for m, (weight, least) in _TELLING.items() if len(self.residuals[m]) >= least}
@@ -166,7 +177,10 @@ class NoiseMeter:
         means of 4, which span a good part of a rise, from a parabola, by the third of four.
         """
         starts = range(len(self._x) - _POINTS[m] * m, len(self._x), m)
-        xs, ys = ([sum(column[i : i + m]) / m for i in starts] for column in (self._x, self._y))
+        if m == 1:
+            xs, ys = self._x[-3:], self._y[-3:]
+        else:
+            xs, ys = ([sum(column[i : i + m]) / m for i in starts] for column in (self._x, self._y))
         width = xs[-1] - xs[0]
         if not width > 0.0 or min(b - a for a, b in pairwise(xs)) <= 1e-9 * width:  # steps too close to tell apart
             return abs(ys[1] - ys[0]) * math.sqrt(m / 2.0)
@@ -192,6 +206,7 @@ class NoiseMeter:
     def restore(self, state: dict[str, Any]) -> None:
         """Be as when the state was given."""
         self._sigma = None
+        self._seen.clear()
         self.probes, self.replaced = state["probes"], state["replaced"]
         self.level = state["level"]
         self.paired = Ring(KEPT // 2, unpacked(state["paired"], are_short=True))

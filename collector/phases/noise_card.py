@@ -27,7 +27,7 @@ _GAUSSIAN_TAIL = 1.6449 / 0.6745  # the 90 % quantile of a Gaussian's size over 
 _GROWTH = ((0.0, 1.0), (0.2, 1.17), (0.3, 1.25), (0.5, 1.41), (0.7, 1.53), (0.8, 1.58), (0.9, 1.62), (0.95, 1.64))
 
 
-def noise_card(meter: NoiseMeter, level: float) -> NoiseCard:
+def noise_card(meter: NoiseMeter, level: float, restarts: int = 0) -> NoiseCard:
     """The noise card of a series whose values are about ``level`` on the axis of the test."""
     unit = 1.0 if meter.relative else abs(level) or 1.0
     reported = meter.paired.quantile(0.5) if len(meter.paired) else None
@@ -44,6 +44,7 @@ def noise_card(meter: NoiseMeter, level: float) -> NoiseCard:
         tails=rounded(residuals.quantile(0.9) / middle / _GAUSSIAN_TAIL) if middle > 0.0 else 1.0,
         outliers=rounded(meter.replaced / meter.probes) if meter.probes else 0.0,
         verdict=_verdict(meter),
+        restarts=restarts,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from collector.phases import episode as life
 from collector.phases.axis import placed, step_placed, testable
-from collector.phases.machine import TESTED, Given, Machine, Turn
+from collector.phases.machine import RAW, TESTED, Given, Machine, Turn
 from collector.phases.noise_card import noise_card, wanders
 from collector.phases.pace import Pace
 from collector.phases.signs import LONGEST
@@ -18,27 +18,47 @@ from collector.phases.verdict import Verdict
 
 GIVEN_FOR = 2
 """Probes in a row at which other quantities must be where a turn is given them."""
-_RAW = ("spike", "calm", "diverge")
 
 
 class Observed:
     """See the module. ``holds`` tells whether another quantity of the run is as given.
 
-    A value without a place on the axis is counted in ``skipped``, one at a step not beyond the last in ``behind``.
+    A value without a place on the axis is counted in ``skipped``, one at a step not beyond the last in ``behind``, one
+    from before the series was last measured otherwise in ``outdated``; ``restarts`` is how often that was.
     """
 
     def __init__(self, machine: Machine) -> None:
-        kinds = {turn.when for turn in machine.turns}
-        self.trends = Trends(machine.value_scale, machine.step_scale, machine.target)
-        self.pace = Pace()
         self.holds: Callable[[Given], bool] = lambda _: False
         self.skipped = 0
         self.behind = 0
+        self.outdated = 0
+        self.restarts = 0
         self._machine = machine
-        self._spikes = Spikes() if kinds & set(_RAW) else None
-        self._stillness = Stillness() if "still" in kinds else None
         self._last_step = -1
+        self._raw = next((turn for turn in machine.turns if turn.when in RAW), None)  # they all compare alike
+        self._begin()
+
+    def _begin(self) -> None:
+        machine = self._machine
+        self.trends = Trends(machine.value_scale, machine.step_scale, machine.target)
+        self.pace = Pace()
+        self._spikes = Spikes() if self._raw else None
+        self._stillness = Stillness() if any(turn.when == "still" for turn in machine.turns) else None
         self._given = 0  # probes in a row at which what a turn is given held
+        self._taken = 0
+
+    def restart(self, step: int) -> None:
+        """From a step on it is measured otherwise: nothing before it is evidence any more."""
+        self.outdated += self._taken
+        self.restarts += 1
+        from_level = self.trends.from_level
+        self._begin()
+        self.trends.begin(step, as_level=from_level)
+
+    def enter(self, step: int, *, as_level: bool) -> None:
+        """A phase began at a step."""
+        self._given = 0
+        self.trends.begin(step, as_level=as_level)
 
     def admits(self, step: int, value: float) -> bool:
         """Whether a measurement belongs to the series; otherwise one of the counters says why not."""
@@ -53,9 +73,9 @@ class Observed:
 
     def take(self, step: int, value: float, paired: float, *, dense: bool) -> bool:
         """Take in a measurement; False while others are waited for to make one probe of them, where they are ``dense``."""
-        if self._spikes is not None:
-            turn = next(turn for turn in self._machine.turns if turn.when in _RAW)
-            self._spikes.take(step, value, turn.spreads, turn.min_effect)
+        self._taken += 1
+        if self._spikes is not None and self._raw is not None:
+            self._spikes.take(step, value, self._raw.spreads, self._raw.min_effect)
         if not testable(value, self._machine.value_scale):
             return True
         if self._stillness is not None:
@@ -67,21 +87,26 @@ class Observed:
         self.trends.take(step, *probe)
         return True
 
+    def at_once(self, turns: tuple[Turn, ...]) -> list[Verdict]:
+        """The cases for turns on single values, which no other measurement is waited for to tell."""
+        return [] if self._spikes is None else self._spikes.verdicts(self._open(turns))
+
     def cases(self, step: int, turns: tuple[Turn, ...], alpha: Callable[[Turn], float]) -> list[Verdict]:
-        """The strongest case there is at present for each turn."""
-        turns = tuple(turn for turn in turns if all(self.holds(each) for each in turn.given))
+        """The strongest case there is at present for each turn on whole probes."""
+        turns = self._open(turns)
         self._given = self._given + 1 if any(turn.when == "given" for turn in turns) else 0
-        tracked = tuple(turn for turn in turns if turn.when not in (*_RAW, "still", "given"))
+        tracked = tuple(turn for turn in turns if turn.when not in (*RAW, "still", "given"))
         cases: list[Verdict] = []
         if tracked:
-            cases += self.trends.verdicts(tracked, tuple(alpha(turn) for turn in tracked))
-        if self._spikes is not None:
-            cases += self._spikes.verdicts(turns)
+            cases += self.trends.verdicts(tracked, alpha)
         if self._stillness is not None:
             cases += [case for turn in turns if turn.when == "still" and (case := self._stillness.verdict(turn))]
         if self._given >= GIVEN_FOR:
             cases += [self.trends.given(turn, step) for turn in turns if turn.when == "given"]
         return cases
+
+    def _open(self, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+        return tuple(turn for turn in turns if not turn.given or all(self.holds(each) for each in turn.given))
 
     def lasts(self, case: Verdict) -> bool:
         """Whether a change has lasted for longer than correlated noise does, by the signs of pairs, once there are enough."""
@@ -97,7 +122,7 @@ class Observed:
 
     def card(self) -> NoiseCard:
         """What is known of the noise of the series."""
-        return noise_card(self.trends.cleaner.meter, self.trends.level())
+        return noise_card(self.trends.cleaner.meter, self.trends.level(), self.restarts)
 
     def assessable(self) -> bool:
         """Whether a trend can be told from what is seen: not of a series that wanders like a random walk."""
@@ -108,6 +133,9 @@ class Observed:
         return {
             "skipped": self.skipped,
             "behind": self.behind,
+            "outdated": self.outdated,
+            "restarts": self.restarts,
+            "taken": self._taken,
             "last_step": self._last_step,
             "given": self._given,
             "pace": self.pace.state(),
@@ -119,6 +147,7 @@ class Observed:
     def restore(self, state: dict[str, Any]) -> None:
         """Be as when the state was given."""
         self.skipped, self.behind = state["skipped"], state["behind"]
+        self.outdated, self.restarts, self._taken = state["outdated"], state["restarts"], state["taken"]
         self._last_step, self._given = state["last_step"], state["given"]
         self.pace.restore(state["pace"])
         self.trends.restore(state["trends"])

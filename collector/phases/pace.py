@@ -46,13 +46,16 @@ class Pace:
             self._gaps.append(x - self._last)
         if not dense:
             self._steps.append(step)
-        held, self._held, self._last = [*self._held, (y, paired)], [], x
+        self._last = x
+        if not self._held:
+            return y, abs(paired)
+        held, self._held = [*self._held, (y, paired)], []
         mean = math.fsum(value for value, _ in held) / len(held)
         return mean, math.sqrt(math.fsum(error * error for _, error in held) / len(held))
 
     def state(self) -> dict[str, Any]:
         """All there is, as JSON has it."""
-        return {"gaps": list(self._gaps), "steps": list(self._steps), "last": self._last, "held": self._held}
+        return {"gaps": list(self._gaps), "steps": list(self._steps), "last": self._last, "held": list(self._held)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Be as when the state was given."""

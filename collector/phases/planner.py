@@ -27,9 +27,9 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from collector.phases.hindsight import label
+from collector.phases.hindsight.label import label
+from collector.phases.hindsight.noise import chord_residuals, hampel, robust_sigma
 from collector.phases.isotonic import isotonic
-from collector.phases.noise import chord_residuals, hampel, robust_sigma
 
 ALPHA = 0.01
 """Share of runs without a turn in which a rule may be wrong."""

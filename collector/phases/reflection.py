@@ -24,28 +24,30 @@ evaluated: O(log n) for a new probe. Of a rise: the same with -y.
 After Ville (1939); Howard, Ramdas, McAuliffe, Sekhon (2020) for the sub-Gaussian exponential form.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from collector.phases.axis import Floats
 from collector.phases.history import Buckets
 
+Counts = Callable[[Floats, Floats, Floats], NDArray[np.bool_]]
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Rates of the mixture, in units of 1/sigma: from a drop of a quarter sigma kept up long to one of four sigma."""
 
 
 _RATES = np.array(RATES)[:, None]
+_LIGHTEST = 1.38  # no split weighs more than 1/4, whose logarithm is -1.386
 
 
-@dataclass(frozen=True, slots=True)
-class Folds:
+class Folds(msgspec.Struct, frozen=True):
     """The evidence at each fold that ends at the newest probe, the smallest first.
 
     Fold j has the newest ``after_from[j]``… buckets behind it and those from ``before_from[j]`` up to there
     before it, of ``k[j]`` probes or a few more. ``before`` and ``after`` are the windows' means, ``log_e`` is
-    the natural logarithm of the weighted e-value, -inf where it is certainly below 0.
+    the natural logarithm of the weighted e-value, -inf where it is certainly below 0 or was not asked.
     """
 
     log_e: Floats
@@ -56,29 +58,39 @@ class Folds:
     after_from: NDArray[np.int64]
 
 
-def fall(buckets: Buckets, sigma: float) -> Folds:
-    """The evidence against "the mean has been non-decreasing"; ``sigma`` is the least noise of a probe believed."""
-    k = np.cumsum(buckets.n[::-1])
+def fall(buckets: Buckets, sigma: float, counts: Counts | None = None) -> Folds:
+    """The evidence against "the mean has been non-decreasing"; ``sigma`` is the least noise of a probe believed.
+
+    Of folds that do not count, by their means before and after and their probes, it is not asked.
+    """
+    k = buckets.n[::-1].cumsum()
     total = k[-1]
     center = buckets.y.sum() / total  # a sum of large levels would swallow the drop
-    y = np.cumsum((buckets.y - buckets.n * center)[::-1])
-    variance = np.cumsum(np.maximum(buckets.variance, buckets.n * sigma**2)[::-1])
-    folds = int(np.searchsorted(k, total / 2.0, side="right"))
+    y = (buckets.y - buckets.n * center)[::-1].cumsum()
+    variance = np.maximum(buckets.variance, buckets.n * sigma**2)[::-1].cumsum()
+    folds = int(k.searchsorted(total / 2.0, side="right"))
     after = slice(0, folds)
-    before = np.searchsorted(k, 2.0 * k[after])
+    before = k.searchsorted(2.0 * k[after])
     ka, kb = k[after], k[before] - k[after]
     mean_after, mean_before = y[after] / ka, (y[before] - y[after]) / kb
     drop = ka * (mean_before - mean_after)
     noise = variance[after] + (variance[before] - variance[after]) * (ka / kb) ** 2
     log_e = np.full(folds, -np.inf)
-    weight = log_weight(total - ka)
     # No rate does better than the best one for a fold, whose exponent is drop^2 / 2 noise.
-    some = np.flatnonzero((drop > 0.0) & (0.5 * drop * drop > -weight * noise))
+    best = 0.5 * drop * drop
+    some = (drop > 0.0) & (best > _LIGHTEST * noise)
+    if counts is not None and some.any():
+        some &= counts(mean_before + center, mean_after + center, ka)
+    some = np.flatnonzero(some)
+    if some.size:
+        weight = log_weight(total - ka[some])
+        worth = best[some] > -weight * noise[some]
+        some, weight = some[worth], weight[worth]
     if some.size:
         rate = _RATES / np.sqrt(variance[-1] / total)
         exponents = rate * drop[some] - 0.5 * rate**2 * noise[some]
         top = exponents.max(axis=0)
-        log_e[some] = top + np.log(np.exp(exponents - top).mean(axis=0)) + weight[some]
+        log_e[some] = top + np.log(np.exp(exponents - top).mean(axis=0)) + weight
     size = buckets.n.size
     return Folds(
         log_e=log_e,
@@ -109,7 +121,8 @@ _TABLED = 4096
 _TABLE = np.concatenate([[np.nan], _log_weight(np.arange(1, _TABLED))])
 
 
-def rise(buckets: Buckets, sigma: float) -> Folds:
+def rise(buckets: Buckets, sigma: float, counts: Counts | None = None) -> Folds:
     """The evidence against "the mean has been non-increasing": the fall of its mirror image."""
-    mirror = fall(Buckets(buckets.n, -buckets.y, buckets.variance, buckets.first, buckets.last), sigma)
+    image = Buckets(buckets.n, -buckets.y, buckets.variance, buckets.first, buckets.last)
+    mirror = fall(image, sigma, None if counts is None else lambda before, after, k: counts(-before, -after, k))
     return Folds(mirror.log_e, -mirror.before, -mirror.after, mirror.k, mirror.before_from, mirror.after_from)

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 import msgspec
 
-from collector.phases.hindsight import Label
+from collector.phases.hindsight.label import Label
 
 Finding = Literal["hit", "false alarm", "miss", "quiet", "not labelled"]
 

@@ -23,8 +23,13 @@ MARGIN = 2.0
 CERTAIN = 4.0
 """Standard errors that the steepest slope is taken low: it is the largest of very many."""
 AHEAD = 2.0
+"""For how many times the length of its line a curve must stay within the band if it goes on as it does."""
 SETTLED_FOR = 0.7
 """How long a curve must have been flat, in units of the time its whole change takes at its steepest."""
+LASTED = 1.0
+"""The same to be confirmed: the rounded top of a peak is flat for a while, too."""
+SURE = 0.35
+"""And by how much less than what the turn asks its slope, as it is estimated, must be over that time."""
 HOVERED_FOR = 0.15
 """How long it must have hovered; the band it hovers in is known beforehand."""
 
@@ -70,10 +75,14 @@ def lines(buckets: Buckets, x: Floats, sigma: float) -> Lines:
 
 
 class Steepest:
-    """The steepest slope that a phase has certainly had: the largest of lower limits so far."""
+    """The steepest slope that a phase has certainly had: the largest of lower limits so far.
 
-    def __init__(self, slope: float = 0.0, rows: dict[str, int] | None = None) -> None:
+    ``whole`` is how far the values went, where that is known from before what is at hand.
+    """
+
+    def __init__(self, slope: float = 0.0, rows: dict[str, int] | None = None, whole: float = 0.0) -> None:
         self.slope = slope
+        self.whole = whole
         self.rows = dict(rows or {})
         """Probes in a row at which the curve was found to settle, and to hover."""
 
@@ -90,17 +99,49 @@ class Steepest:
 
         It takes two probes in a row.
         """
-        shown = self._shown(turn, buckets, found, value_scale, target) if self.slope > 0.0 else None
+        shown = self.shown(turn, buckets, found, value_scale, target) if self.slope > 0.0 else None
         self.rows[turn.when] = self.rows.get(turn.when, 0) + 1 if shown else 0
         return shown if self.rows[turn.when] >= 2 else None
 
-    def _shown(
+    def reach(self, buckets: Buckets) -> float:
+        """How far the values went."""
+        level = buckets.y / buckets.n
+        return max(self.whole, float(level.max() - level.min()))
+
+    def lasts(self, turn: Turn, buckets: Buckets, found: Lines, value_scale: Scale, target: float) -> bool:
+        """Whether a curve is flat at this probe and has been so for long enough that it is no rounded top of a peak."""
+        if self.shown(turn, buckets, found, value_scale, target) is None:
+            return False
+        if turn.when == "hover":
+            return True
+        long = np.flatnonzero(found.length >= LASTED * self.whole / self.slope)
+        return bool(long.size and abs(found.slope[long[0]]) <= SURE * turn.slope * self.slope)
+
+    def left(
+        self, turn: Turn, found: Lines, value_scale: Scale, target: float, level: float
+    ) -> tuple[int, float] | None:
+        """The line by which a curve has certainly left what it was claimed to have reached: its band, or its level.
+
+        A level is left where it has moved by the same part of the whole change as its slope may be of the steepest.
+        """
+        if not found.k.size:
+            return None
+        if turn.when == "hover":
+            low, high = (placed(edge * target, 0.0, value_scale)[0] for edge in turn.band)
+            beyond = np.maximum(low - found.mean, found.mean - high)
+        else:
+            beyond = np.abs(found.mean - level) - turn.slope * self.whole
+        margin = beyond / np.maximum(found.error_of_mean, 1e-300)
+        j = int(margin.argmax())
+        return (j, _chance(float(margin[j]))) if margin[j] >= CERTAIN * (1.0 + 4.0 / found.k[-1]) else None
+
+    def shown(
         self, turn: Turn, buckets: Buckets, found: Lines, value_scale: Scale, target: float
     ) -> tuple[int, float] | None:
+        """The line by which a curve is flat at this probe, and the chance of that margin."""
         bound = turn.slope * self.slope
         margin = (bound - np.abs(found.slope)) / np.maximum(found.error, 1e-300)
-        level = buckets.y / buckets.n
-        whole = float(level.max() - level.min()) / self.slope
+        whole = self.reach(buckets) / self.slope
         long = found.length >= (HOVERED_FOR if turn.when == "hover" else SETTLED_FOR) * whole
         value = value_of(found.mean, value_scale)
         if turn.when == "hover":
@@ -121,8 +162,13 @@ class Steepest:
                 reach = 0.375 * bound * float(found.length[j])  # as far as the outer quarters of a line at the bound
                 level_throughout = bool(np.all(np.abs(means - found.mean[j]) - MARGIN * errors <= reach))
             if level_throughout and not (turn.when == "hover" and _sinking(buckets, found, int(j))):
-                return int(j), 0.5 * math.erfc(min(float(margin[j]), 6.0) / math.sqrt(2.0))
+                return int(j), _chance(float(margin[j]))
         return None
+
+
+def _chance(margin: float) -> float:
+    """The probability of so many standard errors by chance, or more."""
+    return 0.5 * math.erfc(min(margin, 6.0) / math.sqrt(2.0))
 
 
 def _quarters(found: Lines, j: int) -> tuple[Floats, Floats]:

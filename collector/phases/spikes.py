@@ -133,9 +133,9 @@ class Spikes:
             "values": packed(self._values.numbers),
             "away": packed(self._away.numbers),
             "steps": list(self._steps),
-            "above": self._above,
+            "above": list(self._above),
             "calm": self._calm,
-            "lost": self._lost,
+            "lost": list(self._lost),
         }
 
     def restore(self, state: dict[str, Any]) -> None:

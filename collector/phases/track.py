@@ -10,8 +10,9 @@ from collector.phases import episode as life
 from collector.phases.episode import Episode, Suspicion
 from collector.phases.evidence import evidence
 from collector.phases.figures import rounded
-from collector.phases.machine import LEVEL, TESTED, Machine, Turn, When
+from collector.phases.machine import EQUIVALENCE, LEVEL, TESTED, Machine, Turn, When
 from collector.phases.observed import Observed
+from collector.phases.slopes import Steepest
 from collector.phases.spans import Span
 from collector.phases.transition import State, Transition
 from collector.phases.verdict import Verdict
@@ -44,6 +45,7 @@ class Track:
         self._entered: dict[str, int] = {}
         self._suspicion: Suspicion | None = None
         self._episode: Episode | None = None
+        self._conditions = ""
 
     @property
     def phase(self) -> str:
@@ -62,23 +64,47 @@ class Track:
 
     # -- a measurement ----------------------------------------------------------------------------
 
-    def update(self, step: int, value: float, paired: float = math.nan) -> list[Transition]:
-        """What this measurement made known; usually nothing."""
+    def update(self, step: int, value: float, paired: float = math.nan, conditions: str = "") -> list[Transition]:
+        """What this measurement made known; usually nothing. Under other ``conditions`` than the last, evidence begins anew."""
         if not self.observed.admits(step, value):
             return []
         if not self.spans:
             self._enter(self.machine.phases[0].name, step)
-        if not self.observed.take(step, value, paired, dense=self._watched_closely):
-            return []
-        known = self._followed(step)
+            self._conditions = conditions
+        known = self._begun_anew(step) if conditions != self._conditions else []
+        self._conditions = conditions
+        whole = self.observed.take(step, value, paired, dense=self._watched_closely)
+        if whole:
+            known += self._followed(step)
         turns = self.machine.turns_from(self.phase)
-        cases = self.observed.cases(step, turns, self._alpha)
+        cases = self.observed.cases(step, turns, self._alpha) if whole else []
         shown = [case for case in cases if case.shown and self.observed.lasts(case)]
-        if shown and self.observed.assessable():
+        shown += self.observed.at_once(turns)
+        if shown and not self.observed.assessable():  # whatever it wanders like, what diverges has diverged
+            shown = [case for case in shown if case.turn.when == "diverge"]
+        if shown:
             known += self._detected(max(shown, key=lambda case: case.log_e), step)
-        else:
+        elif whole:
             known += self._suspected(cases, step)
         return known
+
+    def _begun_anew(self, step: int) -> list[Transition]:
+        """What is taken back where the series is measured otherwise from a step on.
+
+        A phase was entered by evidence of its own and lasts. What is suspected, or waits for its confirmation before anybody
+        acts on it, cannot be followed any more and has to be shown anew. It is a further chance to be wrong, so it
+        has its part of what is left of alpha, as if the phase were entered again.
+        """
+        suspicion, open_ = self._suspicion, self._episode
+        self._suspicion = self._episode = None
+        self.observed.restart(step)
+        told = [suspicion.told] if suspicion else []
+        if open_ is not None and not open_.confirmed and self.machine.turns[open_.turn].act == "confirmed":
+            told.append(open_.detected)
+            self._enter(open_.detected.from_phase, step)
+        else:
+            self._entered[self.phase] += 1
+        return [life.outdated(claim, step) for claim in told]
 
     def _alpha(self, turn: Turn) -> float:
         return (
@@ -97,11 +123,13 @@ class Track:
         if suspicion is None:
             self._ordinal += 1
         transition = self._transition(case, step, "detected", suspicion.told.known_step if suspicion else None)
-        hold = life.HOLD
+        hold, before = life.HOLD, Steepest()
         if case.turn.when in TESTED:
             buckets = self.observed.trends.buckets()
             hold = life.hold_after(buckets, int(np.searchsorted(buckets.last, transition.happened_step)))
-        self._episode = Episode(turn, transition, hold)
+        elif case.turn.when in EQUIVALENCE:
+            before = self.observed.trends.steepest()
+        self._episode = Episode(turn, transition, hold, slope=before.slope, whole=before.whole)
         self._enter(case.turn.to_phase, transition.happened_step, as_level=case.turn.when in LEVEL)
         return [*withdrawn, transition]
 
@@ -112,7 +140,7 @@ class Track:
             if best is None or best.log_e < life.SUSPECTED:
                 return []
             self._ordinal += 1
-            told = self._transition(best, step, "suspected", step)
+            told = self._transition(best, step, "suspected", step, but=self._held_back(best))
             self._suspicion = Suspicion(self.machine.turns.index(best.turn), told)
             return [told]
         suspicion = self._suspicion
@@ -123,6 +151,14 @@ class Track:
         self._suspicion = None
         return [suspicion.withdrawn(step)]
 
+    def _held_back(self, case: Verdict) -> str:
+        """Why evidence that would suffice is not claimed."""
+        if not case.shown:
+            return ""
+        if not self.observed.assessable():
+            return "the series wanders like a random walk, of which no trend is claimed"
+        return "the signs of single pairs of probes do not agree yet"
+
     def _followed(self, step: int) -> list[Transition]:
         """What became of the claim detected last."""
         open_ = self._episode
@@ -130,6 +166,8 @@ class Track:
             return []
         turn = self.machine.turns[open_.turn]
         open_.stood += 1
+        if turn.when in EQUIVALENCE:
+            return self._level_followed(open_, turn, step)
         if turn.when not in TESTED:
             return self._confirmed(open_, step) if not open_.confirmed and open_.stood >= open_.hold else []
         if back := self._reversed(open_, turn, step):
@@ -140,6 +178,18 @@ class Track:
         if open_.ripe() and open_.stands(turn, self.observed.trends.mean(open_.hold)):
             return self._confirmed(open_, step)
         return []
+
+    def _level_followed(self, open_: Episode, turn: Turn, step: int) -> list[Transition]:
+        """A level is confirmed where it still is one after its hold, and taken back where the curve has moved on before."""
+        if open_.confirmed:
+            return []
+        before = Steepest(open_.slope, whole=open_.whole)
+        still = self.observed.trends.still(turn, before, open_.detected.evidence.after.mean or 0.0)
+        if isinstance(still, bool):
+            return self._confirmed(open_, step) if still and open_.stood >= open_.hold else []
+        withdrawn = self._withdrawn(open_, turn, still, step)
+        self.observed.trends.resume(before)
+        return [withdrawn]
 
     def _confirmed(self, open_: Episode, step: int) -> list[Transition]:
         open_.confirmed = True
@@ -159,10 +209,13 @@ class Track:
             min_effect=turn.min_effect,
             severity=turn.severity,
         )
-        cases = self.observed.trends.verdicts((back,), (open_.detected.evidence.alpha,))
+        cases = self.observed.trends.verdicts((back,), lambda _: open_.detected.evidence.alpha)
         if not cases or not cases[0].shown or not open_.gone(turn, cases[0].after.mean or 0.0):
             return None
-        case = cases[0]
+        return self._withdrawn(open_, turn, cases[0], step)
+
+    def _withdrawn(self, open_: Episode, turn: Turn, case: Verdict, step: int) -> Transition:
+        """The claim taken back on the evidence of a case, and the phase before it entered again."""
         withdrawn = msgspec.structs.replace(
             open_.detected,
             state="retracted",
@@ -179,7 +232,7 @@ class Track:
         self._enter(turn.from_phase, withdrawn.happened_step)
         return withdrawn
 
-    def _transition(self, case: Verdict, step: int, state: State, suspected: int | None) -> Transition:
+    def _transition(self, case: Verdict, step: int, state: State, suspected: int | None, but: str = "") -> Transition:
         at, first, last = case.happened
         return Transition(
             machine=self.machine.name,
@@ -195,7 +248,7 @@ class Track:
             severity=case.turn.severity,
             advice=case.turn.advice,
             undo=case.turn.undo,
-            evidence=evidence(case, self.machine, self.subject, self.observed.card()),
+            evidence=evidence(case, self.machine, self.subject, self.observed.card(), but),
             state=state,
             suspected_step=suspected,
             act=state == case.turn.act,
@@ -206,7 +259,7 @@ class Track:
         self._entered[phase] = self._entered.get(phase, 0) + 1
         if self.spans:
             self.spans[-1] = msgspec.structs.replace(self.spans[-1], until_step=at)
-            self.observed.trends.begin(at, as_level=as_level)
+            self.observed.enter(at, as_level=as_level)
         self.spans.append(Span(self.machine.name, self.subject, phase, at))
         del self.spans[:-MAX_SPANS]
 
@@ -221,7 +274,8 @@ class Track:
         """All that a later life needs to go on as this one would, as JSON has it."""
         return {
             "ordinal": self._ordinal,
-            "entered": self._entered,
+            "conditions": self._conditions,
+            "entered": dict(self._entered),
             "observed": self.observed.state(),
             "span": msgspec.to_builtins(self.spans[-1:]),
             "suspicion": msgspec.to_builtins(self._suspicion),
@@ -231,6 +285,7 @@ class Track:
     def restore(self, state: dict[str, Any]) -> None:
         """Be as when the state was given; of the phases passed only the present one is in it."""
         self._ordinal, self._entered = state["ordinal"], dict(state["entered"])
+        self._conditions = state["conditions"]
         self.observed.restore(state["observed"])
         self.spans = msgspec.convert(state["span"], list[Span])
         self._suspicion = msgspec.convert(state["suspicion"], Suspicion | None)

@@ -25,7 +25,8 @@ class NoiseCard(msgspec.Struct, frozen=True):
     where it reports none; ``process`` what training itself adds; ``believed`` what tests use. ``autocorrelation`` is the
     coefficient of the AR(1) process whose means of several probes would scatter alike. ``tails`` is the 90 %
     quantile of residuals over their median, 1 for a Gaussian; ``outliers`` the share of probes replaced. ``verdict`` is
-    "unassessable" where the series wanders like a random walk: no trend can be told from that.
+    "unassessable" where the series wanders like a random walk: no trend can be told from that. ``restarts`` is how
+    often the series was measured otherwise from some step on, and all this begun anew there.
     """
 
     probes: int
@@ -36,6 +37,7 @@ class NoiseCard(msgspec.Struct, frozen=True):
     tails: float
     outliers: float
     verdict: Literal["white", "correlated", "unassessable", "unknown"]
+    restarts: int = 0
 
 
 class Evidence(msgspec.Struct, frozen=True):

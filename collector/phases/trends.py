@@ -2,19 +2,21 @@
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collector.phases import reflection, turning_point
-from collector.phases.axis import Floats, Scale, value_of
+from collector.phases.axis import Floats, Scale, placed, value_of
 from collector.phases.cleaner import Cleaner
 from collector.phases.figures import finite
-from collector.phases.history import Buckets, History
+from collector.phases.history import Buckets, History, Probe
 from collector.phases.machine import TESTED, Turn
 from collector.phases.packing import packed, short, unpacked
 from collector.phases.signs import LONGEST
-from collector.phases.slopes import MARGIN, Lines, Steepest, lines
+from collector.phases.slopes import CERTAIN, MARGIN, Lines, Steepest, lines
 from collector.phases.transition import Window
 from collector.phases.verdict import Verdict
 
@@ -32,15 +34,18 @@ class Trends:
         self.cleaner = Cleaner(value_scale, step_scale)
         self._history = History()
         self._steepest = Steepest()
-        self._from_level = False  # whether the phase began as a level
+        self.from_level = False
+        """Whether the phase began as a level."""
         self._since = -1.0  # no probe up to this step belongs to the phase
         self._recent: deque[float] = deque(maxlen=2 * LONGEST)  # cleaned, since the phase began
         self._count = 0
+        self._buckets: Buckets | None = None
 
     # -- what came --------------------------------------------------------------------------------
 
     def take(self, step: int, y: float, paired: float) -> None:
         """Take in the next probe, on its axis."""
+        self._buckets = None
         for probe in self.cleaner.take(step, y, paired):
             if probe.step > self._since:
                 self._history.append(probe)
@@ -49,7 +54,8 @@ class Trends:
 
     def begin(self, step: int, *, as_level: bool) -> None:
         """A phase began at a step: what lies before it is no evidence any more."""
-        self._from_level = as_level
+        self.from_level = as_level
+        self._buckets = None
         self._since = step - 1.0
         self._history.drop(int(np.sum(self._history.buckets().last < step)))
         self._count = int(self._history.buckets().n.sum())
@@ -58,8 +64,8 @@ class Trends:
 
     # -- what it shows ----------------------------------------------------------------------------
 
-    def verdicts(self, turns: tuple[Turn, ...], alphas: tuple[float, ...]) -> list[Verdict]:
-        """The strongest case for each turn that has one at present."""
+    def verdicts(self, turns: tuple[Turn, ...], alpha: Callable[[Turn], float]) -> list[Verdict]:
+        """The strongest case for each turn that has one at present; ``alpha`` tells what a tested one may be wrong in."""
         buckets = self.buckets()
         n = float(buckets.n.sum())
         if n < min(turn.min_points for turn in turns):
@@ -74,10 +80,40 @@ class Trends:
             self._tested(turn, buckets, sigma, alpha)
             if turn.when in TESTED
             else self._flat(turn, buckets, found, sigma)
-            for turn, alpha in zip(turns, alphas, strict=True)
+            for turn in turns
             if n >= turn.min_points
         )
         return [case for case in cases if case is not None]
+
+    def still(self, turn: Turn, before: Steepest, claimed: float) -> Verdict | bool:
+        """Whether a level that was claimed still is one at this probe; the verdict against it where it certainly is none."""
+        buckets, sigma = self.buckets(), self.sigma()
+        found = lines(buckets, self._placed(buckets), sigma)
+        level = placed(claimed, 0.0, self._value_scale)[0]
+        left = before.left(turn, found, self._value_scale, self._target, level)
+        if left is None:
+            return before.lasts(turn, buckets, found, self._value_scale, self._target)
+        j, chance = left
+        return self._verdict(
+            turn,
+            "level_left",
+            -math.log(chance),
+            0.5 * math.erfc(CERTAIN / math.sqrt(2.0)),
+            buckets,
+            slice(0, max(int(found.first[j]), 1)),
+            slice(int(found.first[j]), len(buckets)),
+            sigma,
+            (int(found.first[j]),) * 3,
+            against=True,
+        )
+
+    def steepest(self) -> Steepest:
+        """The steepest slope of the phase so far, and how far the values went."""
+        return Steepest(self._steepest.slope, whole=self._steepest.reach(self.buckets()))
+
+    def resume(self, before: Steepest) -> None:
+        """The phase goes on that had this slope."""
+        self._steepest = before
 
     def given(self, turn: Turn, step: int) -> Verdict:
         """A turn taken on other quantities, beside where this one is."""
@@ -87,7 +123,9 @@ class Trends:
 
     def buckets(self) -> Buckets:
         """All probes of the phase."""
-        return self._history.buckets([probe for probe in self.cleaner.newest() if probe.step > self._since])
+        if self._buckets is None:
+            self._buckets = self._history.buckets(self._not_final())
+        return self._buckets
 
     def sigma(self) -> float:
         """The standard deviation of one probe at present; NaN while unknown."""
@@ -103,9 +141,12 @@ class Trends:
 
     def newest(self) -> tuple[Floats, int]:
         """Up to ``2 * LONGEST`` newest cleaned values on the axis of the test, and how many of the phase came before them."""
-        last = [*self._recent, *(probe.y for probe in self.cleaner.newest() if probe.step > self._since)]
+        last = [*self._recent, *(probe.y for probe in self._not_final())]
         kept = last[-2 * LONGEST :]
         return np.array(kept), self._count + len(last) - len(self._recent) - len(kept)
+
+    def _not_final(self) -> list[Probe]:
+        return [probe for probe in self.cleaner.newest() if probe.step > self._since]
 
     def _mean(self, k: int) -> float:
         last = self.newest()[0][-k:].tolist()
@@ -124,31 +165,33 @@ class Trends:
             int(buckets.first[part][0]), int(buckets.last[part][-1]), int(total), finite(mean), finite(stderr)
         )
 
-    def _tested(self, turn: Turn, buckets: Buckets, sigma: float, alpha: float) -> Verdict | None:
+    def _tested(self, turn: Turn, buckets: Buckets, sigma: float, alpha: Callable[[Turn], float]) -> Verdict | None:
         """Of the folds whose change reaches the least effect, the one with most evidence."""
         if not sigma > 0.0:  # all values equal, or the noise unknown
             return None
         if turn.flat:
             sigma *= self.cleaner.meter.lasting()
         scaled = Buckets(buckets.n, buckets.y / sigma, buckets.variance / sigma**2, buckets.first, buckets.last)
-        folds = (reflection.rise if turn.when == "rise" else reflection.fall)(scaled, 1.0)
-        after = folds.after * sigma
-        change = self._relative(folds.before * sigma, after)
-        enough = (change >= turn.min_effect) if turn.when == "rise" else (change <= -turn.min_effect)
-        enough &= (folds.k >= LEAST_WINDOW) & turn.admits(value_of(after, self._value_scale))
-        if not enough.any():
-            return None
-        log_e = np.where(enough, folds.log_e, -np.inf)
-        j = int(log_e.argmax())
-        if not log_e[j] > 0.0:
+
+        def counts(before: Floats, after: Floats, k: Floats) -> NDArray[np.bool_]:
+            after = after * sigma
+            change = self._relative(before * sigma, after)
+            enough = (change >= turn.min_effect) if turn.when == "rise" else (change <= -turn.min_effect)
+            return np.asarray(enough & (k >= LEAST_WINDOW) & turn.admits(value_of(after, self._value_scale)))
+
+        folds = (reflection.rise if turn.when == "rise" else reflection.fall)(scaled, 1.0, counts)
+        log_e = folds.log_e
+        j = int(log_e.argmax()) if log_e.size else -1
+        if j < 0 or not log_e[j] > 0.0:
             return None
         before, after_from = int(folds.before_from[j]), int(folds.after_from[j])
-        shown = float(log_e[j]) >= math.log(1.0 / alpha)
+        allowed = alpha(turn)
+        shown = float(log_e[j]) >= math.log(1.0 / allowed)
         return self._verdict(
             turn,
             "reflected_gauss_e_process",
             float(log_e[j]),
-            alpha,
+            allowed,
             buckets,
             slice(before, after_from),
             slice(after_from, len(buckets)),
@@ -187,6 +230,8 @@ class Trends:
         after: slice,
         sigma: float,
         happened: tuple[int, int, int],
+        *,
+        against: bool = False,
     ) -> Verdict:
         windows = self.window(buckets, before, sigma), self.window(buckets, after, sigma)
         earlier, later = (float(buckets.y[part].sum() / buckets.n[part].sum()) for part in (before, after))
@@ -202,13 +247,14 @@ class Trends:
             change,
             noise,
             (int(buckets.last[at]), int(buckets.first[first]), int(buckets.last[last])),
+            against,
         )
 
     def _turned(self, turn: Turn, buckets: Buckets, sigma: float) -> tuple[int, int, int]:
         """Where a rise became a fall or a fall a rise, as buckets."""
         mean = buckets.y / buckets.n
         error = np.sqrt(np.maximum(buckets.variance, buckets.n * sigma**2)) / buckets.n
-        turned = turning_point.onset if turn.flat or self._from_level else turning_point.peak
+        turned = turning_point.onset if turn.flat or self.from_level else turning_point.peak
         at = turned(mean if turn.when == "fall" else -mean, error)
         return at.at, at.first, at.last
 
@@ -217,6 +263,8 @@ class Trends:
         if self._value_scale == "log":
             return np.asarray(np.expm1(np.minimum(after - before, 700.0)))  # beyond lies infinity
         level = np.abs(before)
+        if level.all():
+            return np.asarray((after - before) / level)
         return np.where(level > 0.0, (after - before) / np.where(level > 0.0, level, 1.0), np.sign(after - before))
 
     def _placed(self, buckets: Buckets) -> Floats:
@@ -230,17 +278,18 @@ class Trends:
         return {
             "cleaner": self.cleaner.state(),
             "history": self._history.state(),
-            "steepest": [self._steepest.slope, self._steepest.rows],
+            "steepest": [self._steepest.slope, dict(self._steepest.rows), self._steepest.whole],
             "since": self._since,
-            "from_level": self._from_level,
+            "from_level": self.from_level,
             "recent": packed(self._recent, are_short=True),
             "count": self._count,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Be as when the state was given."""
+        self._buckets = None
         self.cleaner.restore(state["cleaner"])
         self._history = History.restored(state["history"])
         self._steepest = Steepest(*state["steepest"])
-        self._since, self._count, self._from_level = state["since"], state["count"], state["from_level"]
+        self._since, self._count, self.from_level = state["since"], state["count"], state["from_level"]
         self._recent.extend(unpacked(state["recent"], are_short=True))

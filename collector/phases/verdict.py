@@ -13,7 +13,7 @@ class Verdict:
 
     The windows are in the units of the quantity, ``change`` is the relative change between them, and ``noise`` the
     relative standard deviation of one probe. ``happened`` is the step where it took place and those between
-    which it did.
+    which it did. ``against`` says that it speaks against a claim that was made.
     """
 
     turn: Turn
@@ -25,6 +25,7 @@ class Verdict:
     change: float
     noise: float
     happened: tuple[int, int, int]
+    against: bool = False
 
     @property
     def shown(self) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 
 from collector.phases import ALPHA, MACHINES, Machine
 from collector.phases.backtest import Judgement, Series, judgements
-from collector.phases.machine import TESTED, Turn
+from collector.phases.machine import TESTED, Turn, shared
 from collector.phases.score import Score, Scored
 from collector.phases.transition import Transition
 from collector.store.queries import Reader, RunRow, SeriesRow
@@ -53,17 +53,17 @@ def backtest(
     Judging costs about 0.03 s a turn and series. Whoever asks again keeps ``known``, an empty dict at first: runs that have
     not gone on since are then not judged again.
     """
-    rows = list(reader.runs() if runs is None else runs)[:NEWEST]
+    rows = [row for row in (reader.runs() if runs is None else runs) if row.thinned_at is None][:NEWEST]
     found = [judged(reader, row, machines, known) for row in rows]
     everything = [one for run in found for one in run]
     whole = Realised("", "", "", alpha, _over_runs(found))
-    parts = sum(machine.weight for machine in machines)
+    parts = shared(machines, alpha)
     return [whole] + [
         Realised(
             machine.name,
             turn.from_phase,
             turn.to_phase,
-            alpha * machine.weight / parts * machine.alpha(turn),
+            parts[machine.name] * machine.alpha(turn),
             Score.of(one.scored for one in everything if _of(one, machine, turn)),
         )
         for machine in machines

@@ -73,6 +73,7 @@ export function healthPanel({ ranks, probes, run, now, unjudged }) {
 const WHY_UNJUDGED = {
   not_ok: "came out not ok",
   skipped: "were not finite, or not positive on a logarithmic axis",
+  outdated: "were measured with other settings than those after them",
   behind: "came at a step the run had passed already",
   refused: "were of a subject beyond the most that are followed",
 };

@@ -57,6 +57,13 @@ def test_a_peak_told_of_a_curve_that_only_rises_is_a_false_alarm() -> None:
     assert found["critical_period"].scored.finding == "hit"
 
 
+def test_a_phase_whose_beginning_was_taken_back_has_no_turns_to_judge() -> None:
+    rise = next(one for one in told_of(series_of(3)) if one.state == "detected")
+    back = msgspec.structs.replace(rise, state="retracted", known_step=rise.known_step + 10)
+    assert set(judged(series_of(3), [rise])) == {"critical_period", "after_critical_period"}
+    assert set(judged(series_of(3), [rise, back])) == {"critical_period"}
+
+
 def test_what_never_moves_and_was_never_told_is_quiet() -> None:
     found = judged(series_of(6, legs=("rise",), instead="level"), [])
     assert [one.scored.finding for one in found.values()] == ["quiet"]

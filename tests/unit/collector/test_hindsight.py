@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import binomtest
 
-from collector.phases import pelt
-from collector.phases.hindsight import Label, Shape, label
+from collector.phases.hindsight import pelt
+from collector.phases.hindsight.label import Label, Shape, label
+from collector.phases.hindsight.pieces import Pieces, Way
 from collector.phases.isotonic import isotonic
-from collector.phases.pieces import Pieces, Way
 from collector.phases.score import Score, Scored, scored, wilson
 from tests import curves
 from tests.curves import Curve, Floats

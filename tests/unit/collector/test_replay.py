@@ -8,10 +8,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from collector.cli import app
+from collector.health import Health
+from collector.live import Live
 from collector.phases import MACHINES, Machine, Phase, Turn
 from collector.phases.simulated import simulated
+from collector.pipeline import Pipeline
 from collector.store.queries import Reader
 from collector.store.replay import replayed
+from collector.store.sqlite import Store
+from probe_wire import Column, Estimate, Hello, Quantity, Report, Run, Schema, encode, pack
 from tests.stored_runs import stored
 
 CURVE = simulated(("rise", "fall"), 3, snr=20.0)
@@ -99,3 +104,36 @@ def test_a_run_watched_with_a_machine_of_ones_own_is_replayed_with_it(tmp_path: 
     assert replay(path).exit_code == 1
     with_it = replay(path, "--config", tmp_path / "phasewatch.toml")
     assert (with_it.exit_code, "the same to the byte" in with_it.output) == (0, True)
+
+
+def test_a_run_measured_otherwise_half_way_is_replayed_to_the_byte_and_says_how_much_was_put_aside(
+    tmp_path: Path,
+) -> None:
+    """The first half with one probe set, the rest with another whose values are a fifth lower."""
+    store, live = Store(tmp_path / "s.db"), Live()
+    pipeline = Pipeline(store, live, Health(), (), tick=lambda *_: None)
+    stream = pipeline.hello(Hello(Run("run", "run", "host", 1, 10.0, {}), 0, "a", 1))
+    quantity, half = Quantity("fisher_trace", "1", "What is judged.", "Judged"), CURVE.values.size // 2
+    for number, probe_set in enumerate(("one", "other"), 1):
+        schema = Schema(number, (quantity,), (Column("fisher_trace", {}, {"probe_set": probe_set}),))
+        pipeline.schema(stream, schema, encode(schema))
+    for i, (value, error) in enumerate(zip(CURVE.values.tolist(), CURVE.paired.tolist(), strict=True)):
+        seen = value if i < half else 0.8 * value
+        report = Report(i + 1, 10 * i, 0.0, 1 + (i >= half), *pack([Estimate(seen, 2 * error, error, 64)]))
+        pipeline.report(stream, report, encode(report))
+    pipeline.commit()
+    told = [one.transition for one in Reader(store.path).transitions("run")]
+    assert any(one.state == "detected" and one.known_step >= 10 * half for one in told)
+    assert all(
+        (one.evidence.before.first_step < 10 * half) == (one.evidence.after.last_step < 10 * half) for one in told
+    )
+    assert msgspec.json.encode(replayed(Reader(store.path), "run")) == msgspec.json.encode(told)
+    judges = sum(machine.quantity == "fisher_trace" and machine.judges({}) for machine in MACHINES)
+    assert live.runs["run"].unjudged.outdated == half * judges
+    store.close()
+
+
+def test_what_was_taken_back_before_anybody_was_told_to_act_says_so(store: Path) -> None:
+    shown = CliRunner().invoke(app, ["transitions", "peak", "--store", str(store)], env={"COLUMNS": "200"})
+    assert "intervention_removal: rapid_change → stabilised  retracted" in shown.output
+    assert re.search(r"withdrawn at step \d+, before anybody was told to act on it", shown.output)

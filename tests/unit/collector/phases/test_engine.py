@@ -201,6 +201,32 @@ def test_a_turn_is_taken_only_where_other_quantities_are_as_it_is_given() -> Non
     assert with_other("unknown", 1.0, model) == []
 
 
+def test_each_phase_is_left_on_what_held_at_two_probes_of_its_own() -> None:
+    held = (Given(quantity="fitted", at_least=0.99),)
+    model = machine("a b c", turn("a", "b", "given", given=held), turn("b", "c", "given", given=held))
+    phases = PhaseEngine([model])
+    told = [
+        (t.to_phase, t.known_step)
+        for step in range(6)
+        for t in phases.update(step, [(Column("q"), Estimate(1.0)), (Column("fitted"), Estimate(1.0))])
+        if t.state == "detected"
+    ]
+    assert told == [("b", 1), ("c", 3)]
+
+
+def test_a_state_that_was_given_out_is_not_changed_by_what_comes_later() -> None:
+    reports, phases = run(), PhaseEngine()
+    fed(phases, reports[:71])  # within the spike
+    state = phases.state()
+    before = json.dumps(state)
+    fed(phases, reports[71:])
+    assert json.dumps(state) == before
+    back = PhaseEngine()
+    back.restore(state)
+    fed(back, reports[71:])
+    assert json.dumps(state) == before
+
+
 # -- a restart ------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from collector.phases import MACHINES, Machine, MachineError, Turn
-from collector.phases.machine import TESTED, Aside
+from collector.phases.machine import TESTED, Aside, shared
 from probe_wire import Advice
 from tests.phase_runs import machine, turn
 
@@ -30,6 +30,16 @@ from tests.phase_runs import machine, turn
         ("a b", [turn("a", "b", "hover", band=(1.1, 0.9))], "the band 1.1 to 0.9; it rises"),
         ("a b", [turn("a", "b", at_least=2.0, at_most=1.0)], "at least 2.0 and at most 1.0"),
         ("a B", [turn("a", "B")], "Got the name 'B'"),
+        (
+            "a b",
+            [turn("a", "b", "spike", spreads=5.0), turn("b", "a", "calm", spreads=6.0)],
+            "have spreads 5, 6; they compare with one running median, so give them all the same spreads",
+        ),
+        (
+            "a b c",
+            [turn("a", "b", "spike"), turn("a", "c", "diverge", min_effect=0.0), turn("c", "a", "calm")],
+            r"have min_effect 0, 0\.05; they compare",
+        ),
         ("a? b", [turn("a", "b")], "first phase, a, cannot be optional"),
         ("a b? c", [turn("a", "b"), turn("b", "c")], "b is optional, but only it leads to c"),
     ],
@@ -115,3 +125,13 @@ def test_a_machine_judges_the_network_or_its_layers_with_just_its_labels() -> No
     assert [network.judges(labels) for labels in seen] == [True, False, False, False]
     assert [layers.judges(labels) for labels in seen] == [False, True, False, False]
     assert [split.judges(labels) for labels in seen] == [False, False, True, False]
+
+
+def test_only_a_machine_that_tests_something_takes_a_part_of_alpha() -> None:
+    parts = shared(MACHINES, 0.01)
+    idle = {name for name, part in parts.items() if part == 0.0}
+    assert idle == {"liu_gurevych", "loss_spike"} == {m.name for m in MACHINES if not m.tests}
+    assert sum(parts.values()) == pytest.approx(0.01)
+    assert parts["critical_period"] == pytest.approx(4 * parts["grokking"])
+    assert shared([], 0.01) == {}
+    assert shared([m for m in MACHINES if not m.tests], 0.01) == {"liu_gurevych": 0.0, "loss_spike": 0.0}

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from collector.phases.noise import HAMPEL, chord_residuals, hampel, robust_sigma
-from collector.phases.past import FLOOR, LEAST, MOST, Past, past
+from collector.phases.hindsight.noise import HAMPEL, chord_residuals, hampel, robust_sigma
+from collector.phases.hindsight.past import FLOOR, LEAST, MOST, Past, past
 
 
 def test_a_straight_trend_leaves_no_residual_at_any_spacing() -> None:

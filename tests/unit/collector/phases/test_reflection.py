@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from collector.phases.history import Buckets
-from collector.phases.reflection import RATES, Folds, fall, log_weight, rise
+from collector.phases.reflection import _LIGHTEST, RATES, Folds, fall, log_weight, rise
 
 
 def buckets(y: np.ndarray, variance: np.ndarray | float = 1.0, n: np.ndarray | None = None) -> Buckets:
@@ -167,3 +167,18 @@ def test_a_split_at_a_round_number_costs_less_than_its_neighbours() -> None:
     weights = np.exp(log_weight(np.array([1023.0, 1024.0, 1025.0])))
     assert weights[1] > 100 * weights[0]
     assert weights[1] > 100 * weights[2]
+
+
+def test_no_split_weighs_more_than_what_folds_are_left_out_by() -> None:
+    assert float(log_weight(np.arange(5000.0, 0.0, -1.0)).max()) < -_LIGHTEST < math.log(0.26)
+
+
+def test_folds_that_do_not_count_are_not_asked_and_the_others_are_as_they_were() -> None:
+    y = np.random.default_rng(3).standard_normal(41) - 2.5 * (np.arange(41) > 25)
+    for of, sign in ((fall, 1.0), (rise, -1.0)):
+        every = of(buckets(sign * y), 0.0)
+        some = of(buckets(sign * y), 0.0, lambda before, after, k: (k >= 14) & (np.abs(before - after) > 1.0))
+        asked = (every.k >= 14) & (np.abs(every.before - every.after) > 1.0)
+        assert np.array_equal(some.log_e, np.where(asked, every.log_e, -np.inf))
+        assert np.isfinite(some.log_e).sum() >= 3
+        assert np.isfinite(every.log_e).sum() > np.isfinite(some.log_e).sum()

@@ -154,3 +154,33 @@ def test_a_place_that_is_asked_for_has_to_be_reached() -> None:
     curve = saturating() + noise(0, 200, 0.1)
     assert told(curve, low) == []
     assert len(told(curve, high)) == 1
+
+
+HOVER = turn("coming", "there", "hover", min_effect=0.0, slope=0.5)
+
+
+def hovers(y: np.ndarray, target: float = 10.0, steepest: float = 0.5, sd: float = 0.01) -> bool:
+    """Whether probes without noise, each said to have a little, hover at the target at the last of them."""
+    x = np.arange(float(y.size))
+    whole = Buckets(np.ones(y.size), y, np.full(y.size, sd**2), x, x)
+    return Steepest(steepest).shown(HOVER, whole, lines(whole, x, sd), "linear", target) is not None
+
+
+@pytest.mark.parametrize(("slope", "there"), [(0.02, True), (0.025, False)])
+def test_what_would_leave_the_band_within_twice_its_length_does_not_hover(slope: float, there: bool) -> None:  # noqa: FBT001
+    """Of lines of ten probes and more that end at 10.9 the shortest stays longest in a band up to 11.2: 10.9 + 13.5 slopes."""
+    assert hovers(10.9 - slope * np.arange(29.0, -1.0, -1.0), sd=1e-4) == there
+
+
+def test_what_comes_down_into_the_band_does_not_hover_until_as_much_lies_within_it_as_above() -> None:
+    """A line is not believed while the probes just before it, as many, lay certainly higher."""
+    up = np.linspace(0.0, 14.0, 20)
+    for stayed, there in ((12, False), (40, True)):
+        down = np.concatenate([up, np.linspace(14.0, 10.0, 8), np.full(stayed, 10.0)])
+        assert hovers(down) == there
+    from_below = np.concatenate([np.linspace(0.0, 10.0, 28), np.full(12, 10.0)])
+    assert hovers(from_below)
+
+
+def test_a_line_that_reaches_back_to_the_first_probe_has_nothing_higher_before_it() -> None:
+    assert hovers(np.full(12, 10.0))

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from collector.phases import MACHINES, Track
 from collector.phases.machine import Turn
 from collector.phases.spikes import BEHIND, CALM, CLIMBING, LEAST, Spikes
 from tests.phase_runs import turn
@@ -125,3 +126,28 @@ def test_it_comes_back_from_json_and_goes_on_as_it_would_have() -> None:
             for one in (kept, back):
                 one.take(10 * i, value, 6.0, 0.05)
             assert repr(kept.verdicts((UP, DOWN, LOST))) == repr(back.verdicts((UP, DOWN, LOST)))
+
+
+LOSS = next(m for m in MACHINES if m.name == "loss_spike")
+
+
+def test_a_divergence_is_told_at_once_however_densely_it_is_measured() -> None:
+    judge = Track(LOSS, {}, 0.01)
+    for i, value in enumerate(quiet(40)):
+        judge.update(100 * i, value)
+    told = [t for step in (4000, 4100) for t in judge.update(step, 3.0)]
+    assert [(t.state, t.to_phase) for t in told] == [("detected", "spike")]
+    climb = [(4105 + 5 * i, 3.0 * 1.4**i) for i in range(12)]  # twenty times as often, while it is not confirmed
+    told = [t for step, value in climb for t in judge.update(step, value)]
+    assert [(t.state, t.to_phase) for t in told] == [("detected", "diverged")]
+    assert told[0].known_step == climb[CLIMBING - 3][0]  # two of the eight were the spike
+
+
+def test_what_wanders_like_a_random_walk_may_diverge_all_the_same() -> None:
+    rng = np.random.default_rng(3)
+    judge, wander = Track(LOSS, {}, 0.01), np.abs(20.0 + np.cumsum(0.05 * rng.standard_normal(300)))
+    for i, value in enumerate(wander.tolist()):
+        judge.update(i, value)
+    assert judge.observed.card().verdict == "unassessable"
+    told = [t for step in (300, 301) for t in judge.update(step, math.nan)]
+    assert [(t.state, t.to_phase) for t in told] == [("detected", "diverged")]

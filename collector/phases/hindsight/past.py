@@ -11,8 +11,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from collector.phases.axis import Floats, Scale
-from collector.phases.noise import chord_residuals, hampel, robust_sigma
-from collector.phases.pieces import Pieces, Way
+from collector.phases.hindsight.noise import chord_residuals, hampel, robust_sigma
+from collector.phases.hindsight.pieces import Pieces, Way
 
 MOST = 256
 """Points of a past; more probes than that are averaged in blocks."""

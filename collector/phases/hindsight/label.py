@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from collector.phases import pelt
 from collector.phases.axis import Floats, Scale
+from collector.phases.hindsight import pelt
+from collector.phases.hindsight.past import FIVE, GAIN, LEAST, THREE, Past, past
+from collector.phases.hindsight.pieces import Way
 from collector.phases.isotonic import isotonic
-from collector.phases.past import FIVE, GAIN, LEAST, THREE, Past, past
-from collector.phases.pieces import Way
 from collector.phases.turning_point import COVER
 
 Shape = Literal["peak", "valley", "onset", "settled"]
