@@ -90,7 +90,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     ``first`` is the lowest sequence number the agent can still send: where it is beyond what the
     collector holds, the reports between are lost and are counted as lost. ``step`` is the step the
-    training has reached. ``tightens`` says that the agent takes `Tighten`; one that does not say so is never sent one.
+    training has reached. ``tightens`` says that the agent takes `Tighten`; one that does not say so is never sent one. ``time`` is
+    now by the job's clock, Unix seconds, 0 where it is not said; ``waiting`` is how many messages the agent still has to deliver.
     """
 
     run: Run
@@ -99,6 +100,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     first: Annotated[int, Meta(ge=1, le=2**62)]
     step: Count = 0
     tightens: bool = False
+    time: float = 0.0
+    waiting: Count = 0
 
 
 class Schema(msgspec.Struct, frozen=True, array_like=True, tag=2):
