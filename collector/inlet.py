@@ -39,6 +39,7 @@ from probe_wire import (
 GROUP_SECONDS = 0.05
 """The longest a report waits for others to share its commit."""
 DRAIN = 1000
+READY_SECONDS, ALIVE_SECONDS, CHECK_SECONDS = 5.0, 30.0, 10.0
 MOST_NAME_BYTES = 64
 REPORTS_PER_SECOND, SECONDS_AT_ONCE = 10_000.0, 5.0
 NEW_STREAMS_PER_SECOND, NEW_STREAMS_AT_ONCE = 2.0, 20_000.0
@@ -75,7 +76,8 @@ class Inlet:
         self._to_acknowledge: set[Peer] = set()
         self._unsent: deque[tuple[str, int, Tighten]] = deque()
         self._stop = threading.Event()
-        self._ticked = time.monotonic()
+        self._ticked = self._tried = time.monotonic()
+        self._keeps = True
         self._thread = threading.Thread(target=self._serve, name="inlet", daemon=True)
 
     def start(self) -> None:
@@ -102,9 +104,14 @@ class Inlet:
             self._unsent.append((run_id, rank, structs.replace(wish, reason=wish.reason[:2000])))
 
     @property
+    def ready(self) -> bool:
+        """The loop has gone round within the last five seconds, and what comes in can be made durable."""
+        return self._keeps and self._thread.is_alive() and time.monotonic() - self._ticked < READY_SECONDS
+
+    @property
     def alive(self) -> bool:
-        """The loop has gone round within the last five seconds."""
-        return self._thread.is_alive() and time.monotonic() - self._ticked < 5.0
+        """The loop has gone round within the last half minute: one that has not will not come back by itself."""
+        return self._thread.is_alive() and time.monotonic() - self._ticked < ALIVE_SECONDS
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -114,6 +121,8 @@ class Inlet:
                 self._ticked = time.monotonic()
                 if self._gate.poll(200):
                     self._guarded_batch()
+                elif time.monotonic() - self._tried > CHECK_SECONDS:
+                    self._check_store()
                 if self._gate.refresh():
                     self._drop_revoked()
                 self._send_wishes()
@@ -122,7 +131,19 @@ class Inlet:
         finally:
             self._gate.close(linger=100)  # time for the last acknowledgements to leave
 
+    def _check_store(self) -> None:
+        """In a quiet time, see whether what comes next can be kept."""
+        self._tried = time.monotonic()
+        try:
+            self._pipeline.check()
+        except (sqlite3.Error, OSError) as error:
+            self._keeps = False
+            self._log("store.unwritable", logging.ERROR, reason=str(error))
+        else:
+            self._keeps = True
+
     def _guarded_batch(self) -> None:
+        self._tried = time.monotonic()
         try:
             self._drain()
             news = self._pipeline.commit()
@@ -130,9 +151,11 @@ class Inlet:
             logger.error("message.failed", exc_info=poison.__cause__)
             self._undo(f"the collector failed on a message: {poison.__cause__!r}", culprit=poison.peer)
         except (sqlite3.Error, OSError) as error:
+            self._keeps = False
             self._undo(f"the store could not take it: {error}")
             self._stop.wait(0.5)  # a full disk does not empty faster for being asked more often
         else:
+            self._keeps = True
             for peer in self._to_acknowledge:
                 session = self._sessions.get(peer)
                 if session is not None:

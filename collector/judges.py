@@ -1,4 +1,4 @@
-"""Judges: the phase engine of each run in memory, what of its state is kept in the store, and what to do when it fails."""
+"""Judges: the phase engine of each run in memory, what of it and of the run is kept in the store, and what to do when it fails."""
 
 import logging
 from collections import Counter
@@ -6,6 +6,8 @@ from collections.abc import Container
 from typing import final
 
 from collector.health import Health
+from collector.keepsake import packed
+from collector.live import LiveRun
 from collector.log import event, logger
 from collector.phases import Machine, PhaseEngine, Transition
 from collector.store.queries import Reader
@@ -63,8 +65,14 @@ class Judges:
             self._engines[run_id] = PhaseEngine(())
             return []
 
-    def keep(self, run_id: str, frame_id: int, *, at_once: bool = False) -> None:
-        """Put the state after this frame into the store, where it is time or ``at_once``."""
+    def show(self, run: LiveRun) -> None:
+        """Let the views see what a run's engine knows; the caller holds Live's lock."""
+        engine = self._engines[run.run.id]
+        run.spans, run.unjudged, run.judged = engine.phases, engine.unused, engine.judged
+
+    def keep(self, run: LiveRun, frame_id: int, *, at_once: bool = False) -> None:
+        """Put what is known of a run after this frame into the store, where it is time or ``at_once``."""
+        run_id = run.run.id
         if at_once or self._since_state[run_id] >= STATE_EVERY:
             self._since_state[run_id] = 0
-            self._store.put_phase_state(run_id, self._engines[run_id].state(), frame_id)
+            self._store.put_states(run_id, self._engines[run_id].state(), packed(run), frame_id)

@@ -22,7 +22,7 @@ from collector.judges import Judges
 from collector.live import Live, LiveRun, RankState, SeriesKey
 from collector.log import event, logger
 from collector.phases import ALPHA, MACHINES, Machine, Transition
-from collector.phases.spans import spans_of
+from collector.recall import recall
 from collector.sinks import Sink
 from collector.store.queries import Reader
 from collector.store.sqlite import Store, Stream
@@ -192,9 +192,9 @@ class Pipeline:
         run = self._live_run(stream)
         now = self._clock()
         frame_id = self._store.put_goodbye(stream, goodbye, body, now)
-        self._judges.keep(stream.run_id, frame_id, at_once=True)
         with self._live.lock:
             run.part(stream.rank, goodbye, now)
+        self._judges.keep(run, frame_id, at_once=True)
         self._ticks[stream.run_id] = (goodbye.step, frame_id)
         event("stream.finished", run=stream.run_id, rank=stream.rank, step=goodbye.step, reason=goodbye.reason)
 
@@ -214,6 +214,14 @@ class Pipeline:
         for run_id, (step, frame_id) in ticks.items():
             self._tick(run_id, step, frame_id)
         return news
+
+    def check(self) -> None:
+        """See that something can be made durable.
+
+        Raises:
+            sqlite3.Error: it cannot.
+        """
+        self._store.check()
 
     def upkeep(self) -> None:
         """A little of what keeps the store small, between two commits; what is gone from it is forgotten here too."""
@@ -247,8 +255,8 @@ class Pipeline:
         with self._live.lock:
             for transition in transitions:
                 run.enter(transition, now)
-            self._show(run)
-        self._judges.keep(run.run.id, frame_id)
+            self._judges.show(run)
+        self._judges.keep(run, frame_id)
         for transition in transitions:
             self._store.put_transition(run.run.id, transition, frame_id, now)
             self._news.append(News(run.run, transition))
@@ -266,11 +274,6 @@ class Pipeline:
                 confidence=transition.confidence,
                 evidence=transition.evidence.sentence,
             )
-
-    def _show(self, run: LiveRun) -> None:
-        """Let the views see what the run's engine knows."""
-        engine = self._judges[run.run.id]
-        run.spans, run.unjudged, run.judged = engine.phases, engine.unused, engine.judged
 
     # -- runs in memory ---------------------------------------------------------------------------
 
@@ -299,30 +302,5 @@ class Pipeline:
             run.transition_counts = Counter({(m.name, turn.to_phase): 0 for m in self._machines for turn in m.turns})
         self._streams = {key: stream for key, stream in self._streams.items() if key[0] in self._live.runs}
         self._judges.forget_all_but(self._live.runs)
-        schemas = self._reader.schemas(identity.id)
-        judged_until = self._judges.take_up(identity.id)
-        for frame in self._reader.frames(identity.id):
-            message = frame.message
-            with self._live.lock:
-                if isinstance(message, Goodbye):
-                    run.part(frame.rank, message, frame.received_at)
-                    continue
-                schema = schemas[frame.stream_id, message.schema]
-                measured = list(zip(schema.columns, unpack(message, schema), strict=True))
-                run.quantities.update({q.name: q for q in schema.quantities})
-                run.show(frame.rank, message, measured, frame.received_at)
-            if frame.id > judged_until:
-                self._judges.judge(identity.id, frame.rank, message.step, measured)  # what it finds it found before
-        stored = self._reader.transitions(identity.id)
-        self._judges[identity.id].remember(spans_of(each.transition for each in stored))
-        with self._live.lock:
-            for each in stored:
-                run.enter(each.transition, each.known_at)
-            run.series = {
-                SeriesKey(row.rank, row.quantity, tuple(sorted(row.labels.items())))
-                for row in self._reader.series(identity.id)
-            }
-            for rank, lost in self._reader.lost(identity.id).items():
-                run.ranks.setdefault(rank, RankState()).lost = lost
-            self._show(run)
+        recall(run, self._live.lock, self._reader, self._judges)
         return run

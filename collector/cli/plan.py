@@ -97,6 +97,7 @@ def _row(one: Plan) -> dict[str, float]:
 def _measured(reader: Reader, run: str, quantity: str) -> Cadence:
     """The cadence of a stored quantity of the whole network, of the lowest rank that measured it."""
     row = find_run(reader, run)
+    reader.need_reports(row.id)
     series = [one for one in reader.series(row.id) if not one.labels]
     chosen = next((one for one in series if one.quantity == quantity), None)
     if chosen is None:

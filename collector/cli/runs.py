@@ -14,7 +14,8 @@ from collector.store.queries import Reader
 def runs(config: ConfigFile = None, store: StorePath = None, as_json: AsJson = False) -> None:
     """List the runs in the store, the latest heard first."""
     settings, _ = configured(config, store)
-    rows = Reader(Path(settings.store.path)).runs()
+    reader = Reader(Path(settings.store.path))
+    rows = reader.runs()
     if as_json:
         print(msgspec.json.encode(rows).decode())
         return
@@ -30,13 +31,18 @@ def runs(config: ConfigFile = None, store: StorePath = None, as_json: AsJson = F
         table.add_row(
             row.id,
             row.name,
-            row.finished or "open",
+            (row.finished or "open") + (", thinned" if row.thinned_at is not None else ""),
             f"{row.step:,}",
             f"{row.reports:,}",
             f"{row.lost:,}",
             ago(time.time() - row.last_heard),
         )
     Console().print(table)
+    if gone := reader.dropped():
+        reports = sum(run.reports for run in gone)
+        print(
+            f"{len(gone):,} older runs with {reports:,} reports were dropped to make room, the last {ago(time.time() - gone[0].dropped_at)}."
+        )
 
 
 def ago(seconds: float) -> str:

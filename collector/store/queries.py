@@ -1,7 +1,6 @@
 """Reader: questions to the store over connections that can only read, so that none can disturb the writer."""
 
 import json
-import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -12,13 +11,18 @@ import msgspec
 
 from collector.errors import StoreError
 from collector.phases.transition import Transition
-from probe_wire import Goodbye, Quantity, Report, Schema, decode_for_collector
+from collector.store.archive import StoredFrame, curves, frames
+from collector.store.layout import LAYOUT
+from collector.store.pyramid import KEPT
+from collector.store.space import Space, space_of
+from probe_wire import Quantity, Schema, decode_for_collector
 
 
 class RunRow(msgspec.Struct, frozen=True):
     """A run as stored. ``finished`` is the goodbye's reason once every stream of the run has said one.
 
-    ``reports`` is how many are in the store; a goodbye, though numbered like them, is none.
+    ``reports`` is how many were stored; a goodbye, though numbered like them, is none. Since ``thinned_at``, Unix seconds,
+    only the extremes of their curves are kept.
     """
 
     id: str
@@ -36,6 +40,17 @@ class RunRow(msgspec.Struct, frozen=True):
     reports: int
     lost: int
     finished: str | None
+    thinned_at: float | None = None
+
+
+class DroppedRun(msgspec.Struct, frozen=True):
+    """A run that retention took away, with how many reports."""
+
+    id: str
+    name: str
+    reports: int
+    last_heard: float
+    dropped_at: float
 
 
 class SeriesRow(msgspec.Struct, frozen=True):
@@ -53,7 +68,7 @@ class Points(msgspec.Struct, frozen=True):
     """Points of one series in the order they were committed; NaN where a number is unknown.
 
     ``frame`` is the commit number of the report each point came in: ask again with ``after`` set to
-    the last one to get what is new.
+    the last one to get what is new. ``folded`` more points lie between these.
     """
 
     frame: list[int]
@@ -63,6 +78,7 @@ class Points(msgspec.Struct, frozen=True):
     paired: list[float]
     n: list[int]
     outcome: list[int]
+    folded: int = 0
 
 
 class StoredTransition(msgspec.Struct, frozen=True):
@@ -70,16 +86,6 @@ class StoredTransition(msgspec.Struct, frozen=True):
 
     known_at: float
     transition: Transition
-
-
-class StoredFrame(msgspec.Struct, frozen=True):
-    """One committed message with what is needed to read it again."""
-
-    id: int
-    stream_id: int
-    rank: int
-    received_at: float
-    message: Report | Goodbye
 
 
 class Reader:
@@ -91,9 +97,21 @@ class Reader:
                 f"Got the store {path}, which does not exist. Start `probe-collector serve` once, or pass --store."
             )
         self._path = path
+        try:
+            with closing(self._connect()) as db:
+                layout = db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"Got the store {path}, which cannot be read: {error}. Name another with --store."
+            ) from error
+        if layout != LAYOUT:
+            raise StoreError(
+                f"Got the store {path} of layout {layout}; this release reads layout {LAYOUT}. "
+                "An older one is taken over when `probe-collector serve` is started on it; for a newer one install that release."
+            )
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=5.0)
+        connection = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
         connection.execute("PRAGMA query_only = ON")
         return connection
 
@@ -105,12 +123,23 @@ class Reader:
                    r.first_heard, r.last_heard, r.step,
                    (SELECT COALESCE(SUM(high - lost - (finished IS NOT NULL)), 0) FROM streams s WHERE s.run_id = r.id),
                    (SELECT COALESCE(SUM(lost), 0) FROM streams s WHERE s.run_id = r.id),
-                   (SELECT CASE WHEN COUNT(*) = COUNT(finished) THEN MAX(finished) END FROM streams s WHERE s.run_id = r.id)
+                   (SELECT CASE WHEN COUNT(*) = COUNT(finished) THEN MAX(finished) END FROM streams s WHERE s.run_id = r.id),
+                   r.thinned_at
             FROM runs r {where} ORDER BY r.last_heard DESC, r.id
         """  # noqa: S608 - `where` is one of two constants
         with closing(self._connect()) as db:
             rows = db.execute(query, {"id": run_id}).fetchall()
         return [_run_row(*row) for row in rows]
+
+    def dropped(self) -> list[DroppedRun]:
+        """The runs that retention took away, the latest first."""
+        query = "SELECT run_id, name, reports, last_heard, dropped_at FROM dropped_runs ORDER BY id DESC"
+        with closing(self._connect()) as db:
+            return [DroppedRun(*row) for row in db.execute(query)]
+
+    def space(self) -> Space:
+        """How much the store takes of its disk, and how much is left."""
+        return space_of(self._path)
 
     def quantities(self, run_id: str) -> list[Quantity]:
         """What the run measures, in the order it was declared."""
@@ -131,23 +160,19 @@ class Reader:
             ).fetchall()
         return [SeriesRow(a, b, c, json.loads(d), json.loads(e), f) for a, b, c, d, e, f in rows]
 
-    def points(self, series_ids: Sequence[int], after: int = 0) -> dict[int, Points]:
-        """The points of each series that came in frames numbered beyond ``after``."""
-        found: dict[int, Points] = {}
+    def points(self, series_ids: Sequence[int], after: int = 0, most: int | None = None) -> dict[int, Points]:
+        """The points of each series that came in frames numbered beyond ``after``.
+
+        With ``most``, ten or more, so many of each at the most: all where they fit, else those that a chart must not lose
+        (see `pyramid.py`).
+        """
         with closing(self._connect()) as db:
             db.execute("BEGIN")  # one view of the store for all series: none may be behind the frame another shows
-            for series_id in series_ids:
-                rows = db.execute(
-                    "SELECT frame_id, step, value, stderr, paired, n, outcome FROM points "
-                    "WHERE series_id = ? AND frame_id > ? ORDER BY frame_id",
-                    (series_id, after),
-                ).fetchall()
-                columns = list(zip(*rows, strict=True)) or [()] * 7
-                frame, step, value, stderr, paired, n, outcome = columns
-                found[series_id] = Points(
-                    list(frame), list(step), _floats(value), _floats(stderr), _floats(paired), list(n), list(outcome)
-                )
-        return found
+            found = curves(db, series_ids, after, most)
+        return {
+            series_id: Points(**{name: points[name].tolist() for name in KEPT.names or ()}, folded=left_out)
+            for series_id, (points, left_out) in found.items()
+        }
 
     def transitions(self, run_id: str) -> list[StoredTransition]:
         """The transitions of a run in the order they became known."""
@@ -185,23 +210,30 @@ class Reader:
             schemas[stream_id, schema_id] = message
         return schemas
 
-    def frames(self, run_id: str) -> Iterator[StoredFrame]:
-        """Every committed message of a run, in the order of commit: what replay folds over."""
-        with closing(self._connect()) as db:
-            rows = db.execute(
-                "SELECT f.id, f.stream_id, s.rank, f.received_at, f.body FROM frames f JOIN streams s ON s.id = f.stream_id "
-                "WHERE s.run_id = ? ORDER BY f.id",
-                (run_id,),
+    def need_reports(self, run_id: str) -> None:
+        """See that a run still has its reports.
+
+        Raises:
+            StoreError: it was thinned.
+        """
+        if any(row.id == run_id and row.thinned_at is not None for row in self.runs(run_id)):
+            raise StoreError(
+                f"Got the run {run_id}, which was thinned: only the extremes of its curves are kept, and they cannot be judged. "
+                "Choose a younger run, or a backup made before."
             )
-            for frame_id, stream_id, rank, received_at, body in rows:
-                message = decode_for_collector(body)
-                assert isinstance(message, Report | Goodbye)  # noqa: S101 - the table holds nothing else
-                yield StoredFrame(frame_id, stream_id, rank, received_at, message)
+
+    def live_state(self, run_id: str) -> tuple[int, bytes] | None:
+        """What was last kept of a run's memory and the frame after which it was that; None where there is none."""
+        with closing(self._connect()) as db:
+            row = db.execute("SELECT frame_id, body FROM live_states WHERE run_id = ?", (run_id,)).fetchone()
+        return row and (row[0], row[1])
+
+    def frames(self, run_id: str, after: int = 0) -> Iterator[StoredFrame]:
+        """Every committed message of a run beyond a frame, in the order of commit: what replay folds over."""
+        with closing(self._connect()) as db:
+            db.execute("BEGIN")  # what is sealed in the meantime is still found where it was
+            yield from frames(db, run_id, after)
 
 
 def _run_row(*columns: Any) -> RunRow:
     return RunRow(*(json.loads(column) if i == 5 else column for i, column in enumerate(columns)))
-
-
-def _floats(column: Sequence[float | None]) -> list[float]:
-    return [math.nan if x is None else x for x in column]

@@ -10,7 +10,12 @@ from probe_wire import Report, unpack
 def replayed(
     reader: Reader, run_id: str, machines: Iterable[Machine] = MACHINES, alpha: float = ALPHA
 ) -> list[Transition]:
-    """The transitions that a fresh phase engine finds in the stored reports of a run, in order."""
+    """The transitions that a fresh phase engine finds in the stored reports of a run, in order.
+
+    Raises:
+        StoreError: the run was thinned, so its reports are not there.
+    """
+    reader.need_reports(run_id)
     engine = PhaseEngine(machines, alpha)
     schemas = reader.schemas(run_id)
     found: list[Transition] = []

@@ -1,5 +1,5 @@
--- Everything a collector knows, in one file. `frames` is the record: every committed message as it
--- came, in the order of commit; the rest is derived from it or identifies what it speaks of.
+-- Everything a collector knows, in one file. The record is every committed message as it came, numbered in the order of
+-- commit: the newest in `log`, older ones as columns in `blocks` and `chunks`, from which each comes back to the byte.
 
 CREATE TABLE IF NOT EXISTS runs (
     id            TEXT PRIMARY KEY,
@@ -13,7 +13,9 @@ CREATE TABLE IF NOT EXISTS runs (
     world_size    INTEGER NOT NULL,
     first_heard   REAL NOT NULL,              -- Unix seconds, the collector's clock, from here on
     last_heard    REAL NOT NULL,
-    step          INTEGER NOT NULL DEFAULT 0  -- the furthest any rank reported
+    step          INTEGER NOT NULL DEFAULT 0, -- the furthest any rank reported
+    owner         TEXT NOT NULL DEFAULT '',   -- the key that opened it; '' where nobody was asked for one
+    thinned_at    REAL                        -- since when only its pyramid is kept; NULL where all of it is
 ) STRICT;
 
 -- One rank of a run in one life of its process. (stream, seq) makes a resent report harmless.
@@ -35,14 +37,17 @@ CREATE TABLE IF NOT EXISTS schemas (
     PRIMARY KEY (stream_id, id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE IF NOT EXISTS frames (
-    id          INTEGER PRIMARY KEY AUTOINCREMENT,
-    stream_id   INTEGER NOT NULL REFERENCES streams (id),
-    seq         INTEGER NOT NULL,
+-- Messages that are not in a block yet. Those of one stream lie side by side, so that few pages change when they leave.
+CREATE TABLE IF NOT EXISTS log (
+    place       INTEGER PRIMARY KEY,          -- stream_id * 2^32 + the lower 32 bits of the message's number in its stream
+    frame       INTEGER NOT NULL,             -- its number in the order of commit
     step        INTEGER NOT NULL,
     received_at REAL NOT NULL,
-    body        BLOB NOT NULL,                -- a Report or Goodbye as it came
-    UNIQUE (stream_id, seq)
+    body        BLOB NOT NULL                 -- a Report or Goodbye as it came
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS last_frame (
+    number INTEGER NOT NULL                   -- of the newest message, be it in the log, in a block or dropped
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS quantities (
@@ -66,17 +71,46 @@ CREATE TABLE IF NOT EXISTS series (
     UNIQUE (run_id, rank, quantity, labels)
 ) STRICT;
 
-CREATE TABLE IF NOT EXISTS points (
-    series_id INTEGER NOT NULL REFERENCES series (id),
-    frame_id  INTEGER NOT NULL REFERENCES frames (id),
-    step      INTEGER NOT NULL,
-    value     REAL,                           -- NULL is NaN
-    stderr    REAL,
-    paired    REAL,
-    n         INTEGER NOT NULL,
-    outcome   INTEGER NOT NULL,
-    PRIMARY KEY (series_id, frame_id)
+-- Many reports of one stream and schema, sealed: their messages leave `log` in the transaction that puts them here.
+CREATE TABLE IF NOT EXISTS blocks (
+    first_frame INTEGER PRIMARY KEY,
+    last_frame  INTEGER NOT NULL,
+    stream_id   INTEGER NOT NULL REFERENCES streams (id),
+    schema_id   INTEGER NOT NULL,
+    reports     INTEGER NOT NULL,
+    crc         INTEGER NOT NULL,             -- CRC-32 of the messages one after another, as they came
+    places      BLOB NOT NULL,                -- frame, step and time of arrival of each
+    envelopes   BLOB NOT NULL                 -- each message but for its columns
+) STRICT;
+CREATE INDEX IF NOT EXISTS blocks_of_stream ON blocks (stream_id, schema_id, first_frame);
+
+-- The column of one series in a block; gone where the run was thinned to its pyramid.
+CREATE TABLE IF NOT EXISTS chunks (
+    series_id   INTEGER NOT NULL REFERENCES series (id),
+    first_frame INTEGER NOT NULL,             -- of which block
+    body        BLOB NOT NULL,
+    PRIMARY KEY (series_id, first_frame)
+) STRICT;
+
+-- What a chart must not lose of each chunk.
+CREATE TABLE IF NOT EXISTS pyramid (
+    series_id   INTEGER NOT NULL REFERENCES series (id),
+    first_frame INTEGER NOT NULL,
+    last_frame  INTEGER NOT NULL,
+    points      INTEGER NOT NULL,             -- in the chunk
+    body        BLOB NOT NULL,
+    PRIMARY KEY (series_id, first_frame)
 ) STRICT, WITHOUT ROWID;
+
+-- Runs that retention took away.
+CREATE TABLE IF NOT EXISTS dropped_runs (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id     TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    reports    INTEGER NOT NULL,
+    last_heard REAL NOT NULL,
+    dropped_at REAL NOT NULL
+) STRICT;
 
 -- What became known of each claim of a machine; `id` is the order in which it did.
 CREATE TABLE IF NOT EXISTS transitions (
@@ -86,7 +120,7 @@ CREATE TABLE IF NOT EXISTS transitions (
     subject  TEXT NOT NULL,                   -- JSON object, keys sorted
     ordinal  INTEGER NOT NULL,
     state    TEXT NOT NULL,                   -- suspected, detected, confirmed, retracted
-    frame_id INTEGER NOT NULL REFERENCES frames (id),  -- the report that made it known
+    frame_id INTEGER NOT NULL,                -- the report that made it known
     known_at REAL NOT NULL,
     body     TEXT NOT NULL,                   -- the Transition as JSON
     UNIQUE (run_id, machine, subject, ordinal, state)
@@ -95,6 +129,13 @@ CREATE TABLE IF NOT EXISTS transitions (
 -- What a run's phase engine needs to go on after a frame, so that a restart need not judge the whole run again.
 CREATE TABLE IF NOT EXISTS phase_states (
     run_id   TEXT PRIMARY KEY REFERENCES runs (id),
-    frame_id INTEGER NOT NULL REFERENCES frames (id),
+    frame_id INTEGER NOT NULL,
     body     TEXT NOT NULL                    -- JSON
 ) STRICT, WITHOUT ROWID;
+
+-- The same for what the views show of a run.
+CREATE TABLE IF NOT EXISTS live_states (
+    run_id   TEXT PRIMARY KEY REFERENCES runs (id),
+    frame_id INTEGER NOT NULL,
+    body     BLOB NOT NULL
+) STRICT;

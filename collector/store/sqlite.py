@@ -7,35 +7,23 @@ file that two connections checkpoint at once (sqlite.org/wal.html, "the WAL-rese
 """
 
 import json
-import math
 import sqlite3
+import time
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from collector.errors import StoreError
+from collector.errors import NotOwner, StoreError
+from collector.log import logger
 from collector.phases.transition import Transition
-from probe_wire import Column, Estimate, Goodbye, Hello, Report, Schema, decode_for_collector
-
-APPLICATION_ID = 0x50484153  # "PHAS": tells our files from any other SQLite file
-LAYOUT = 2
-_FROM_LAYOUT_1 = """
-INSERT INTO transitions (run_id, machine, subject, ordinal, state, frame_id, known_at, body)
-    SELECT run_id, machine, subject, ordinal, 'detected', frame_id, known_at, body FROM transitions_of_layout_1
-    ORDER BY frame_id, machine, subject, ordinal;
-DROP TABLE transitions_of_layout_1;
-"""
-
-
-@dataclass(slots=True)
-class BoundSchema:
-    """A schema of a stream with the store's id of each of its columns."""
-
-    schema: Schema
-    series_ids: list[int]
+from collector.store.layout import open_for_writing
+from collector.store.log import place
+from collector.store.retention import Policy, Retention
+from collector.store.same_file import SameFile
+from collector.store.sealing import Sealer
+from probe_wire import BadMessage, Goodbye, Hello, Report, Schema, decode_for_collector
 
 
 @dataclass(slots=True)
@@ -49,13 +37,15 @@ class Stream:
     high: int
     lost: int
     finished: bool
-    schemas: dict[int, BoundSchema] = field(default_factory=dict)
+    gap: int = 0
+    """Numbers that the newest Hello gave up."""
+    schemas: dict[int, Schema] = field(default_factory=dict)
 
 
 class Store:
     """See the module. Used by one thread; whoever else wants to know opens a Reader."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, policy: Policy = Policy()) -> None:  # noqa: B008 - it cannot be changed
         """Open the file, or make it.
 
         Raises:
@@ -64,38 +54,22 @@ class Store:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-            self._prepare()
-            made = path.stat()
+            self._db = open_for_writing(path)
+            self._same_file = SameFile(path)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"Got the store {path}, which cannot be opened: {error}. Choose a file in a writable folder with --store."
             ) from error
         self._open = False
-        self._file = (made.st_dev, made.st_ino)
+        self._moved: dict[int, tuple[Stream, int, float]] = {}
+        self._new: list[tuple[int, int, int, float, bytes]] = []
+        self._sealer = Sealer(self._db)
+        self._retention = Retention(self._db, policy)
+        self._rest_until = 0.0
+        self._last_frame = self._read_last_frame()
 
-    def _prepare(self) -> None:
-        db = self._db
-        application_id = db.execute("PRAGMA application_id").fetchone()[0]
-        layout = db.execute("PRAGMA user_version").fetchone()[0]
-        tables = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-        if tables and application_id != APPLICATION_ID:
-            raise StoreError(f"Got {self.path}, an SQLite file of another program. Choose another file with --store.")
-        if layout > LAYOUT:
-            raise StoreError(
-                f"Got {self.path} of layout {layout}; this release knows layouts up to {LAYOUT}. Install the newer release."
-            )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute("PRAGMA journal_size_limit = 67108864")
-        if layout == 1:  # had one row a claim
-            db.execute("ALTER TABLE transitions RENAME TO transitions_of_layout_1")
-        db.executescript(files("collector.store").joinpath("schema.sql").read_text(encoding="utf-8"))
-        if layout == 1:
-            db.executescript(_FROM_LAYOUT_1)
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {LAYOUT}")
+    def _read_last_frame(self) -> int:
+        return int(self._db.execute("SELECT number FROM last_frame").fetchone()[0])
 
     def close(self) -> None:
         """Roll back what was not committed and close the file."""
@@ -110,40 +84,94 @@ class Store:
             self._open = True
 
     def commit(self) -> None:
-        """Make everything since the last commit durable."""
+        """Make everything since the last commit durable; what has come together in the log is sealed on the way."""
         if self._open:
-            self._check_still_there()
+            self._flush()
+            self._sealer.seal()
+            self._same_file.check()
             self._db.execute("COMMIT")
             self._open = False
 
-    def _check_still_there(self) -> None:
-        """SQLite goes on writing to a file that was deleted: what is acknowledged then would be gone."""
+    def check(self) -> None:
+        """Make something durable that changes nothing.
+
+        Raises:
+            sqlite3.Error: the disk is full, the file is gone, or whatever else keeps a report from being kept.
+        """
         try:
-            found = self.path.stat()
-        except OSError as error:
-            raise sqlite3.OperationalError(
-                f"the store {self.path} is gone: {error.strerror}; restart the collector"
-            ) from error
-        if (found.st_dev, found.st_ino) != self._file:
-            raise sqlite3.OperationalError(f"the store {self.path} was replaced by another file; restart the collector")
+            self._begin()
+            self._db.execute("UPDATE last_frame SET number = number")
+            self.commit()
+        finally:
+            self.rollback()
 
     def rollback(self) -> None:
         """Forget everything since the last commit."""
         if self._open:
             self._open = False
+            self._moved.clear()
+            self._new.clear()
             if self._db.in_transaction:  # SQLite itself may have rolled back, on a full disk for instance
                 self._db.execute("ROLLBACK")
+            self._sealer.recount()
+            self._retention.forget()
+            self._last_frame = self._read_last_frame()
+
+    @property
+    def unsealed(self) -> int:
+        """Streams of which more is in the log than need be."""
+        return self._sealer.waiting
+
+    def tidy(self, now: float) -> list[str]:
+        """A little of what keeps the store small and quick to read, between two commits and never for more than a fifth of the time.
+
+        Returns the runs that are gone with it. What fails is undone and tried again later: it never undoes a report.
+        """
+        began = time.monotonic()
+        if self._open or began < self._rest_until or not (self._sealer.waiting or self._retention.wants(now)):
+            return []
+        gone: list[str] = []
+        try:
+            self._begin()
+            self._sealer.seal()
+            if self._retention.wants(now):
+                gone = self._retention.step(now)
+            self._same_file.check()
+            self._db.execute("COMMIT")
+            self._open = False
+            self._retention.give_back()
+        except sqlite3.Error:
+            logger.exception("store.tidying_failed")
+            self._rest_until = began + 60
+            if self._open:
+                self.rollback()
+                return []
+        else:
+            self._rest_until = time.monotonic() + 4 * (time.monotonic() - began)
+        return gone
 
     # -- writing ----------------------------------------------------------------------------------
 
-    def put_hello(self, hello: Hello, now: float) -> Stream:
-        """Open the stream, or find it again; numbers the agent gave up are counted as lost."""
+    def put_hello(self, hello: Hello, now: float, owner: str = "") -> Stream:
+        """Open the stream, or find it again; numbers the agent gave up are counted as lost.
+
+        A run belongs to the ``owner`` that opened it; one that nobody owns, to the first who comes with a name.
+
+        Raises:
+            NotOwner: the run belongs to another; nothing was changed.
+        """
         self._begin()
+        self._flush()
         run = hello.run
+        known = self._db.execute("SELECT owner FROM runs WHERE id = ?", (run.id,)).fetchone()
+        if known is not None and known[0] not in {"", owner}:
+            raise NotOwner(
+                f"Got the run {run.id} from another key than the one that opened it. Use that key, or start a run of your own."
+            )
         self._db.execute(
             "INSERT INTO runs (id, name, host, pid, started_at, labels, git_revision, agent_version, world_size, first_heard, "
-            "last_heard, step) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET last_heard = excluded.last_heard, step = MAX(step, excluded.step)",
+            "last_heard, step, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+            "last_heard = excluded.last_heard, step = MAX(step, excluded.step), owner = excluded.owner",
             (
                 run.id,
                 run.name,
@@ -157,6 +185,7 @@ class Store:
                 now,
                 now,
                 hello.step,
+                owner,
             ),
         )
         self._db.execute(
@@ -168,23 +197,30 @@ class Store:
             (run.id, hello.rank, hello.epoch),
         ).fetchone()
         stream = Stream(stream_id, run.id, hello.rank, hello.epoch, high, lost, finished is not None)
-        gap = hello.first - 1 - high
-        if gap > 0:
-            stream.high, stream.lost = hello.first - 1, lost + gap
+        stream.gap = max(hello.first - 1 - high, 0)
+        if stream.gap:
+            stream.high, stream.lost = hello.first - 1, lost + stream.gap
             self._db.execute(
                 "UPDATE streams SET high = ?, lost = ? WHERE id = ?", (stream.high, stream.lost, stream.id)
             )
-        for schema_id, body in self._db.execute(
-            "SELECT id, body FROM schemas WHERE stream_id = ?", (stream.id,)
-        ).fetchall():
+        for (body,) in self._db.execute("SELECT body FROM schemas WHERE stream_id = ?", (stream.id,)).fetchall():
             schema = decode_for_collector(body)
             assert isinstance(schema, Schema)  # noqa: S101 - the table holds nothing else
-            stream.schemas[schema_id] = self._bind(stream, schema)
+            self._bind(stream, schema)
         return stream
 
     def put_schema(self, stream: Stream, schema: Schema, body: bytes) -> None:
-        """Keep a schema and its series."""
+        """Keep a schema and its series.
+
+        Raises:
+            BadMessage: the stream has another schema of this id, against which its reports are read.
+        """
         self._begin()
+        known = stream.schemas.get(schema.id, schema)
+        if [(c.quantity, c.labels) for c in known.columns] != [(c.quantity, c.labels) for c in schema.columns]:
+            raise BadMessage(
+                f"Got another schema {schema.id} than before in the same stream; give it an id of its own."
+            )
         self._db.execute(
             "INSERT OR REPLACE INTO schemas (stream_id, id, body) VALUES (?, ?, ?)", (stream.id, schema.id, body)
         )
@@ -192,16 +228,14 @@ class Store:
             "INSERT OR REPLACE INTO quantities (run_id, name, unit, help, title, scale) VALUES (?, ?, ?, ?, ?, ?)",
             [(stream.run_id, q.name, q.unit, q.help, q.title, q.scale) for q in schema.quantities],
         )
-        stream.schemas[schema.id] = self._bind(stream, schema)
+        self._bind(stream, schema)
 
-    def _bind(self, stream: Stream, schema: Schema) -> BoundSchema:
-        return BoundSchema(schema, [self._series_id(stream, column, i) for i, column in enumerate(schema.columns)])
-
-    def _series_id(self, stream: Stream, column: Column, position: int) -> int:
-        return int(
-            self._db.execute(
-                "INSERT INTO series (run_id, rank, quantity, labels, settings, position) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET settings = excluded.settings RETURNING id",
+    def _bind(self, stream: Stream, schema: Schema) -> None:
+        """See that each column of a schema has its series."""
+        self._db.executemany(
+            "INSERT INTO series (run_id, rank, quantity, labels, settings, position) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET settings = excluded.settings",
+            [
                 (
                     stream.run_id,
                     stream.rank,
@@ -209,29 +243,16 @@ class Store:
                     json.dumps(column.labels, sort_keys=True),
                     json.dumps(column.settings, sort_keys=True),
                     position,
-                ),
-            ).fetchone()[0]
-        )
-
-    def put_report(self, stream: Stream, report: Report, estimates: list[Estimate], body: bytes, now: float) -> int:
-        """Keep a report and its points. Returns the frame's number in the order of commit."""
-        frame_id = self._put_frame(stream, report, body, now)
-        self._db.executemany(
-            "INSERT INTO points (series_id, frame_id, step, value, stderr, paired, n, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    series_id,
-                    frame_id,
-                    report.step,
-                    _null(e.value),
-                    _null(e.stderr),
-                    _null(e.paired),
-                    e.n,
-                    int(e.outcome),
                 )
-                for series_id, e in zip(stream.schemas[report.schema].series_ids, estimates, strict=True)
+                for position, column in enumerate(schema.columns)
             ],
         )
+        stream.schemas[schema.id] = schema
+
+    def put_report(self, stream: Stream, report: Report, body: bytes, now: float) -> int:
+        """Keep a report. Returns the frame's number in the order of commit."""
+        frame_id = self._put_frame(stream, report, body, now)
+        self._sealer.arrived(stream.id, report.schema, len(body))
         return frame_id
 
     def put_goodbye(self, stream: Stream, goodbye: Goodbye, body: bytes, now: float) -> int:
@@ -239,21 +260,35 @@ class Store:
         frame_id = self._put_frame(stream, goodbye, body, now)
         self._db.execute("UPDATE streams SET finished = ? WHERE id = ?", (goodbye.reason, stream.id))
         stream.finished = True
+        self._sealer.ended(stream.id)
         return frame_id
 
     def _put_frame(self, stream: Stream, message: Report | Goodbye, body: bytes, now: float) -> int:
         self._begin()
-        cursor = self._db.execute(
-            "INSERT INTO frames (stream_id, seq, step, received_at, body) VALUES (?, ?, ?, ?, ?)",
-            (stream.id, message.seq, message.step, now, body),
-        )
-        self._db.execute("UPDATE streams SET high = ? WHERE id = ?", (message.seq, stream.id))
-        self._db.execute(
-            "UPDATE runs SET last_heard = ?, step = MAX(step, ?) WHERE id = ?", (now, message.step, stream.run_id)
-        )
+        if message.seq <= stream.high:
+            raise sqlite3.IntegrityError(f"number {message.seq} of stream {stream.id} is stored or counted as lost")
+        frame = self._last_frame + 1
+        self._new.append((place(stream.id, message.seq), frame, message.step, now, body))
+        self._last_frame = frame
+        _, furthest, _ = self._moved.get(stream.id, (stream, 0, now))
+        self._moved[stream.id] = (stream, max(furthest, message.step), now)
         stream.high = message.seq
-        assert cursor.lastrowid is not None  # noqa: S101 - an INSERT always has one
-        return cursor.lastrowid
+        return frame
+
+    def _flush(self) -> None:
+        """Write once a commit, and not once a report: what came, how far each stream has come, and the step of its run."""
+        new, self._new = sorted(self._new), []
+        self._db.executemany("INSERT INTO log (place, frame, step, received_at, body) VALUES (?, ?, ?, ?, ?)", new)
+        moved, self._moved = self._moved.values(), {}
+        if moved:
+            self._db.execute("UPDATE last_frame SET number = ?", (self._last_frame,))
+        self._db.executemany(
+            "UPDATE streams SET high = ? WHERE id = ?", [(stream.high, stream.id) for stream, _, _ in moved]
+        )
+        self._db.executemany(
+            "UPDATE runs SET last_heard = ?, step = MAX(step, ?) WHERE id = ?",
+            [(now, step, stream.run_id) for stream, step, now in moved],
+        )
 
     def put_transition(self, run_id: str, transition: Transition, frame_id: int, now: float) -> None:
         """Keep a transition beside the report that made it known."""
@@ -272,14 +307,9 @@ class Store:
             ),
         )
 
-    def put_phase_state(self, run_id: str, state: dict[str, Any], frame_id: int) -> None:
-        """Keep what a run's phase engine needs to go on after a frame, in place of what was kept before."""
+    def put_states(self, run_id: str, phases: dict[str, Any], live: bytes, frame_id: int) -> None:
+        """Keep what a run's engine and its memory need to go on after a frame, in place of what was kept before."""
         self._begin()
-        self._db.execute(
-            "INSERT OR REPLACE INTO phase_states (run_id, frame_id, body) VALUES (?, ?, ?)",
-            (run_id, frame_id, json.dumps(state)),
-        )
-
-
-def _null(x: float) -> float | None:
-    return None if math.isnan(x) else x
+        rows = (("phase_states", json.dumps(phases)), ("live_states", live))
+        for table, body in rows:
+            self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (run_id, frame_id, body))  # noqa: S608 - of two names

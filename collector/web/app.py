@@ -39,6 +39,7 @@ def create_app(
     metrics: Callable[[], bytes],
     ready: Callable[[], bool],
     *,
+    alive: Callable[[], bool] = lambda: True,
     allowed_hosts: Iterable[str] = (),
     address: str = "tcp://127.0.0.1:5757",
     guarded: bool = False,
@@ -51,7 +52,8 @@ def create_app(
 ) -> Starlette:
     """The page, its API, the live feed, ``/metrics`` and the two health checks.
 
-    ``metrics`` gives the text of ``/metrics`` and is called in a thread, as are all store reads.
+    ``metrics`` gives the text of ``/metrics`` and is called in a thread, as are all store reads. ``ready`` says whether what
+    comes in can be kept (``/readyz``), ``alive`` whether a restart is the only help left (``/healthz``).
     ``allowed_hosts`` are further names to answer to, beside localhost and numeric addresses.
     ``address`` is where agents send to, ``guarded`` that they need a key: shown to a person who has no run yet. ``machines`` are what runs
     are judged by, ``record`` how often they were right. ``health`` counts who is refused. ``wish`` asks the
@@ -61,7 +63,7 @@ def create_app(
     health = health or Health()
     api = Api(reader, live, address, machines, record, guarded=guarded)
     control = Control(reader, wish, health)
-    answers = _Answers(api, control, feed, metrics, ready)
+    answers = _Answers(api, control, feed, metrics, ready, alive)
     guards = [Middleware(Guard, health=health, allowed_hosts=tuple(allowed_hosts))]
     if tokens is not None:
         guards.append(Middleware(Login, tokens=tokens, health=health, behind_proxy=behind_proxy))
@@ -93,13 +95,20 @@ class _Answers:
     """One method a route. The plain functions among them run in threads, as they read the store."""
 
     def __init__(
-        self, api: Api, control: Control, feed: Feed, metrics: Callable[[], bytes], ready: Callable[[], bool]
+        self,
+        api: Api,
+        control: Control,
+        feed: Feed,
+        metrics: Callable[[], bytes],
+        ready: Callable[[], bool],
+        alive: Callable[[], bool],
     ) -> None:
         self._api = api
         self._control = control
         self._feed = feed
         self._metrics = metrics
         self._ready = ready
+        self._alive = alive
         self._page = load("index.html")
         self._login = load("login.html")
         self._files = {name: load(name) for name in FILES}
@@ -154,7 +163,7 @@ class _Answers:
         return Response(self._metrics(), media_type=PROMETHEUS_TEXT)
 
     async def healthz(self, _: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        return PlainTextResponse("ok\n") if self._alive() else PlainTextResponse("stuck\n", status_code=503)
 
     async def readyz(self, _: Request) -> Response:
         return PlainTextResponse("ready\n") if self._ready() else PlainTextResponse("not ready\n", status_code=503)

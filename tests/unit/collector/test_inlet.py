@@ -8,6 +8,7 @@ import pytest
 import zmq
 from msgspec import structs
 
+from collector import inlet as inlet_module
 from collector.errors import BindError
 from collector.gate import Gate
 from collector.health import WISH_ANSWERS
@@ -31,6 +32,7 @@ from probe_wire import (
     ToCollector,
 )
 from tests.inlets import RUN, SCHEMA, Setup, report
+from tests.integration.collector_process import eventually
 
 
 @pytest.fixture
@@ -136,6 +138,33 @@ def test_a_full_disk_loses_nothing_and_heals_without_a_restart(setup: Setup) -> 
     agent.say(report(2))
     agent.hear_ack(2)
     assert [f.message.seq for f in Reader(setup.path).frames("run-1")] == [1, 2]
+
+
+def test_a_collector_is_ready_while_it_could_keep_something_also_when_nothing_comes(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inlet_module, "CHECK_SECONDS", 0.05)
+    assert setup.inlet.ready
+    moved = setup.path.rename(setup.path.with_name("moved.db"))
+    eventually(lambda: not setup.inlet.ready, seconds=5, what="the collector to notice that its file is gone")
+    assert setup.inlet.alive, "a restart is not what helps"
+    moved.rename(setup.path)
+    eventually(lambda: setup.inlet.ready, seconds=5, what="the collector to notice that it is back")
+
+
+def test_a_full_disk_makes_a_collector_not_ready_until_something_can_be_kept_again(setup: Setup) -> None:
+    agent = setup.agent()
+    agent.open()
+    pages = setup.store._db.execute("PRAGMA page_count").fetchone()[0]
+    setup.store._db.execute(f"PRAGMA max_page_count = {pages}")
+    agent.say(
+        Schema(2, SCHEMA.quantities, tuple(Column("fisher_trace", {"layer": f"{i:03}" * 30}) for i in range(900)))
+    )
+    assert isinstance(agent.hear(), Nack)
+    assert not setup.inlet.ready
+    setup.store._db.execute("PRAGMA max_page_count = 1073741823")
+    agent.open()
+    assert setup.inlet.ready
 
 
 def test_a_phase_engine_that_fails_stops_judging_and_reports_go_on_being_kept(

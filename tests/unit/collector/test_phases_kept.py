@@ -1,7 +1,7 @@
 """What a collector knows of a run's phases survives its restarts, its upgrades and its failed commits."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,14 @@ import pytest
 
 from collector import judges as judges_module
 from collector.health import Health
+from collector.keepsake import packed
 from collector.live import Live
 from collector.phases import PhaseEngine, Transition
 from collector.pipeline import Pipeline
+from collector.store.archive import StoredFrame
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
-from probe_wire import Column, Estimate, Hello, Quantity, Report, Run, Schema, Tighten, encode, pack
+from probe_wire import Column, Estimate, Hello, Losses, Quantity, Report, Run, Schema, Tighten, encode, pack
 
 RUN = Run("run-1", "test", "host", 1, 0.0)
 SCHEMA = Schema(1, (Quantity("fisher_trace", "1", "Help.", "Title", "log"),), (Column("fisher_trace"),))
@@ -77,12 +79,60 @@ def test_a_collector_restarted_after_every_few_reports_tells_what_one_that_never
     assert judged > 100, "the state is kept anew as the run goes on"
 
 
+def views_of(collector: Collector) -> dict[str, object]:
+    """All that the views show of the run."""
+    run = collector.live.runs["run-1"]
+    return {name: repr(getattr(run, name)) for name in ("ranks", "quantities", "latest", "probes", "series", "claims")}
+
+
+def test_a_run_recalled_from_what_was_kept_of_it_is_what_it_was_and_only_what_came_since_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judges_module, "STATE_EVERY", 16)
+    collector = Collector(tmp_path)
+    collector.take(peak()[:100])
+    collector.pipeline.commit()
+    was = views_of(collector)
+    collector.stop()
+    read: list[int] = []
+    frames = Reader.frames
+
+    def watched(reader: Reader, run_id: str, after: int = 0) -> Iterator[StoredFrame]:
+        for frame in frames(reader, run_id, after):
+            read.append(frame.id)
+            yield frame
+
+    monkeypatch.setattr(Reader, "frames", watched)
+    again = Collector(tmp_path)
+    now = views_of(again)
+    assert {name: text for name, text in now.items() if name != "ranks"} == {
+        name: text for name, text in was.items() if name != "ranks"
+    }
+    rank = again.live.runs["run-1"].ranks[0]
+    assert (rank.step, rank.reports, rank.finished, rank.losses) == (1000, 100, False, Losses())
+    assert read == list(range(97, 101))
+    again.stop()
+
+
+def test_what_was_kept_of_a_run_by_another_release_is_passed_over(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    collector.take(peak()[:20])
+    collector.store.put_states("run-1", collector.pipeline._judges["run-1"].state(), b"of another release", 20)
+    collector.pipeline.commit()
+    was = views_of(collector)
+    collector.stop()
+    again = Collector(tmp_path)
+    assert views_of(again)["latest"] == was["latest"]
+    assert again.live.runs["run-1"].ranks[0].reports == 20
+    again.stop()
+
+
 def test_a_state_of_another_version_of_the_machines_is_not_gone_on_from(tmp_path: Path) -> None:
     collector = Collector(tmp_path)
     collector.take(peak()[:60])
     engine = collector.pipeline._judges["run-1"]
     state = engine.state() | {"versions": {"critical_period": "of_another_release"}}
-    collector.store.put_phase_state("run-1", state, 60)
+    collector.store.put_states("run-1", state, packed(collector.live.runs["run-1"]), 60)
     collector.stop()
     again = Collector(tmp_path)
     again.take(peak()[60:])
@@ -118,7 +168,7 @@ def test_a_state_that_is_damaged_and_an_engine_that_stumbles_do_not_stop_a_colle
     collector.take(peak()[:60])
     state = collector.pipeline._judges["run-1"].state()
     state["tracks"][0]["span"] = [{"machine": 7}]
-    collector.store.put_phase_state("run-1", state, 60)
+    collector.store.put_states("run-1", state, packed(collector.live.runs["run-1"]), 60)
     collector.stop()
     again = Collector(tmp_path)
     again.take(peak()[60:])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.errors import StoreError
+from collector.errors import NotOwner, StoreError
 from collector.store.queries import Reader
 from collector.store.sqlite import Store, Stream
 from probe_wire import Column, Estimate, Goodbye, Hello, Outcome, Quantity, Report, Run, Schema, encode, pack
@@ -32,7 +32,7 @@ def open_stream(store: Store, **kwargs: object) -> Stream:
 def put(store: Store, stream: Stream, seq: int, estimates: list[Estimate] | None = None) -> int:
     estimates = estimates or [Estimate(float(seq), 0.1, 0.01, 8)] * 3
     report = Report(seq, seq * 10, 0.0, 1, *pack(estimates))
-    return store.put_report(stream, report, estimates, encode(report), 100.0 + seq)
+    return store.put_report(stream, report, encode(report), 100.0 + seq)
 
 
 def test_what_was_committed_is_read_back_with_its_nans_and_outcomes(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_stream_found_again_knows_its_schemas(tmp_path: Path) -> None:
     store.close()
     reopened = Store(tmp_path / "s.db")
     found = reopened.put_hello(hello(), 200.0)
-    assert found.schemas[1].series_ids == stream.schemas[1].series_ids
+    assert found.schemas == stream.schemas == {1: SCHEMA}
     reopened.rollback()
     reopened.close()
 
@@ -169,7 +169,7 @@ def test_a_file_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s.db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(StoreError, match="of layout 99; this release knows layouts up to 2"):
+    with pytest.raises(StoreError, match="of layout 99; this release knows layouts up to 3"):
         Store(tmp_path / "s.db")
 
 
@@ -193,4 +193,32 @@ def test_a_store_whose_file_was_deleted_takes_nothing_more(tmp_path: Path) -> No
     put(store, stream, 2)
     with pytest.raises(sqlite3.OperationalError, match="is gone: No such file or directory; restart the collector"):
         store.commit()
+    store.close()
+
+
+def test_a_run_belongs_to_the_key_that_opened_it_for_ever(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db")
+    store.put_hello(hello(), 100.0, owner="a")
+    store.commit()
+    for stranger in ("b", ""):
+        with pytest.raises(NotOwner, match="Got the run run-1 from another key than the one that opened it"):
+            store.put_hello(hello(epoch="c", rank=1), 200.0, owner=stranger)
+    store.commit()
+    store.close()
+    again = Store(tmp_path / "s.db")
+    with pytest.raises(NotOwner):
+        again.put_hello(hello(), 200.0, owner="b")
+    assert again.put_hello(hello(), 200.0, owner="a").high == 0
+    again.commit()
+    assert Reader(tmp_path / "s.db").runs()[0].last_heard == 200.0
+    assert len(again._db.execute("SELECT * FROM streams").fetchall()) == 1, "a stranger leaves no trace"
+    again.close()
+
+
+def test_a_run_that_nobody_owns_is_the_first_keys_that_comes_for_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db")
+    store.put_hello(hello(), 100.0)
+    store.put_hello(hello(), 101.0, owner="a")
+    with pytest.raises(NotOwner):
+        store.put_hello(hello(), 102.0)
     store.close()

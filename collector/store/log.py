@@ -1,0 +1,84 @@
+"""Log: messages as they came and are not sealed yet, and which series their columns are."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import NamedTuple
+
+import msgspec
+
+from probe_wire import Schema, decode_for_collector
+
+
+class Row(NamedTuple):
+    """One message in the log."""
+
+    place: int
+    frame: int
+    step: int
+    received_at: float
+    body: bytes
+
+
+class _Report(msgspec.Struct, array_like=True, tag=3):
+    """The beginning of a Report."""
+
+    seq: int
+    step: int
+    time: float
+    schema: int
+
+
+class _Goodbye(msgspec.Struct, array_like=True, tag=4):
+    """The beginning of a Goodbye."""
+
+    seq: int
+
+
+_BEGINNING: msgspec.msgpack.Decoder[_Report | _Goodbye] = msgspec.msgpack.Decoder(_Report | _Goodbye)
+
+
+def place(stream_id: int, seq: int) -> int:
+    """Where a message lies in the log: those of a stream side by side in order."""
+    return stream_id << 32 | seq & 0xFFFFFFFF
+
+
+def messages(db: sqlite3.Connection, stream_id: int) -> Iterator[Row]:
+    """The messages of a stream that are in the log, in order."""
+    rows = db.execute(
+        "SELECT place, frame, step, received_at, body FROM log WHERE place BETWEEN ? AND ? ORDER BY place",
+        (place(stream_id, 0), place(stream_id, 2**32 - 1)),
+    )
+    with closing(rows):
+        yield from map(Row._make, rows)
+
+
+def reports_by_schema(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    """The reports among the messages of one stream by the id of their schema, in order."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        begins = _BEGINNING.decode(memoryview(row.body)[1:])  # a tenth of the time that all of it would take
+        if isinstance(begins, _Report):
+            groups.setdefault(begins.schema, []).append(row)
+    return groups
+
+
+def stored_schema(db: sqlite3.Connection, stream_id: int, schema_id: int) -> Schema:
+    """A schema of a stream."""
+    (body,) = db.execute("SELECT body FROM schemas WHERE stream_id = ? AND id = ?", (stream_id, schema_id)).fetchone()
+    schema = decode_for_collector(body)
+    assert isinstance(schema, Schema)  # noqa: S101 - the table holds nothing else
+    return schema
+
+
+def series_of(db: sqlite3.Connection, stream_id: int, schema_id: int) -> list[int]:
+    """The store's id of the series of each column of a stream's schema."""
+    run_id, rank = db.execute("SELECT run_id, rank FROM streams WHERE id = ?", (stream_id,)).fetchone()
+    return [
+        db.execute(
+            "SELECT id FROM series WHERE run_id = ? AND rank = ? AND quantity = ? AND labels = ?",
+            (run_id, rank, column.quantity, json.dumps(column.labels, sort_keys=True)),
+        ).fetchone()[0]
+        for column in stored_schema(db, stream_id, schema_id).columns
+    ]

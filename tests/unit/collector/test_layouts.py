@@ -1,0 +1,106 @@
+"""Stores that older releases made are taken over whole, even by a collector that is killed while it does so."""
+
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.store.queries import Reader
+from collector.store.replay import replayed
+from collector.store.sqlite import Store
+from probe_wire import Schema, decode_for_collector
+from tests.stored_truth import Put, assert_holds
+
+GOLDEN = Path(__file__).parent / "golden"
+OPEN = "import sys; from pathlib import Path; from collector.store.sqlite import Store; print(1, flush=True); Store(Path(sys.argv[1])).close()"
+
+
+def golden(folder: Path, layout: int) -> Path:
+    """A store that the release of that layout made, in a place of its own."""
+    path = folder / "s.db"
+    shutil.copy(GOLDEN / f"layout_{layout}.sqlite", path)
+    return path
+
+
+def messages(path: Path) -> dict[str, list[Put]]:
+    """What is in a store of an old layout, by run, read by SQL alone."""
+    found: dict[str, list[Put]] = {}
+    schemas: dict[int, dict[int, Schema]] = {}
+    with closing(sqlite3.connect(path)) as db:
+        for stream, number, body in db.execute("SELECT stream_id, id, body FROM schemas"):
+            schema = decode_for_collector(body)
+            assert isinstance(schema, Schema)
+            schemas.setdefault(stream, {})[number] = schema
+        rows = db.execute(
+            "SELECT s.run_id, f.id, s.rank, f.received_at, f.body, s.id FROM frames f JOIN streams s ON s.id = f.stream_id ORDER BY f.id"
+        )
+        for run_id, frame, rank, received_at, body, stream in rows:
+            found.setdefault(run_id, []).append(Put(frame, rank, received_at, body, schemas[stream]))
+    return found
+
+
+def table(path: Path, name: str) -> list[Any]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()  # noqa: S608 - the test's own words
+
+
+@pytest.mark.parametrize("layout", [1, 2])
+def test_a_store_of_an_older_layout_is_taken_over_whole(tmp_path: Path, layout: int) -> None:
+    path = golden(tmp_path, layout)
+    before = messages(path)
+    assert sum(map(len, before.values())) == 323
+    told = table(path, "transitions")
+    streams = table(path, "streams")
+    Store(path).close()
+    for run_id, put in before.items():
+        assert_holds(path, run_id, put)
+    assert table(path, "streams") == streams
+    after = table(path, "transitions")
+    if layout == 2:
+        assert after == told
+        assert len(table(path, "phase_states")) == 1
+    else:
+        assert {row[5] for row in after} == {"detected"}
+        assert sorted(row[8] for row in after) == sorted(row[6] for row in told)
+    Store(path).close()
+    assert table(path, "transitions") == after, "once is enough"
+
+
+def test_the_next_number_goes_on_after_the_old_ones(tmp_path: Path) -> None:
+    path = golden(tmp_path, 2)
+    last = max(put.frame for run in messages(path).values() for put in run)
+    Store(path).close()
+    assert table(path, "last_frame") == [(last,)]
+
+
+def test_a_collector_killed_while_it_takes_a_store_over_leaves_it_to_the_next(tmp_path: Path) -> None:
+    before = messages(GOLDEN / "layout_2.sqlite")
+    rng = random.Random(3)
+    for trial in range(8):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        path = golden(folder, 2)
+        process = subprocess.Popen([sys.executable, "-c", OPEN, str(path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()  # what follows takes about 30 ms
+        time.sleep(0.03 * rng.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        process.stdout.close()
+        Store(path).close()
+        for run_id, put in before.items():
+            assert_holds(path, run_id, put)
+
+
+def test_an_older_store_is_judged_again_from_its_first_report(tmp_path: Path) -> None:
+    path = golden(tmp_path, 2)
+    Store(path).close()
+    assert {t.machine for t in replayed(Reader(path), "digits-1")} >= {"critical_period"}
