@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".demo"
 STEPS = 20_000
 PATIENCE_SECONDS = 300.0
+
+METRICS_SHOWN = 4
+STATE_STYLES = {"detected": "yellow", "confirmed": "green"}
 
 console = Console(highlight=False)
 
@@ -125,8 +128,9 @@ def _follow(page: str, trainer: "subprocess.Popen[str]", known: set[str], steps:
                     progress.update(task, completed=run["step"])
             if run_id:
                 transitions = _get(f"{page}/api/runs/{run_id}/transitions")
-                for transition in transitions[shown:]:
-                    console.print(described(transition))
+                for stored in transitions[shown:]:
+                    if was_detected(stored["transition"], transitions):
+                        console.print(described(stored))
                 shown = len(transitions)
             if ended:
                 break
@@ -141,19 +145,52 @@ def _follow(page: str, trainer: "subprocess.Popen[str]", known: set[str], steps:
 
 
 def described(stored: dict[str, Any]) -> RenderableType:
-    """A transition as the terminal shows it."""
+    """A claim's new state as the terminal shows it: in full when it is detected, in a line when it is confirmed or taken back."""
     t = stored["transition"]
+    mark, colour, words = {
+        "detected": ("◆", "yellow", ""),
+        "confirmed": ("✓", "green", f"  confirmed at step {t['known_step']:,}"),
+        "retracted": ("✗", "red", f"  taken back at step {t['known_step']:,}"),
+    }[t["state"]]
+    heading = Text.assemble(
+        (f"{mark} ", colour),
+        (f"{_subject(t)}: {_words(t['from_phase'])} → {_words(t['to_phase'])}", "bold"),
+        (words, colour),
+    )
+    if t["state"] != "detected":
+        return heading
     low, high = t["happened_between"]
     certainty = "> 99.9 %" if t["confidence"] > 0.999 else f"{100 * t['confidence']:.1f} %"
     body = Text.assemble(
-        f"happened at step {t['happened_step']} ({low}–{high}), known at step {t['known_step']}, confidence {certainty}",
+        f"happened at step {t['happened_step']:,} ({low:,}–{high:,}), known at step {t['known_step']:,}, confidence {certainty}",
         (f"\n{t['evidence']['sentence']}", "dim"),
         (f"\n→ {t['advice']}" if t["advice"] else "", "green"),
     )
-    heading = Text.assemble(
-        ("◆ ", "yellow"), (f"{_words(t['machine'])}: {_words(t['from_phase'])} → {_words(t['to_phase'])}", "bold")
-    )
     return Group(heading, Padding(body, (0, 0, 1, 2)))
+
+
+def was_detected(t: dict[str, Any], transitions: Sequence[dict[str, Any]]) -> bool:
+    """Whether this is news of more than a suspicion."""
+    if t["state"] == "suspected":
+        return False
+    same = ("machine", "subject", "ordinal")
+    return any(
+        s["transition"]["state"] == "detected" and all(s["transition"][name] == t[name] for name in same)
+        for s in transitions
+    )
+
+
+def standing(transitions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest state of every claim that was detected and not taken back, in the order in which they became known."""
+    newest: dict[tuple[object, ...], dict[str, Any]] = {}
+    for t in transitions:
+        newest[t["machine"], *sorted(t["subject"].items()), t["ordinal"]] = t
+    return [t for t in newest.values() if t["state"] in {"detected", "confirmed"}]
+
+
+def _subject(t: dict[str, Any]) -> str:
+    of = ", ".join(f"{name} {value}" for name, value in t["subject"].items())
+    return _words(t["machine"]) + (f" ({of})" if of else "")
 
 
 def finished(page: str, run_id: str) -> bool:
@@ -166,22 +203,27 @@ def finished(page: str, run_id: str) -> bool:
     exposed = [m for m in metrics if m.startswith(f'phasewatch_phase{{run="{run["name"]}') and m.endswith(" 1.0")]
 
     summary = Table.grid(padding=(0, 2))
-    for t in transitions:
-        summary.add_row(_words(t["machine"]), Text(_words(t["to_phase"]), "bold"), f"since step {t['happened_step']:,}")
+    found = standing(transitions)
+    for t in found:
+        since = f"since step {t['happened_step']:,}"
+        summary.add_row(
+            _subject(t), Text(_words(t["to_phase"]), "bold"), since, Text(t["state"], STATE_STYLES[t["state"]])
+        )
     spent = sum(rank["probe_seconds"] for rank in detail["ranks"])
     paragraphs: list[RenderableType] = [
-        f"{len(transitions)} phase transitions in {run['step']:,} steps; {run['reports']} reports, {run['lost']} lost.",
+        f"{len(found)} phase transitions in {run['step']:,} steps; {run['reports']} reports, {run['lost']} lost.",
         Padding(summary, (0, 2)),
         f"Measuring took {spent:.0f} s. The first 20 s of a run are free for it, beyond that it keeps to 2 % of training.",
         "",
         Text("On /metrics, for Prometheus:"),
-        *(Padding(Text(line, "dim", overflow="fold"), (0, 2)) for line in exposed),
+        *(Padding(Text(line, "dim", overflow="fold"), (0, 2)) for line in exposed[:METRICS_SHOWN]),
+        Padding(Text(f"… and {len(exposed) - METRICS_SHOWN} more", "dim"), (0, 2)),
         "",
         Text("Go on:"),
         Padding(_next_steps(), (0, 2)),
     ]
     console.print(Panel(Group(*paragraphs), title="What was found", title_align="left", padding=(1, 2)))
-    return bool(transitions) and bool(exposed)
+    return bool(found) and bool(exposed)
 
 
 def _next_steps() -> Table:

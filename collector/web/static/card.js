@@ -10,6 +10,9 @@ import { segments } from "./segments.js";
 import { SeriesSet, unseen } from "./series.js";
 import { layers, lines } from "./shapes.js";
 
+/** Settings that tell series apart for detection; to a person they say nothing. */
+const IDENTITIES = new Set(["probe", "probe_set", "seed", "configuration"]);
+
 const MOST_POINTS = { whole: 4000, layers: 1000 };
 
 export class Card {
@@ -194,7 +197,7 @@ export class Card {
   /** How all that is drawn was measured; what differs between series is in their names. */
   #tellSettings(list) {
     const shared = Object.entries(list[0]?.settings ?? {}).filter(
-      ([name, value]) => name !== "probe" && list.every((series) => series.settings[name] === value),
+      ([name, value]) => !IDENTITIES.has(name) && list.every((series) => series.settings[name] === value),
     );
     const told = shared.map((setting) => labelled(Object.fromEntries([setting]))).join(" · ");
     say(this.settings, told);
