@@ -80,6 +80,7 @@ class Daemon:
             finished_grace_seconds=config.metrics.finished_grace_seconds,
         )
         reader = Reader(self._store.path)
+        self._watch(reader)
         record = Record(reader, machines, config.phases.alpha, publish=self._publish)
 
         def metrics() -> bytes:
@@ -105,6 +106,17 @@ class Daemon:
         )
         self.access = access_in_words(config, keys, tokens)
         self._server = Server(app, self._feed, (config.web.tls_cert, config.web.tls_key))
+
+    def _watch(self, reader: Reader) -> None:
+        """What Prometheus may ask of the machine and of our own queues."""
+        most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._health.ask("store_bytes", lambda: reader.space().stored)
+        self._health.ask("store_disk_used_ratio", lambda: reader.space().disk_used_ratio)
+        self._health.ask("open_files_ratio", lambda: sum(1 for _ in Path("/proc/self/fd").iterdir()) / most_files)
+        self._health.ask("sessions", lambda: self._inlet.sessions)
+        self._health.ask("runs_in_memory", lambda: len(self._live.runs))
+        self._health.ask("unsealed_streams", lambda: self._store.unsealed)
+        self._health.ask("inlet_age_seconds", lambda: self._inlet.age)
 
     def _publish(self, turns: Iterable[TurnRecord]) -> None:
         for turn in turns:

@@ -1,6 +1,7 @@
 """Health: the collector's own counters, kept by prometheus-client in a registry of ours."""
 
 import math
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
@@ -10,6 +11,16 @@ REFUSALS = ("unlisted", "revoked", "handshake")
 """Why a peer was not let in: its key is not listed, was revoked, or it never said who it is in the way it must."""
 REQUEST_REFUSALS = ("host", "origin", "token", "scope", "rate")
 """Why page and API refused: asked under a foreign name, from a foreign page, without a token, with the lesser one, too often."""
+WATCHED = {
+    "store_bytes": "Bytes of what is stored.",
+    "store_disk_used_ratio": "Share of the store's disk that is taken, by whatever; when nothing is left nothing more is acknowledged.",
+    "open_files_ratio": "Open files and connections beside the most the process may have.",
+    "sessions": "Connections of agents that have greeted.",
+    "runs_in_memory": "Runs in memory; limits.runs is the most.",
+    "unsealed_streams": "Streams of which more is in the store's log than need be; it falls as it is sealed.",
+    "inlet_age_seconds": "Seconds since the inlet's loop last went round.",
+}
+"""What is asked when Prometheus asks; NaN where nobody could be asked."""
 ORDER_ANSWERS = ("taken", "repeated", "refused")
 
 
@@ -84,6 +95,11 @@ class Health:
             "false_alarm_ratio_upper", "Upper end of the 95 % interval of the rate of false alarms."
         )
         self.delay = self._realised("delay_steps", "Median delay of right claims in steps; NaN where there was none.")
+        self._watched = {
+            name: Gauge(f"phasewatch_{name}", text, registry=self.registry) for name, text in WATCHED.items()
+        }
+        for gauge in self._watched.values():
+            gauge.set(math.nan)
         self.commit_seconds = Histogram(
             "phasewatch_commit_seconds",
             "Seconds one group commit took.",
@@ -99,6 +115,17 @@ class Health:
         self.refused_series = self._counter(
             "refused_series", "Series left out of /metrics because the series limit was reached."
         )
+
+    def ask(self, name: str, what: Callable[[], float]) -> None:
+        """Have one of `WATCHED` asked of this whenever Prometheus asks."""
+
+        def asked() -> float:
+            try:
+                return what()
+            except Exception:  # noqa: BLE001 - a disk that does not answer must not take the whole page with it
+                return math.nan
+
+        self._watched[name].set_function(asked)
 
     def realise(
         self, turn: tuple[str, str, str], *, judged: int, false_alarms: int, upper: float, delay: float | None

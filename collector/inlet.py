@@ -104,14 +104,24 @@ class Inlet:
             self._unsent.append((run_id, rank, structs.replace(wish, reason=wish.reason[:2000])))
 
     @property
+    def age(self) -> float:
+        """Seconds since the loop last went round."""
+        return time.monotonic() - self._ticked
+
+    @property
+    def sessions(self) -> int:
+        """Connections of agents that have greeted."""
+        return len(self._sessions)
+
+    @property
     def ready(self) -> bool:
         """The loop has gone round within the last five seconds, and what comes in can be made durable."""
-        return self._keeps and self._thread.is_alive() and time.monotonic() - self._ticked < READY_SECONDS
+        return self._keeps and self._thread.is_alive() and self.age < READY_SECONDS
 
     @property
     def alive(self) -> bool:
         """The loop has gone round within the last half minute: one that has not will not come back by itself."""
-        return self._thread.is_alive() and time.monotonic() - self._ticked < ALIVE_SECONDS
+        return self._thread.is_alive() and self.age < ALIVE_SECONDS
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -223,13 +233,8 @@ class Inlet:
             return
         try:
             stream = self._pipeline.hello(hello, owner)
-        except NotOwner as error:
-            self._refuse(peer, "forbidden", str(error))
-            return
-        except TooManyRuns:
-            self._refuse(
-                peer, "busy", "As many runs report as there may be in memory (limits.runs); start another collector."
-            )
+        except (NotOwner, TooManyRuns) as error:
+            self._refuse(peer, "forbidden" if isinstance(error, NotOwner) else "busy", str(error))
             return
         self._sessions.open(peer, Session(stream, user, hello.tightens))
         self._to_acknowledge.add(peer)

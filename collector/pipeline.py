@@ -109,7 +109,7 @@ class Pipeline:
         """
         now = self._clock()
         if not self._live.takes(hello.run.id, now):
-            raise TooManyRuns
+            raise TooManyRuns("As many runs report as there may be in memory (limits.runs); start another collector.")
         key = (hello.run.id, hello.rank, hello.epoch)
         stream = self._store.put_hello(hello, now, owner)
         run = self._run(hello.run, now)

@@ -60,6 +60,10 @@ class Sessions:
         """Forget all."""
         self._sessions.clear()
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._sessions)
+
     def __iter__(self) -> Iterator[tuple[Peer, Session]]:
         return iter(list(self._sessions.items()))
 

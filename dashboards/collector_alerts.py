@@ -40,6 +40,38 @@ ABOUT_THE_COLLECTOR = (
         ),
     ),
     Alert(
+        name="StoreDiskFilling",
+        expr=f"phasewatch_store_disk_used_ratio > {c.DISK_RATIO}",
+        hold=c.ROOM_FOR,
+        severity="warning",
+        summary="The disk of the store is filling up.",
+        description=(
+            "The disk under {{ $labels.instance }}'s store is {{ $value | humanizePercentage }} full. When it is full nothing more is "
+            "acknowledged; agents keep their reports on their own disks meanwhile."
+        ),
+        meaning="Less than a tenth of the disk is left, whatever took the rest.",
+        remedy=(
+            "Make room, or let the store do so: `store.keep_days` and `store.max_bytes` thin and drop runs that are over, the "
+            "oldest first. `probe-collector doctor` says what the store takes."
+        ),
+    ),
+    Alert(
+        name="FilesRunningOut",
+        expr=f"phasewatch_open_files_ratio > {c.FILES_RATIO}",
+        hold=c.ROOM_FOR,
+        severity="warning",
+        summary="The collector is running out of connections.",
+        description=(
+            "{{ $labels.instance }} has {{ $value | humanizePercentage }} of the files open that it may. Agents and pages beyond that cannot "
+            "connect; those that are connected are served on."
+        ),
+        meaning="Each agent takes one file, each page another.",
+        remedy=(
+            "Raise the limit of open files (`ulimit -n`, `LimitNOFILE`), have a relay on every host (`probe-collector relay`), or start "
+            "another collector."
+        ),
+    ),
+    Alert(
         name="PhasesNotJudged",
         expr="phasewatch_phase_failures_total > 0",
         severity="warning",

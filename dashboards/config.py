@@ -84,5 +84,10 @@ STORE_WINDOW = "5m"
 STORE_FOR = "2m"
 """One failed commit is made good when the agents send again. Two minutes rule out a disk that was briefly full."""
 
+DISK_RATIO = 0.9
+FILES_RATIO = 0.8
+ROOM_FOR = "5m"
+"""A backup or a storm of agents passes; what stays for five minutes grows."""
+
 REFUSED_FOR = "10m"
 """A page may be full while finished runs are still on it, which they leave after ten minutes."""

@@ -71,7 +71,7 @@ def _bring_up_to_date(db: sqlite3.Connection, layout: int) -> None:
     if layout:
         script += [f"INSERT INTO {_ANEW[layout]}", "DROP TABLE old_transitions", "DROP TABLE points", *_LOG]
     else:
-        script.append("INSERT INTO last_frame VALUES (0)")
+        script.append("INSERT INTO last_frame SELECT 0 WHERE NOT EXISTS (SELECT * FROM last_frame)")
     if layout == 2:
         script += ["INSERT INTO phase_states SELECT * FROM old_phase_states", "DROP TABLE old_phase_states"]
     script += [f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {LAYOUT}", "COMMIT"]

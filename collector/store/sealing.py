@@ -27,6 +27,13 @@ WINDOW = 4
 """In so many blocks' worth of messages of one stream, those of a schema that is seldom used are sealed too."""
 _SOME_SCHEMA = -1
 """Of reports whose schema was not looked at."""
+_SPANS = """
+    SELECT s.id, s.finished IS NOT NULL,
+        (SELECT MIN(place) FROM log WHERE place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295),
+        (SELECT MAX(place) FROM log WHERE place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295)
+    FROM streams s
+"""
+"""Of each stream where its part of the log begins and ends: quicker than to count what is in it."""
 SEAL_SECONDS = 0.025
 """The time a commit may spend on it; a stream that has been begun is finished."""
 
@@ -39,21 +46,22 @@ class Sealer:
         self._reports: dict[int, Counter[int]] = defaultdict(Counter)
         self._bytes: Counter[int] = Counter()
         self._due: dict[int, bool] = {}  # in the order they became so; True where the stream has ended
+        self._sealed: dict[int, bool] = {}  # since the last commit
         self.failures = 0
-        self.recount()
+        for stream_id, ended, first, last in db.execute(_SPANS).fetchall():
+            if first is not None:
+                self._reports[stream_id][_SOME_SCHEMA] = count = last - first + 1
+                if count >= BLOCK or (ended and count > BUCKET):
+                    self._due[stream_id] = bool(ended)
 
-    def recount(self) -> None:
-        """Learn from the log itself what is in it."""
-        self._reports.clear()
-        self._bytes.clear()
-        self._due.clear()
-        rows = self._db.execute(
-            "SELECT s.id, COUNT(*), s.finished IS NOT NULL FROM log l JOIN streams s ON s.id = l.place >> 32 GROUP BY s.id"
-        )
-        for stream_id, count, ended in rows.fetchall():
-            self._reports[stream_id][_SOME_SCHEMA] = count
-            if count >= BLOCK or (ended and count > BUCKET):
-                self._due[stream_id] = bool(ended)
+    def committed(self) -> None:
+        """What was sealed stays so."""
+        self._sealed.clear()
+
+    def rolled_back(self) -> None:
+        """What was sealed since the last commit is in the log again."""
+        self._due |= self._sealed
+        self._sealed.clear()
 
     @property
     def waiting(self) -> int:
@@ -80,7 +88,7 @@ class Sealer:
             self._db.execute("SAVEPOINT sealing")
             try:
                 left = seal_stream(self._db, stream_id, ended=ended)
-            except sqlite3.Error:
+            except sqlite3.OperationalError:  # a full disk, say: nothing can be kept now
                 raise
             except Exception:  # noqa: BLE001 - reports must go on being kept, whatever one of them looks like
                 self._db.execute("ROLLBACK TO sealing")
@@ -90,9 +98,11 @@ class Sealer:
                 left = Counter()
             self._db.execute("RELEASE sealing")
             if left is not None:
-                del self._due[stream_id]
+                self._sealed[stream_id] = self._due.pop(stream_id)
                 self._reports[stream_id] = left
                 self._bytes[stream_id] = 0
+                if ended:
+                    del self._reports[stream_id], self._bytes[stream_id]
 
 
 def seal_stream(db: sqlite3.Connection, stream_id: int, *, ended: bool) -> Counter[int] | None:

@@ -66,10 +66,7 @@ class Store:
         self._sealer = Sealer(self._db)
         self._retention = Retention(self._db, policy)
         self._rest_until = 0.0
-        self._last_frame = self._read_last_frame()
-
-    def _read_last_frame(self) -> int:
-        return int(self._db.execute("SELECT number FROM last_frame").fetchone()[0])
+        self._last_frame = 0
 
     def close(self) -> None:
         """Roll back what was not committed and close the file."""
@@ -82,6 +79,7 @@ class Store:
         if not self._open:
             self._db.execute("BEGIN IMMEDIATE")
             self._open = True
+            (self._last_frame,) = self._db.execute("SELECT number FROM last_frame").fetchone()
 
     def commit(self) -> None:
         """Make everything since the last commit durable; what has come together in the log is sealed on the way."""
@@ -91,6 +89,7 @@ class Store:
             self._same_file.check()
             self._db.execute("COMMIT")
             self._open = False
+            self._sealer.committed()
 
     def check(self) -> None:
         """Make something durable that changes nothing.
@@ -113,9 +112,8 @@ class Store:
             self._new.clear()
             if self._db.in_transaction:  # SQLite itself may have rolled back, on a full disk for instance
                 self._db.execute("ROLLBACK")
-            self._sealer.recount()
+            self._sealer.rolled_back()
             self._retention.forget()
-            self._last_frame = self._read_last_frame()
 
     @property
     def unsealed(self) -> int:
@@ -139,6 +137,7 @@ class Store:
             self._same_file.check()
             self._db.execute("COMMIT")
             self._open = False
+            self._sealer.committed()
             self._retention.give_back()
         except sqlite3.Error:
             logger.exception("store.tidying_failed")

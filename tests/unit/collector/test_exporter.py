@@ -574,3 +574,15 @@ def _seconds(work: object) -> float:
     start = time.perf_counter()
     work()  # type: ignore[operator]
     return time.perf_counter() - start
+
+
+def test_what_is_watched_is_asked_anew_at_every_scrape_and_one_that_fails_is_not_a_number() -> None:
+    health = Health()
+    answers = iter((0.25, 0.5))
+    health.ask("store_disk_used_ratio", lambda: next(answers))
+    health.ask("store_bytes", lambda: 1 / 0)
+    asked = [health.registry.get_sample_value("phasewatch_store_disk_used_ratio") for _ in range(3)]
+    assert asked[:2] == [0.25, 0.5]
+    assert math.isnan(asked[2] or 0.0)
+    assert math.isnan(health.registry.get_sample_value("phasewatch_store_bytes") or 0.0)
+    assert math.isnan(health.registry.get_sample_value("phasewatch_sessions") or 0.0), "nobody was asked yet"

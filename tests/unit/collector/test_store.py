@@ -222,3 +222,19 @@ def test_a_run_that_nobody_owns_is_the_first_keys_that_comes_for_it(tmp_path: Pa
     with pytest.raises(NotOwner):
         store.put_hello(hello(), 102.0)
     store.close()
+
+
+def test_two_stores_on_one_file_give_no_number_twice(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "s.db"), Store(tmp_path / "s.db")
+    mine = open_stream(first)
+    first.commit()
+    yours = open_stream(second, epoch="b", rank=1)
+    second.commit()
+    for seq in (1, 2, 3):
+        put(first, mine, seq)
+        first.commit()
+        put(second, yours, seq)
+        second.commit()
+    assert [frame.id for frame in Reader(tmp_path / "s.db").frames("run-1")] == [1, 2, 3, 4, 5, 6]
+    first.close()
+    second.close()
