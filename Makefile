@@ -60,7 +60,18 @@ peers: $(VENV)/develop  ## measure beside peers
 phases: $(VENV)/develop  ## score detection
 	$(BIN)/python benchmarks/detection.py
 
-clean:  ## remove everything made
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+load: $(VENV)/develop  ## measure load
+	$(BIN)/python benchmarks/load.py
 
-.PHONY: help install demo servers test check format dashboards bench peers phases clean
+soak: $(VENV)/develop  ## endless faults
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
+
+fuzz: $(VENV)/develop  ## fuzz pipeline
+	$(BIN)/python -m pip install -q -c constraints.txt --group fuzz
+	@mkdir -p .fuzz
+	cd .fuzz && ../$(BIN)/python ../tests/fuzz/pipeline.py . -max_len=512 -max_total_time=60
+
+clean:  ## remove everything made
+	rm -rf $(VENV) .demo .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.PHONY: help install demo servers test check format dashboards bench peers phases load soak fuzz clean

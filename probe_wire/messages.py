@@ -22,6 +22,8 @@ Text = Annotated[str, Meta(max_length=2000)]
 Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+\Z")]
 QuantityName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[a-z][a-z0-9_]*\Z")]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
+Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]
+"""Unix seconds, three thousand years either way; not a NaN."""
 Labels = Annotated[dict[QuantityName, Name], Meta(max_length=16)]
 Settings = Annotated[dict[QuantityName, Name], Meta(max_length=32)]
 
@@ -55,7 +57,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     name: Name
     host: Annotated[str, Meta(max_length=200)]
     pid: Count
-    started_at: float
+    started_at: Moment
     labels: Labels = {}
     git_revision: Annotated[str, Meta(max_length=64)] = ""
     agent_version: Annotated[str, Meta(max_length=32)] = ""
@@ -100,7 +102,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     first: Annotated[int, Meta(ge=1, le=2**62)]
     step: Count = 0
     tightens: bool = False
-    time: float = 0.0
+    time: Moment = 0.0
     waiting: Count = 0
 
 

@@ -218,7 +218,7 @@ class Seeded:
         estimates = measure(step)
         values, stderrs, paired, ns, outcomes = pack(estimates)
         message = Report(self.seq, step, self.clock, SCHEMA.id, values, stderrs, paired, ns, outcomes)
-        frame = self.store.put_report(self.stream, message, estimates, encode(message), self.clock)
+        frame = self.store.put_report(self.stream, message, encode(message), self.clock)
         self.store.commit()
         with self.live.lock:
             live = self.live.open(self.run, self.clock)

@@ -98,6 +98,16 @@ def test_a_wish_beyond_its_bounds_is_refused(wish: wire.Tighten, what: str) -> N
     assert what in str(refusal.value)
 
 
+@pytest.mark.parametrize("moment", [math.nan, math.inf, -1e12, 1e300])
+def test_a_time_that_is_none_is_refused(moment: float) -> None:
+    for hello in (
+        wire.Hello(msgspec.structs.replace(RUN, started_at=moment), 0, "epoch-1", 1),
+        wire.Hello(RUN, 0, "epoch-1", 1, time=moment),
+    ):
+        with pytest.raises(wire.BadMessage, match="`float`"):
+            wire.decode_for_collector(wire.encode(hello))
+
+
 def test_estimates_survive_the_columns_with_their_nans_and_outcomes() -> None:
     report = MESSAGES["report"]
     schema = MESSAGES["schema"]
