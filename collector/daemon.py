@@ -18,6 +18,7 @@ from collector.log import event
 from collector.phases.own import with_own
 from collector.pipeline import Pipeline
 from collector.store.queries import Reader
+from collector.store.retention import Policy
 from collector.store.sqlite import Store
 from collector.web.app import create_app
 from collector.web.feed import Feed
@@ -44,7 +45,7 @@ class Daemon:
         self._health = Health()
         self._live = Live(config.limits.runs)
         self._feed = Feed(on_tick_dropped=self._health.ticks_dropped.inc, on_overflow=self._health.page_overflows.inc)
-        self._store = Store(Path(config.store.path))
+        self._store = Store(Path(config.store.path), Policy(config.store.keep_days, config.store.max_bytes))
         self._pipeline = Pipeline(
             self._store,
             self._live,

@@ -136,6 +136,7 @@ class Inlet:
                 if self._gate.refresh():
                     self._drop_revoked()
                 self._send_wishes()
+                self._pipeline.upkeep()
         except Exception:  # noqa: BLE001 - the process must not live on deaf: readiness turns false and the log says why
             logger.exception("inlet.stopped")
         finally:

@@ -118,7 +118,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """All measurements of one step of one rank, as columns against a Schema.
 
     ``values``, ``stderrs`` and ``paired`` are little-endian float64, ``ns`` uint32, ``outcomes``
-    uint8, one entry a column. ``training_seconds`` and ``probe_seconds`` are totals since the agent
+    uint8, one entry a column. Agents round errors to twelve bits of mantissa. ``training_seconds`` and ``probe_seconds`` are totals since the agent
     was attached, so their ratio is the agent's share of the run.
     """
 

@@ -139,7 +139,7 @@ class Store:
             self._open = False
             self._sealer.committed()
             self._retention.give_back()
-        except sqlite3.Error:
+        except Exception:  # noqa: BLE001 - whatever it stumbles over, reports go on being kept
             logger.exception("store.tidying_failed")
             self._rest_until = began + 60
             if self._open:

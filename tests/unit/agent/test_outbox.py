@@ -1,7 +1,9 @@
 """The outbox against a real ROUTER socket: numbered, resent, bounded, and never in training's way."""
 
 import logging
+import math
 import os
+import random
 import subprocess
 import sys
 import time
@@ -39,6 +41,7 @@ from probe_wire import (
     ToCollector,
     decode_for_collector,
     encode,
+    unpack,
 )
 
 RUN = Run("run-1", "test", "host", 1, 0.0)
@@ -381,3 +384,22 @@ def test_a_probe_that_names_new_series_at_every_step_does_not_fill_the_memory() 
         numbers.add(message.schema[0])
     assert len(stream._schemas) <= SCHEMAS
     assert len(numbers) == 300, "no number stands for two sets of columns"
+
+
+def test_standard_errors_travel_to_one_part_in_eight_thousand_and_values_to_the_last_bit() -> None:
+    stream = Stream(RUN, 0, lambda: 0, tightens=False)
+    noise = random.Random(0)
+    given = [Estimate(noise.gauss(0, 1), 10 ** noise.uniform(-300, 300), noise.random()) for _ in range(500)]
+    given += [Estimate(1.0, error, error) for error in (0.0, math.inf, math.nan, 5e-324, 1.5)]
+    columns = [(LOSS, Column("probe_loss", {"i": str(i)}), estimate) for i, estimate in enumerate(given)]
+    message = stream.report(Draft(1, 0.0, columns), 1, 0)
+    assert message.schema is not None
+    report, schema = decode_for_collector(message.data), decode_for_collector(message.schema[1])
+    assert isinstance(report, Report)
+    assert isinstance(schema, Schema)
+    sent = unpack(report, schema)
+    assert [estimate.value for estimate in sent] == [estimate.value for estimate in given]
+    for was, now in zip(given[:500], sent[:500], strict=True):
+        assert math.isclose(now.stderr, was.stderr, rel_tol=2**-13)
+        assert math.isclose(now.paired, was.paired, rel_tol=2**-13)
+    assert [repr(estimate.stderr) for estimate in sent[500:]] == ["0.0", "inf", "nan", "0.0", "1.5"]

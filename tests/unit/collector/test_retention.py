@@ -2,6 +2,7 @@
 
 import math
 import random
+import sqlite3
 import time
 from pathlib import Path
 
@@ -192,6 +193,29 @@ def test_a_run_dropped_from_the_store_is_dropped_from_memory(tmp_path: Path) -> 
     stream = pipeline.hello(Hello(Run("old", "old", "host", 1, 10.0), 0, "a", first=302))
     assert (stream.high, stream.lost) == (301, 301), "what it knew of that run is gone, and counted"
     pipeline.commit()
+    store.close()
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError, ZeroDivisionError])
+def test_a_tidying_that_fails_takes_nothing_away_and_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    path = tmp_path / "s.db"
+    whole = over(path, "old", 100)
+    store = Store(path, Policy(max_bytes=1))
+
+    def drop(run_id: str, now: float) -> None:
+        original(run_id, now)
+        raise error
+
+    original = store._retention._drop
+    monkeypatch.setattr(store._retention, "_drop", drop)
+    assert store.tidy(OLD) == store.tidy(OLD) == []
+    assert caplog.text.count("store.tidying_failed") == 1
+    assert_holds(path, "old", whole.committed)
+    monkeypatch.undo()
+    store._rest_until = 0.0
+    assert store.tidy(OLD) == ["old"]
     store.close()
 
 
