@@ -241,6 +241,8 @@ class Spool:
 
     def close(self, *, delete: bool) -> None:
         """Let go of the files; with ``delete`` they are gone. Raises nothing: what cannot be done now the next process does."""
+        if delete:
+            self._dirty = self._new = False  # nobody waits for the disk to keep what goes
         with suppress(OSError):
             self._end()
         if delete:

@@ -128,5 +128,5 @@ def test_the_example_is_watched(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run_example("digits_accelerate.py", monkeypatch, "--epochs", "1")
-    assert "messages were not acknowledged" in caplog.text
+    assert "has not acknowledged" in caplog.text
     assert "not watched" not in caplog.text

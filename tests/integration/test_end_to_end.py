@@ -229,7 +229,7 @@ def test_garbage_on_the_wire_is_refused_counted_and_harmless(tmp_path: Path) -> 
             assert isinstance(answer, Nack)
             answers.append(answer.reason)
         assert answers == ["version", "bad_message", "version", "version"]
-        socket.send_multipart([b"two", b"parts"])
+        socket.send_multipart([b"three", b"parts", b"now"])
         assert socket.poll(5000)
         socket.close(linger=0)
         monitor = small_run(collector.inlet, steps=5)

@@ -68,16 +68,17 @@ def test_every_point_is_in_the_database_once_though_forwarder_and_database_are_k
                 database.start()
         for outbox in outboxes:
             finish(outbox)
-        wanted = [(rank, each, float(each), 0.1) for rank in range(2) for each in range(1, step + 1)]
+        wanted = [(rank, each, float(each), 0.125) for rank in range(2) for each in range(1, step + 1)]
+        told = "SELECT id, reports, finished FROM phasewatch_runs WHERE id = 'kept'"
         try:
+            eventually(
+                lambda: database.rows(told) == [("kept", 1200, "finished")], seconds=30, what="the run to be there"
+            )
             eventually(lambda: len(database.rows(ALL)) >= len(wanted), seconds=30, what="all points to be there")
         finally:
             process.terminate()
             process.wait(10)
         assert database.rows(ALL) == wanted
-        assert database.rows("SELECT id, reports, finished FROM phasewatch_runs WHERE id = 'kept'") == [
-            ("kept", 1200, "finished")
-        ]
         assert database.rows(
             "SELECT title FROM phasewatch_quantities WHERE run_id = 'kept' AND name = 'probe_loss'"
         ) == [("Loss",)]

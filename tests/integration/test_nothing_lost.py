@@ -73,14 +73,14 @@ def job(
                 process.kill()
 
 
-def killed_after_a_second(process: subprocess.Popen[bytes], count: int) -> None:
-    """SIGKILL, a second after it had reported all."""
+def killed_when_all_is_numbered(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL."""
     assert process.stdout is not None
     for line in process.stdout:
-        if int(line) >= count:
+        if line == b"0\n":
             break
-    time.sleep(1.0)
     process.kill()
+    process.wait()
 
 
 def spool_command(verb: str) -> Result:
@@ -126,7 +126,7 @@ def test_a_job_killed_while_the_collector_is_away_is_delivered_by_the_next_job(t
     with CollectorProcess(store) as collector:
         collector.kill()
         with job(collector, "killed", count=1500) as process:
-            killed_after_a_second(process, 1500)
+            killed_when_all_is_numbered(process)
         collector.start()
         following = outbox_to(collector, "following")
         following.put(draft(1))
@@ -140,7 +140,7 @@ def test_a_job_killed_while_the_collector_listens_is_ended_by_hand(tmp_path: Pat
     store = tmp_path / "store.db"
     with CollectorProcess(store) as collector:
         with job(collector, "killed", count=1500) as process:
-            killed_after_a_second(process, 1500)
+            killed_when_all_is_numbered(process)
         listed = spool_command("list")
         assert "killed" in listed.output
         assert collector.inlet in listed.output

@@ -74,7 +74,8 @@ MUTANTS = [
     ("alerts.yml", "phasewatch_store_errors_total[5m]", "phasewatch_store_errors_total[1m]"),
     ("alerts.yml", "for: 10m\n", "for: 3m\n"),
     ("alerts.yml", "phasewatch_phase_failures_total > 0", "increase(phasewatch_phase_failures_total[10m]) > 0"),
-    ("alerts.yml", '{reason=~"version|bad_message|too_large"}', ""),
+    ("alerts.yml", '{reason=~"version|bad_message|too_large|forbidden|busy"}', ""),
+    ("alerts.yml", "phasewatch_store_disk_used_ratio > 0.9", "phasewatch_store_disk_used_ratio > 0.96"),
     ("alerts.yml", "expr: |-\n          vector(1)", "expr: |-\n          vector(1) > 1"),
 ]
 

@@ -263,5 +263,5 @@ def test_the_example_is_watched(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run_example("next_letter_transformers.py", monkeypatch, "--steps", "2")
-    assert "messages were not acknowledged" in caplog.text
+    assert "has not acknowledged" in caplog.text
     assert "not watched" not in caplog.text

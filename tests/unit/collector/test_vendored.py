@@ -50,7 +50,7 @@ def test_a_file_of_the_page_makes_no_markup_or_code_from_text(path: Path) -> Non
 
 def test_every_file_of_the_page_is_served_and_no_other() -> None:
     on_disk = {path.name for path in OURS} | {f"vendor/{name}" for name in ("uPlot.iife.min.js", "uPlot.min.css")}
-    assert {*assets.FILES, "index.html"} == on_disk
+    assert {*assets.FILES, "index.html", "login.html"} == on_disk
 
 
 def test_every_file_the_page_names_is_served() -> None:
