@@ -42,7 +42,7 @@ def packed(run: LiveRun) -> bytes:
     """The run as it stands; the caller holds Live's lock, or is the only one who writes."""
     latest = (
         _Latest(key.rank, key.quantity, list(key.labels), each.step, each.position, each.estimate)
-        for key, each in run.latest.items()
+        for key, each in run.settle().items()
     )
     probes = {
         name: _Probe(

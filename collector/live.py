@@ -5,19 +5,20 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from collector.phases import Judged, Span, Transition, Unused
 from collector.phases.transition import State as TransitionState
-from probe_wire import Column, Estimate, Goodbye, Losses, Outcome, ProbeCost, Quantity, Report, Run
+from probe_wire import Column, Estimate, Goodbye, Losses, Outcome, ProbeCost, Quantity, Report, Run, Schema
 
 State = Literal["running", "silent", "finished"]
 SILENT_AFTER_SECONDS = 60.0
 RECENT_TRANSITIONS = 100
+MOST_BYTES = 2**62
+"""What is written down ends at 2^63."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesKey:
+class SeriesKey(NamedTuple):
     """One series of a run: the rank that measured it, the quantity and its labels in sorted order."""
 
     rank: int
@@ -30,8 +31,7 @@ class SeriesKey:
         return cls(rank, column.quantity, tuple(sorted(column.labels.items())))
 
 
-@dataclass(slots=True)
-class Latest:
+class Latest(NamedTuple):
     """The newest point of a series; ``position`` is its place among the run's series as reported."""
 
     step: int
@@ -95,6 +95,10 @@ class LiveRun:
     """Every series that is judged, with the noise it is judged by."""
     series: set[SeriesKey] = field(default_factory=set)
     """Every series that a schema named."""
+    _unsettled: dict[tuple[int, int], tuple[tuple[SeriesKey, ...], int, Sequence[Estimate]]] = field(
+        default_factory=dict
+    )
+    _keys: dict[tuple[int, int], tuple[Schema, tuple[SeriesKey, ...]]] = field(default_factory=dict)
     claims: Counter[tuple[str, TransitionState]] = field(default_factory=Counter)
     """How often a claim of each machine came to each state."""
     transition_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -118,7 +122,7 @@ class LiveRun:
             return "finished"
         return "silent" if now - self.last_heard > SILENT_AFTER_SECONDS else "running"
 
-    def show(self, rank: int, report: Report, measured: Sequence[tuple[Column, Estimate]], now: float) -> None:
+    def show(self, rank: int, schema: Schema, report: Report, estimates: Sequence[Estimate], now: float) -> None:
         """Take in a report and what it measured."""
         said = self.ranks.setdefault(rank, RankState())
         said.step = max(said.step, report.step)
@@ -129,16 +133,34 @@ class LiveRun:
         said.probe_seconds = report.probe_seconds
         said.losses = report.losses
         said.lag = now - report.time - said.clock_ahead
-        for position, (column, estimate) in enumerate(measured):
-            self.latest[SeriesKey.of(rank, column)] = Latest(report.step, estimate, position)
+        keys = self._keys_of(rank, schema)
+        self._unsettled.pop((rank, schema.id), None)  # the newest comes last
+        self._unsettled[rank, schema.id] = (keys, report.step, estimates)
         self.charge(report.costs)
+
+    def settle(self) -> dict[SeriesKey, Latest]:
+        """The newest point of every series: looked up when somebody asks, and not for every report."""
+        for keys, step, estimates in self._unsettled.values():
+            for position, (key, estimate) in enumerate(zip(keys, estimates, strict=True)):
+                self.latest[key] = Latest(step, estimate, position)
+        self._unsettled.clear()
+        return self.latest
+
+    def _keys_of(self, rank: int, schema: Schema) -> tuple[SeriesKey, ...]:
+        """The series of a schema's columns: made once, and not for every report."""
+        of, keys = self._keys.get((rank, schema.id), (None, ()))
+        if of is not schema:
+            self.settle()  # another life of the rank may have named other series
+            keys = tuple(SeriesKey.of(rank, column) for column in schema.columns)
+            self._keys[rank, schema.id] = (schema, keys)
+        return keys
 
     def charge(self, costs: Iterable[ProbeCost]) -> None:
         """Add what the probes of one report cost."""
         for cost in costs:
             probe = self.probes.setdefault(cost.probe, ProbeState())
             probe.seconds += cost.seconds
-            probe.memory_raised += cost.memory_raised
+            probe.memory_raised = min(probe.memory_raised + cost.memory_raised, MOST_BYTES)
             probe.apart |= cost.apart
             outcome = Outcome(cost.outcome)
             probe.outcomes[outcome] += 1

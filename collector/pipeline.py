@@ -45,6 +45,8 @@ MOST_WISHED = 16
 """Wishes of one commit."""
 
 MOST_SCHEMAS = 1000
+MOST_COLUMNS = 20_000
+"""Of all schemas of a stream together: every greeting after a restart has them read."""
 
 
 class UnknownSchema(Exception):
@@ -111,7 +113,7 @@ class Pipeline:
         if not self._live.takes(hello.run.id, now):
             raise TooManyRuns("As many runs report as there may be in memory (limits.runs); start another collector.")
         key = (hello.run.id, hello.rank, hello.epoch)
-        stream = self._store.put_hello(hello, now, owner)
+        stream = self._store.put_hello(hello, now, owner, in_memory=key in self._streams)
         run = self._run(hello.run, now)
         if (known := self._streams.get(key)) is None:
             event(
@@ -160,6 +162,12 @@ class Pipeline:
             raise BadMessage(
                 f"Got one schema more than the {MOST_SCHEMAS:,} that a stream may have; name the same columns again."
             )
+        others = sum(len(each.columns) for each in stream.schemas.values() if each.id != schema.id)
+        if others + len(schema.columns) > MOST_COLUMNS:
+            raise BadMessage(
+                f"Got a schema with which the stream would have named {others + len(schema.columns):,} columns; {MOST_COLUMNS:,} are "
+                "taken. Name the same columns again, under the same number."
+            )
         self._store.put_schema(stream, schema, body)
         with self._live.lock:
             run.quantities.update({q.name: q for q in schema.quantities})
@@ -182,7 +190,7 @@ class Pipeline:
         frame_id = self._store.put_report(stream, report, body, now)
         measured = list(zip(schema.columns, estimates, strict=True))
         with self._live.lock:
-            run.show(stream.rank, report, measured, now)
+            run.show(stream.rank, schema, report, estimates, now)
         self._judge(run, stream.rank, report.step, measured, frame_id, now)
         self._reports += 1
         self._ticks[stream.run_id] = (report.step, frame_id)

@@ -29,11 +29,12 @@ def recall(run: LiveRun, lock: RLock, reader: Reader, judges: Judges) -> None:
                     run.part(frame.rank, message, frame.received_at)
             continue
         schema = schemas[frame.stream_id, message.schema]
-        measured = list(zip(schema.columns, unpack(message, schema), strict=True))
+        estimates = unpack(message, schema)
+        measured = list(zip(schema.columns, estimates, strict=True))
         if frame.id > shown_until:
             with lock:
                 run.quantities.update({q.name: q for q in schema.quantities})
-                run.show(frame.rank, message, measured, frame.received_at)
+                run.show(frame.rank, schema, message, estimates, frame.received_at)
         if frame.id > judged_until:
             judges.judge(run_id, frame.rank, message.step, measured)  # what it finds it found before
     stored = reader.transitions(run_id)

@@ -55,7 +55,7 @@ def _decode(data: bytes, decoder: "msgspec.msgpack.Decoder[_M]") -> _M:
     try:
         return decoder.decode(memoryview(data)[1:])
     except Exception as error:  # broken UTF-8 escapes msgspec as UnicodeDecodeError, deep nesting as RecursionError
-        raise BadMessage(f"Got a message that breaks its schema: {error}.") from error
+        raise BadMessage(f"Got a message that breaks its schema: {str(error)[:300]}.") from error
 
 
 def _check_size(data: bytes) -> None:

@@ -45,7 +45,7 @@ _SENTENCES = {
 }
 
 
-class Estimate(msgspec.Struct, frozen=True, array_like=True):
+class Estimate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A value with its standard errors, the number of independent draws behind it and its outcome.
 
     ``stderr`` is the *marginal* standard error: how far the value may be from what an infinite

@@ -15,6 +15,8 @@ from msgspec import Meta
 
 MAX_MESSAGE_BYTES = 2**20
 MAX_COLUMNS = 4096
+MAX_REPORTS = 2**32 - 1
+"""Of one stream: at one a second, 136 years."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
@@ -22,6 +24,7 @@ Text = Annotated[str, Meta(max_length=2000)]
 Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+\Z")]
 QuantityName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[a-z][a-z0-9_]*\Z")]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
+Number = Annotated[int, Meta(ge=1, le=MAX_REPORTS)]
 Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]
 """Unix seconds, three thousand years either way; not a NaN."""
 Labels = Annotated[dict[QuantityName, Name], Meta(max_length=16)]
@@ -64,7 +67,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     world_size: Annotated[int, Meta(ge=1, le=2**31)] = 1
 
 
-class ProbeCost(msgspec.Struct, frozen=True, array_like=True):
+class ProbeCost(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one probe took at one step, how it came out and, when not ok, why.
 
     ``memory_raised`` is by how many bytes it raised the most memory its process ever had; ``apart`` says that this was not the training
@@ -79,7 +82,7 @@ class ProbeCost(msgspec.Struct, frozen=True, array_like=True):
     apart: bool = False
 
 
-class Losses(msgspec.Struct, frozen=True, array_like=True):
+class Losses(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the agent gave up since it started: every loss is a number, never a silence."""
 
     reports_dropped: Count = 0
@@ -99,7 +102,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     run: Run
     rank: Annotated[int, Meta(ge=0, le=2**31)]
     epoch: Identifier
-    first: Annotated[int, Meta(ge=1, le=2**62)]
+    first: Annotated[int, Meta(ge=1, le=MAX_REPORTS + 1)]
     step: Count = 0
     tightens: bool = False
     time: Moment = 0.0
@@ -114,7 +117,7 @@ class Schema(msgspec.Struct, frozen=True, array_like=True, tag=2):
     columns: Annotated[tuple[Column, ...], Meta(max_length=MAX_COLUMNS)]
 
 
-class Report(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Report(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """All measurements of one step of one rank, as columns against a Schema.
 
     ``values``, ``stderrs`` and ``paired`` are little-endian float64, ``ns`` uint32, ``outcomes``
@@ -122,7 +125,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag=3):
     was attached, so their ratio is the agent's share of the run.
     """
 
-    seq: Annotated[int, Meta(ge=1, le=2**62)]
+    seq: Number
     step: Count
     time: float
     schema: Count
@@ -137,17 +140,17 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag=3):
     losses: Losses = Losses()
 
 
-class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Goodbye(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """The stream is complete: nothing follows."""
 
-    seq: Annotated[int, Meta(ge=1, le=2**62)]
+    seq: Number
     step: Count
     time: float
     reason: Name
     losses: Losses = Losses()
 
 
-class Ack(msgspec.Struct, frozen=True, array_like=True, tag=16):
+class Ack(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
     """Everything up to ``seq`` is committed; the agent may forget it."""
 
     seq: Count

@@ -55,7 +55,7 @@ class Still:
             ranks={rank: copy.copy(said) for rank, said in run.ranks.items()},
             unjudged=msgspec.structs.asdict(run.unjudged),
             quantities=dict(run.quantities),
-            estimates=[(key, latest.position, latest.estimate) for key, latest in run.latest.items()],
+            estimates=[(key, latest.position, latest.estimate) for key, latest in run.settle().items()],
             probes={name: replace(probe, outcomes=probe.outcomes.copy()) for name, probe in run.probes.items()},
             current={(s.machine, _subject(s.subject)): s.phase for s in run.spans if s.until_step is None},
             newest=_newest(run.transitions),

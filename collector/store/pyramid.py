@@ -22,10 +22,10 @@ KEPT: np.dtype[Any] = np.dtype([("frame", "<i8"), ("step", "<i8"), *COLUMNS.item
 def extremes(points: Records, width: int) -> NDArray[np.bool_]:
     """Which of the points, ``(count, …)``, are among the at most six that each bucket of ``width`` neighbours keeps."""
     value = points["value"]
-    error = STANDARD_ERRORS * np.where(np.isfinite(points["stderr"]), np.abs(points["stderr"]), 0.0)
     finite = np.isfinite(value)
     kept = np.zeros(points.shape, np.bool_)
     with np.errstate(over="ignore", invalid="ignore"):
+        error = STANDARD_ERRORS * np.where(np.isfinite(points["stderr"]), np.abs(points["stderr"]), 0.0)
         for height in (value, -value, value + error, error - value):
             _keep_highest(kept, np.where(finite, height, -np.inf), finite, width)
     for odd in (~finite, points["outcome"] != 0):

@@ -151,10 +151,11 @@ class Store:
 
     # -- writing ----------------------------------------------------------------------------------
 
-    def put_hello(self, hello: Hello, now: float, owner: str = "") -> Stream:
+    def put_hello(self, hello: Hello, now: float, owner: str = "", *, in_memory: bool = False) -> Stream:
         """Open the stream, or find it again; numbers the agent gave up are counted as lost.
 
-        A run belongs to the ``owner`` that opened it; one that nobody owns, to the first who comes with a name.
+        A run belongs to the ``owner`` that opened it; one that nobody owns, to the first who comes with a name. Of a stream that
+        is already ``in_memory`` the schemas are not read again.
 
         Raises:
             NotOwner: the run belongs to another; nothing was changed.
@@ -202,10 +203,12 @@ class Store:
             self._db.execute(
                 "UPDATE streams SET high = ?, lost = ? WHERE id = ?", (stream.high, stream.lost, stream.id)
             )
+        if in_memory:
+            return stream
         for (body,) in self._db.execute("SELECT body FROM schemas WHERE stream_id = ?", (stream.id,)).fetchall():
             schema = decode_for_collector(body)
             assert isinstance(schema, Schema)  # noqa: S101 - the table holds nothing else
-            self._bind(stream, schema)
+            stream.schemas[schema.id] = schema  # its series were bound when it came
         return stream
 
     def put_schema(self, stream: Stream, schema: Schema, body: bytes) -> None:

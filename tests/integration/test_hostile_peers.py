@@ -23,6 +23,7 @@ from probe_wire import (
     Estimate,
     Goodbye,
     Hello,
+    Nack,
     Outcome,
     ProbeCost,
     Quantity,
@@ -30,6 +31,7 @@ from probe_wire import (
     Run,
     Schema,
     ToCollector,
+    decode_for_agent,
     encode,
     pack,
 )
@@ -255,3 +257,27 @@ def test_a_hostile_name_comes_back_from_metrics_and_the_api_as_it_was(collector:
         assert (view["name"], view["host"], view["labels"]) == (name, name, {"label": name})
         (quantity,) = collector.get(f"/api/runs/{run_id}")["quantities"]
         assert (quantity["title"], quantity["help"]) == (name, name)
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        Hello(structs.replace(EVIL, started_at=float("nan")), 0, "e", 1),
+        Hello(structs.replace(EVIL, started_at=float("inf")), 0, "e", 1),
+        Hello(EVIL, 0, "e", 2**32 + 1),
+        Hello(EVIL, 0, "e", 2**62),
+    ],
+    ids=("from no time", "from the end of time", "of a number used before", "of a number beyond counting"),
+)
+def test_a_greeting_beyond_all_bounds_is_refused_and_nobody_else_hears_of_it(
+    collector: CollectorProcess, canary: Canary, hello: Hello
+) -> None:
+    undone = count(collector, "store_errors")
+    with dealer(collector) as stranger:
+        stranger.send(encode(hello))
+        assert stranger.poll(5000)
+        answer = decode_for_agent(stranger.recv())
+    assert isinstance(answer, Nack)
+    assert (answer.reason, "breaks its schema" in answer.detail) == ("bad_message", True)
+    assert canary.lost_nothing()
+    assert count(collector, "store_errors") == undone

@@ -123,6 +123,16 @@ def test_a_stream_has_so_many_schemas(setup: Setup, monkeypatch: pytest.MonkeyPa
     assert "Got one schema more than the 3 that a stream may have" in refused.detail
 
 
+def test_the_schemas_of_a_stream_name_so_many_columns_together(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "MOST_COLUMNS", 3)
+    agent = setup.agent()
+    agent.open()
+    agent.say(*(Schema(i, SCHEMA.quantities, SCHEMA.columns) for i in (1, 2, 3, 3, 4)))
+    refused = agent.hear()
+    assert isinstance(refused, Nack)
+    assert "would have named 4 columns; 3 are taken" in refused.detail
+
+
 def test_a_key_opens_so_many_new_streams_at_once_and_known_ones_at_any_time(setup: Setup) -> None:
     setup.inlet._new_streams = Allowance(0.001, 2)
     agent = setup.agent()

@@ -88,3 +88,11 @@ def test_columns_of_no_whole_number_of_entries_are_refused_and_not_rounded() -> 
             broken = msgspec.structs.replace(report, **{name: change(getattr(report, name))})
             with pytest.raises(wire.BadMessage, match="schema 1 names 3 columns"):
                 wire.unpack(broken, SCHEMA)
+
+
+def test_a_refusal_is_short_whatever_the_message_held_since_it_goes_into_the_log() -> None:
+    schema = wire.encode(wire.Schema(1, (wire.Quantity("loss", "1", "Help.", "Loss"),), ()))
+    long = schema.replace(b"\xa6linear", b"\xdb" + (900_000).to_bytes(4, "big") + b"x" * 900_000)
+    with pytest.raises(wire.BadMessage, match="breaks its schema: Invalid enum value 'xxx") as refusal:
+        wire.decode_for_collector(long)
+    assert len(str(refusal.value)) < 500
