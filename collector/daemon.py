@@ -134,7 +134,8 @@ class Daemon:
         """Serve until SIGTERM or SIGINT; then commit, acknowledge and close within five seconds."""
         _take_all_descriptors()
         gc.freeze()
-        gc.set_threshold(100_000, 50, 1000)  # reports make no cycles; looking for them took a fifth of the time under load
+        # Reports make no cycles; looking for them took a fifth of the time under load.
+        gc.set_threshold(100_000, 50, 1000)
         with closing(self._store), closing(self._web_socket):
             self._pipeline.recover()
             self._inlet.start()
