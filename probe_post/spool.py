@@ -241,8 +241,7 @@ class Spool:
 
     def close(self, *, delete: bool) -> None:
         """Let go of the files; with ``delete`` they are gone. Raises nothing: what cannot be done now the next process does."""
-        if delete:
-            self._dirty = self._new = False  # nobody waits for the disk to keep what goes
+        self._dirty, self._new = self._dirty and not delete, self._new and not delete  # no fsync for what goes
         with suppress(OSError):
             self._end()
         if delete:
