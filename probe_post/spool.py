@@ -23,7 +23,7 @@ from probe_wire import Hello, WireError, decode_for_collector
 
 SEGMENT_BYTES = 2**20
 CAP_BYTES = 256 * 2**20
-"""What one stream may take: seven days without a collector at one report of 15 to 20 points a second."""
+"""What one stream may take: eleven days without a collector at one report of 20 points a second."""
 LEAST_FREE = 0.05
 """Of the file system: what is left to the job."""
 
