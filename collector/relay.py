@@ -16,7 +16,7 @@ import zmq
 from msgspec import structs
 
 from collector.gate import Gate
-from collector.log import event
+from collector.log import Seldom, event
 from probe_post import spools
 from probe_post.courier import Courier
 from probe_post.errors import SpoolError
@@ -94,6 +94,7 @@ class Relay:
         self._stop = threading.Event()
         self._names = 0
         self._tell_at = 0.0
+        self._log = Seldom()
 
     def stop(self) -> None:
         """Ask the loop to end; for any thread, and for a signal's handler."""
@@ -238,6 +239,7 @@ class Relay:
         stream = self._agents.pop(agent, None)
         if stream is not None:
             stream.agent = None
+        self._log("relay.refused", logging.WARNING, reason=reason, detail=detail)
         self._send(agent, Nack(reason, 0 if stream is None else stream.high, detail[:2000]))  # type: ignore[arg-type]  # one of Nack's reasons
 
     def _send(self, agent: bytes, message: ToAgent) -> None:

@@ -222,7 +222,7 @@ class ZmqOutbox:
             courier.send()
             ledger.sync()
             if courier.greeted and closing is None:
-                self._estate.work(context)
+                self._work_on_the_estate(context)
             for parts in self._line.receive(milliseconds=20 if len(ledger) or self._estate.busy else 100):
                 heard = courier.hear(parts[-1])
                 if isinstance(heard, Advice):
@@ -231,6 +231,14 @@ class ZmqOutbox:
                     self._wish(heard)
             if closing is not None and (len(ledger) == 0 or time.monotonic() > self._deadline):
                 return
+
+    def _work_on_the_estate(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        """What others left must not end what is ours."""
+        try:
+            self._estate.work(context)
+        except Exception as error:  # noqa: BLE001 - other jobs write and delete there while we look
+            self._complain("estate", f"what a dead job left could not be delivered: {said(error)}")
+            self._estate.rest()
 
     def _enlist(self, draft: Draft) -> None:
         """Number a report and keep it. One that cannot travel is dropped and counted."""

@@ -141,8 +141,11 @@ class Estate:
             return None
         for spool in self._left:
             greeting = decoded(spool.stream)
-            if greeting is not None:
-                return Legacy(spool, greeting, self._address, self._key)
+            try:
+                if greeting is not None:
+                    return Legacy(spool, greeting, self._address, self._key)
+            except OSError as error:
+                self._tell(f"what a job left in {spool.folder} cannot be read for now: {error}")
             spool.close(delete=False)
         now = time.monotonic()
         if now >= self._look_at:

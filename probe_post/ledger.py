@@ -123,6 +123,8 @@ class Ledger:
         self._settle()
         if self._ready:
             return self._ready[0].seq
+        if self._on_disk_only:  # it cannot be read at this moment
+            return self._passed + 1
         return self._waiting[0].seq if self._waiting else self.last + 1
 
     def beyond(self, seq: int) -> Iterator[Message]:
@@ -173,8 +175,12 @@ class Ledger:
         if self._ready:
             return
         if self._spool is not None and self._on_disk_only:
-            for message in self._spool.after(self._passed):
-                self._make_ready(message)
+            try:
+                for message in self._spool.after(self._passed):
+                    self._make_ready(message)
+            except OSError as error:
+                self._complain("read", f"reports on disk cannot be read for now: {error}")
+                return
             if not self._ready:  # all that was left is damaged
                 self._pass_over(self._spool.last)
         if not self._ready and self._waiting:

@@ -9,15 +9,16 @@ when everything in it is acknowledged. Each says whose stream it is and repeats 
 be read when all before it is gone. The disk of a job is the job's: a spool has a cap, and stops long before the disk is full.
 """
 
-import fcntl
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self, final
 
+from probe_post.folder import locked, size_of, sync
 from probe_post.segment import Contents, Kind, Record, packed, read, written
 from probe_wire import Hello, WireError, decode_for_collector
 
@@ -62,7 +63,7 @@ class Spool:
         self._lock = lock
         self._segments = segments
         self._cap = cap
-        self._sealed = sum(_size(segment.path) for segment in segments)
+        self._sealed = sum(size_of(segment.path) for segment in segments)
         self._file = -1  # the segment that is written to: the last one; -1 where there is none
         self._length = 0
         self._named: set[int] = set()
@@ -77,9 +78,11 @@ class Spool:
         Raises:
             OSError: it cannot be made there.
         """
-        young = folder.with_name(f".{folder.name}")  # nobody adopts it before its lock is held
+        if folder.exists():  # what lies there could not be read, or it would have been adopted
+            folder = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:8]}")
+        young = folder.with_name(f".{folder.name}-{os.getpid()}")  # nobody adopts it before its lock is held
         young.mkdir(parents=True, mode=0o700)
-        lock = _locked(young)
+        lock = locked(young)
         young.rename(folder)
         if lock is None:
             raise OSError(f"another process has just taken {folder}")
@@ -92,10 +95,18 @@ class Spool:
         Raises:
             OSError: it cannot be read.
         """
-        lock = _locked(folder)
+        lock = locked(folder)
         if lock is None:
             return None
-        found = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and _size(path))
+        try:
+            return cls._taken_up(folder, lock)
+        except OSError:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def _taken_up(cls, folder: Path, lock: int) -> "Spool | None":
+        found = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and size_of(path))
         segments = [_Segment(int(path.name[:20]), path) for path in found]
         spool = cls(folder, lock, b"", segments, segments[-1].first if segments else 0, CAP_BYTES)
         for path in folder.glob("*.packing"):
@@ -151,8 +162,11 @@ class Spool:
     def _end(self) -> None:
         if self._file >= 0:
             self.sync()
-            os.close(self._file)
-            self._file = -1
+            ended, self._file = (
+                self._file,
+                -1,
+            )  # in this order: a child that is forked in between closes what is named here
+            os.close(ended)
             self._sealed += self._length
             self._length = 0
 
@@ -179,20 +193,21 @@ class Spool:
             file.write(packed(segment.path.read_bytes()))
             file.flush()
             os.fsync(file.fileno())
-        self._sealed += _size(copy) - _size(segment.path)
+        self._sealed += size_of(copy) - size_of(segment.path)
         copy.rename(segment.path)
 
     def sync(self) -> None:
-        """Have what is written survive a power cut.
+        """Have what is written survive a power cut, and the lock whoever tidies old files away.
 
         Raises:
             OSError: the disk could not say that it does.
         """
+        os.utime(self._lock)
         if self._dirty and self._file >= 0:
             os.fdatasync(self._file)
             self._dirty = False
         if self._new:
-            _sync_folder(self.folder)
+            sync(self.folder)
             self._new = False
 
     # -- reading and forgetting -------------------------------------------------------------------
@@ -217,9 +232,13 @@ class Spool:
         return self.size > self._cap and len(self._segments) > 1
 
     def after(self, seq: int) -> list[Message]:
-        """The next messages beyond a number, at most a segment of them; none when there are none."""
-        for segment, follower in zip(self._segments[:], [*self._segments[1:], None], strict=True):
-            if follower is not None and follower.first <= seq + 1:
+        """The next messages beyond a number, at most a segment of them; none when there are none.
+
+        Raises:
+            OSError: they are there and cannot be read now.
+        """
+        for i, segment in enumerate(self._segments[:]):
+            if i + 1 < len(self._segments) and self._segments[i + 1].first <= seq + 1:
                 continue
             found = [message for message in self._messages(segment) if message.seq > seq]
             if found:
@@ -235,7 +254,7 @@ class Spool:
     def drop_oldest(self) -> int:
         """Give up the oldest segment, which must not be the only one; returns the lowest number that is left."""
         oldest = self._segments.pop(0)
-        self._sealed -= _size(oldest.path)
+        self._sealed -= size_of(oldest.path)
         oldest.path.unlink(missing_ok=True)
         return self._segments[0].first
 
@@ -249,12 +268,16 @@ class Spool:
                 for path in self.folder.iterdir():
                     path.unlink()
                 self.folder.rmdir()
-        with suppress(OSError):
-            os.close(self._lock)
+        self.forsake()
 
     def forsake(self) -> None:
-        """In a forked child: the files are the parent's. The lock is held as long as anybody has it open."""
-        for descriptor in (self._lock, self._file):
+        """Close what is open and touch nothing else: in a forked child the files are the parent's, and so is the lock."""
+        mine, self._lock, self._file = (
+            (self._lock, self._file),
+            -1,
+            -1,
+        )  # never twice: the number may be somebody else's by then
+        for descriptor in mine:
             with suppress(OSError):
                 os.close(descriptor)
 
@@ -273,7 +296,12 @@ class Spool:
     def _contents(self, segment: _Segment) -> Contents:
         try:
             return read(segment.path.read_bytes())
-        except Exception:  # noqa: BLE001 - a spool that somebody else wrote into must not stop ours
+        except Exception as error:  # a spool that somebody tidied away or wrote into must not stop ours
+            gone = isinstance(error, FileNotFoundError | IsADirectoryError)
+            if (
+                isinstance(error, OSError) and not gone
+            ):  # no descriptor left, a disk that does not answer: it may be read later
+                raise
             self._put_aside(segment)
             return Contents([], torn=True)
 
@@ -281,7 +309,7 @@ class Spool:
         if segment not in self._segments:
             return
         self.damaged += 1
-        self._sealed -= _size(segment.path)
+        self._sealed -= size_of(segment.path)
         self._segments.remove(segment)
         with suppress(OSError):
             segment.path.rename(segment.path.with_suffix(".damaged"))
@@ -300,31 +328,3 @@ def decoded(greeting: bytes) -> Hello | None:
     except WireError:
         return None
     return hello if isinstance(hello, Hello) else None
-
-
-def _locked(folder: Path) -> int | None:
-    """The lock of a spool, as a descriptor; None where somebody has it, or the spool is just gone."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(lock).st_nlink:  # else who had it has just deleted it
-            return lock
-    except BlockingIOError:
-        pass
-    os.close(lock)
-    return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -104,7 +104,7 @@ def survey(root: Path) -> list[Waiting]:
 def trim(root: Path, *, cap: int = CAP_OF_THE_DEAD) -> int:
     """Have what dead jobs left take no more than ``cap`` bytes, the oldest first. Returns how many bytes were given up."""
     folders = list(everything(root))
-    sizes = [sum(path.stat().st_size for path in folder.glob("*.segment")) for folder in folders]
+    sizes = [_size(folder) for folder in folders]
     over = given_up = sum(sizes) - cap
     for spool in _adopted(folders) if over > 0 else ():
         while over > 0 and len(spool) > 1:
@@ -128,6 +128,14 @@ def _folders(home: Path) -> list[Path]:
         return sorted((path for path in home.iterdir() if not path.name.startswith(".") and path.is_dir()), key=_age)
     except OSError:
         return []
+
+
+def _size(folder: Path) -> int:
+    """Bytes of its segments; 0 where it goes while we look, as what is delivered does."""
+    try:
+        return sum(path.stat().st_size for path in folder.glob("*.segment"))
+    except OSError:
+        return 0
 
 
 def _age(folder: Path) -> float:

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +56,7 @@ def forward(
                     stop.wait(every)
             finally:
                 engine.close()
-        except psycopg.Error as error:
+        except (psycopg.Error, sqlite3.Error) as error:
             if once:
                 raise StoreError(
                     f"Got the database {_without_password(to)}, which cannot be filled: {error}"

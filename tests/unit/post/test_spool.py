@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from probe_post import spools
 from probe_post.errors import SpoolError
+from probe_post.ledger import READY, Ledger
 from probe_post.segment import BLOCK_RECORDS, Kind, Record, packed, read, written
 from probe_post.spool import SEGMENT_BYTES, Message, Spool, decoded
 from probe_wire import Hello, Run, encode
@@ -302,3 +304,93 @@ def test_what_was_written_before_a_kill_is_there_after_it(tmp_path: Path) -> Non
     assert seqs == list(range(1, len(seqs) + 1))
     assert said <= len(seqs) <= said + 1
     adopted.close(delete=True)
+
+
+def test_a_spool_that_somebody_deletes_under_a_running_job_costs_what_was_in_it_and_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    spool = open_spool(tmp_path)
+    ledger = Ledger(100, lambda *_: None)
+    ledger.use(spool)
+    for seq in range(1, READY + 200):
+        ledger.append(message(seq))
+    shutil.rmtree(tmp_path)
+    ledger.acknowledge(READY)
+    assert ledger.first == READY + 200
+    assert ledger.lost == 199
+    assert spool.after(0) == []
+    ledger.append(message(READY + 200))
+    assert [each.seq for each in ledger.beyond(READY + 199)] == [READY + 200]
+    ledger.sync(0.0)
+    ledger.close()
+
+
+def test_a_disk_that_cannot_be_read_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = open_spool(tmp_path)
+    ledger = Ledger(100, lambda *_: None)
+    ledger.use(spool)
+    for seq in range(1, READY + 200):
+        ledger.append(message(seq))
+
+    def refuses(_: Path) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_bytes", refuses)
+    ledger.acknowledge(READY)
+    assert ledger.first == READY + 1, "the collector must not hear that they are lost"
+    assert list(ledger.beyond(READY)) == []
+    monkeypatch.undo()
+    assert [each.seq for each in ledger.beyond(READY)] == list(range(READY + 1, READY + 200))
+    assert ledger.lost == 0
+    ledger.close()
+
+
+def test_letting_go_twice_closes_no_file_that_somebody_opened_in_between(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(message(1))
+    numbers = {spool._lock, spool._file}
+    spool.close(delete=False)
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(4)]
+    assert numbers <= set(others), "they have the same numbers now"
+    spool.forsake()
+    for descriptor in others:
+        os.close(descriptor)
+
+
+def test_the_lock_of_a_job_that_runs_for_weeks_is_never_old(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    os.utime(spool.folder / "lock", (0, 0))  # what is old in /var/tmp is tidied away, and with it the lock
+    spool.sync()
+    assert (spool.folder / "lock").stat().st_mtime > 0
+    spool.close(delete=True)
+
+
+def test_a_stream_whose_folder_cannot_be_read_gets_another(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(message(1))
+    (segment,) = spool.folder.glob("*.segment")
+    spool.close(delete=False)
+    segment.write_bytes(b"garbage")
+    assert list(spools.left_behind(tmp_path, COLLECTOR)) == []
+    again = open_spool(tmp_path)
+    assert again.folder != spool.folder
+    again.close(delete=True)
+
+
+def test_a_spool_that_goes_while_the_disk_is_surveyed_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(message(1))
+    glob = Path.glob
+
+    def vanishing(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        for path in found:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", vanishing)
+    assert spools.trim(tmp_path) == 0
+    assert spools.survey(tmp_path) == []
+    spool.close(delete=True)
