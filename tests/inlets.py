@@ -51,6 +51,7 @@ class Agent:
     ) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDTIMEO, 10_000)  # who was refused has nobody to send to
         if identity:
             self.socket.setsockopt(zmq.IDENTITY, identity)
         if key is not None:

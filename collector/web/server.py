@@ -29,6 +29,9 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(
+            high=0
+        )  # else a short answer left unread, then closed, is waited for for ever
         self._expect()
 
     def data_received(self, data: bytes) -> None:

@@ -144,8 +144,7 @@ def test_a_revoked_key_loses_its_session_within_seconds_and_cannot_come_back(
     assert not agent.socket.poll(300)
     assert stored(setup) == [1]
     eventually(lambda: setup.count("wishes", answer="no stream"), seconds=5, what="the wish to be counted")
-    again = setup.agent(key)
-    again.say(Hello(RUN, 0, "a", 2))
+    setup.agent(key)
     eventually(lambda: refused(setup).get("revoked"), seconds=10, what="the refusal to be counted")
 
 

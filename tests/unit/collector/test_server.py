@@ -1,9 +1,11 @@
 """The page's server on a real socket, and clients that dawdle, flood, smuggle and pretend."""
 
+import asyncio
 import json
 import random
 import socket
 import ssl
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -60,22 +62,36 @@ def test_a_client_that_drips_its_request_is_cut(tmp_path: Path, monkeypatch: pyt
     page.close()
 
 
-def test_a_client_that_never_reads_its_answer_is_cut(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+ENDING = [b"Connection: close\r\n", b"", b"Content-Length: x\r\n"]
+"""The server closes after its answer; it closes once nobody asks for more; it closes because what follows is broken."""
+
+
+@pytest.mark.parametrize("header", ENDING)
+@pytest.mark.parametrize("requests", [1, 200])
+def test_a_client_that_never_reads_its_answer_is_cut(
+    page: Page, monkeypatch: pytest.MonkeyPatch, header: bytes, requests: int
+) -> None:
     monkeypatch.setattr(server, "READ_SECONDS", 0.3)
-    with page.connect() as client:
+    lost = threading.Event()
+    made = server.BoundedConnection.connection_made
+    gone = server.BoundedConnection.connection_lost
+
+    def with_small_buffer(connection: server.BoundedConnection, transport: asyncio.Transport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(connection, transport)
+
+    def noted(connection: server.BoundedConnection, exc: Exception | None) -> None:
+        gone(connection, exc)
+        lost.set()
+
+    monkeypatch.setattr(server.BoundedConnection, "connection_made", with_small_buffer)
+    monkeypatch.setattr(server.BoundedConnection, "connection_lost", noted)
+    with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        script = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        client.settimeout(0.2)
-        deadline = time.monotonic() + 15
-        cut = False
-        while not cut and time.monotonic() < deadline:
-            try:
-                client.sendall(script * 20)
-            except TimeoutError:
-                time.sleep(0.1)
-            except (ConnectionResetError, BrokenPipeError):
-                cut = True
-    assert cut
+        client.connect(("127.0.0.1", page.port))
+        asks = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n"
+        client.sendall((asks + b"\r\n") * (requests - 1) + asks + header + b"\r\n")
+        assert lost.wait(15)
     assert page.well()
 
 
