@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from collector.store.queries import Reader
 from collector.store.space import bytes_of
-from collector.store.sqlite import Store, Stream
+from collector.store.sqlite import Store
+from collector.store.streams import Stream
 from probe_wire import Column, Goodbye, Hello, ProbeCost, Quantity, Report, Run, Schema, encode, unpack
 
 RESULTS = Path(__file__).parent / "results"

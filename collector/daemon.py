@@ -3,6 +3,7 @@
 import gc
 import resource
 import socket
+import sys
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,9 @@ from collector.web.record import Record, TurnRecord
 from collector.web.server import Server
 
 DESCRIPTORS = 65_536
+
+SWITCH_SECONDS = 0.001
+"""For how long a thread that renders a page may keep the inlet from its turn; Python's own 5 ms, at every statement, add up."""
 
 
 class Daemon:
@@ -102,7 +106,7 @@ class Daemon:
             machines=machines,
             record=record,
             health=self._health,
-            wish=self._inlet.wish,
+            carry_out=self._inlet.orders.carry_out,
             tokens=tokens,
             behind_proxy=config.web.behind_proxy,
         )
@@ -118,6 +122,7 @@ class Daemon:
         self._health.ask("sessions", lambda: self._inlet.sessions)
         self._health.ask("runs_in_memory", lambda: len(self._live.runs))
         self._health.ask("unsealed_streams", lambda: self._store.unsealed)
+        self._health.ask("unjudged_reports", lambda: self._pipeline.judges.waiting)
         self._health.ask("inlet_age_seconds", lambda: self._inlet.age)
 
     def _publish(self, turns: Iterable[TurnRecord]) -> None:
@@ -136,6 +141,7 @@ class Daemon:
         gc.freeze()
         # Reports make no cycles; looking for them took a fifth of the time under load.
         gc.set_threshold(100_000, 50, 1000)
+        sys.setswitchinterval(SWITCH_SECONDS)
         with closing(self._store), closing(self._web_socket):
             self._pipeline.recover()
             self._inlet.start()
@@ -144,6 +150,7 @@ class Daemon:
                 self._server.run(sockets=[self._web_socket])
             finally:
                 self._inlet.stop()
+                self._pipeline.judges.close()
                 event("collector.stopped")
 
 

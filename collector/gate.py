@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import zmq
 from zmq.utils import z85
@@ -42,6 +43,17 @@ OPTIONS = {
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _ZAP = "inproc://zeromq.zap.01"  # its name in RFC 27
 _MONITOR = "inproc://handshakes"
+
+
+class Message(NamedTuple):
+    """What came: the identity of its connection and the parts before the last, the public key that sent it, and the last part.
+
+    The key is empty where nobody is asked for one.
+    """
+
+    before: tuple[bytes, ...]
+    user: str
+    data: bytes
 
 
 class Gate:
@@ -128,12 +140,23 @@ class Gate:
         self._refresh_at = time.monotonic() + REFRESH_SECONDS
         self._news |= self._keys.refresh()
 
-    def user_of(self, frame: "zmq.Frame") -> str:
-        """The public key that sent a message; empty where nobody is asked for one."""
-        if self._keys is None:
+    def receive(self) -> Message | None:
+        """The next message; None when there is none."""
+        try:
+            before = [self.socket.recv(zmq.NOBLOCK)]
+            last = self.socket.recv(zmq.NOBLOCK, copy=False)  # a frame knows whose key it came with
+            while last.more:
+                before.append(last.bytes)
+                last = self.socket.recv(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        return Message(tuple(before), self._user_of(last), last.bytes)
+
+    def _user_of(self, frame: "zmq.Frame") -> str:
+        try:
+            return "" if self._keys is None else str(frame.get("User-Id"))
+        except zmq.ZMQError:  # it came without a key, which stands for nobody
             return ""
-        user = frame.get("User-Id")
-        return user if isinstance(user, str) else ""
 
     def owner_of(self, user: str) -> str | None:
         """The name that a public key stands for; None when it is no longer listed."""

@@ -18,6 +18,7 @@ WATCHED = {
     "sessions": "Connections of agents that have greeted.",
     "runs_in_memory": "Runs in memory; limits.runs is the most.",
     "unsealed_streams": "Streams of which more is in the store's log than need be; it falls as it is sealed.",
+    "unjudged_reports": "Reports that are kept and shown, and judged later: their run is judged again, as it is after an upgrade.",
     "inlet_age_seconds": "Seconds since the inlet's loop last went round.",
 }
 """What is asked when Prometheus asks; NaN where nobody could be asked."""

@@ -4,23 +4,24 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
 from typing import Literal
 
 import zmq
-from msgspec import structs
 
+from collector.acknowledgements import Acknowledgements
 from collector.advice import advice_of
 from collector.allowance import Allowance
 from collector.errors import NotOwner
 from collector.gate import Gate
 from collector.health import Health
 from collector.log import Seldom, event, logger
-from collector.pipeline import News, Pipeline, TooManyRuns, UnknownSchema, UnknownStream
+from collector.orders import Orders
+from collector.pipeline import News, Pipeline
+from collector.refusals import TooManyRuns, UnknownSchema, UnknownStream
 from collector.sessions import Peer, Session, Sessions
-from collector.store.sqlite import Stream
+from collector.store.streams import Stream
+from collector.wish_sender import WishSender
 from probe_wire import (
-    Ack,
     BadMessage,
     Goodbye,
     Hello,
@@ -37,15 +38,13 @@ from probe_wire import (
 )
 
 GROUP_SECONDS = 0.05
-"""The longest a report waits for others to share its commit."""
-DRAIN = 1000
+"""The longest a report waits for others to share its commit, which it does where ``MANY`` shared the last one."""
+DRAIN, MANY = 1000, 20
 READY_SECONDS, ALIVE_SECONDS, CHECK_SECONDS = 5.0, 30.0, 10.0
 MOST_NAME_BYTES = 64
 REPORTS_PER_SECOND, SECONDS_AT_ONCE = 10_000.0, 5.0
 NEW_STREAMS_PER_SECOND, NEW_STREAMS_AT_ONCE = 2.0, 20_000.0
 """Every stream is new to a collector that has just started."""
-MOST_WISHES = 100
-"""Wishes that may wait for the inlet's thread."""
 
 _ANSWERS = {"too_large": "bad_message", "busy": "store"}
 """What agents are told, where it is not the reason that is counted: after "store" they wait a second."""
@@ -73,8 +72,9 @@ class Inlet:
         self._health = health
         self._sessions = Sessions()
         self._log = Seldom()
-        self._to_acknowledge: set[Peer] = set()
-        self._unsent: deque[tuple[str, int, Tighten]] = deque()
+        self._acknowledgements = Acknowledgements(self._sessions, self._send)
+        self.orders = Orders()
+        self._wishes = WishSender(self._sessions, self._send, health)
         self._stop = threading.Event()
         self._ticked = self._tried = time.monotonic()
         self._keeps = True
@@ -98,10 +98,7 @@ class Inlet:
         It leaves after the commit of the batch that is being taken, or within a fifth of a second. It is sent once, and
         never to an agent that does not know of wishes, whose stream is complete, or that is not connected.
         """
-        if len(self._unsent) >= MOST_WISHES:
-            self._account("too many", run_id, rank, wish)
-        else:
-            self._unsent.append((run_id, rank, structs.replace(wish, reason=wish.reason[:2000])))
+        self._wishes.put(run_id, rank, wish)
 
     @property
     def age(self) -> float:
@@ -129,14 +126,18 @@ class Inlet:
         try:
             while not self._stop.is_set():
                 self._ticked = time.monotonic()
-                if self._gate.poll(200):
-                    self._guarded_batch()
+                if self._gate.poll(200) or self._pipeline.judges.caught_up:
+                    if self._guarded_batch() >= MANY:
+                        self._stop.wait(self._tried + GROUP_SECONDS - time.monotonic())
                 elif time.monotonic() - self._tried > CHECK_SECONDS:
                     self._check_store()
+                self._acknowledgements.tell()
                 if self._gate.refresh():
                     self._drop_revoked()
-                self._send_wishes()
+                self.orders.work(self._pipeline.keep_order, self.wish)
+                self._wishes.send()
                 self._pipeline.upkeep()
+            self._acknowledgements.tell(all_of_them=True)
         except Exception:  # noqa: BLE001 - the process must not live on deaf: readiness turns false and the log says why
             logger.exception("inlet.stopped")
         finally:
@@ -153,10 +154,13 @@ class Inlet:
         else:
             self._keeps = True
 
-    def _guarded_batch(self) -> None:
+    def _guarded_batch(self) -> int:
+        """Take in what has come and make it durable; of how many messages."""
         self._tried = time.monotonic()
+        taken = 0
         try:
-            self._drain()
+            self._pipeline.take_over()
+            taken = self._drain()
             news = self._pipeline.commit()
         except _Poison as poison:  # a message we cannot survive costs itself, not the collector
             logger.error("message.failed", exc_info=poison.__cause__)
@@ -167,31 +171,26 @@ class Inlet:
             self._stop.wait(0.5)  # a full disk does not empty faster for being asked more often
         else:
             self._keeps = True
-            for peer in self._to_acknowledge:
-                session = self._sessions.get(peer)
-                if session is not None:
-                    self._send(peer, Ack(session.stream.high))
-            self._to_acknowledge.clear()
             for item in news:
                 self._advise(item)
+        return taken
 
-    def _drain(self) -> None:
+    def _drain(self) -> int:
         until = time.monotonic() + GROUP_SECONDS
-        for _ in range(DRAIN):
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)  # a frame knows who sent it
-            except zmq.Again:
-                return
-            peer = tuple(frame.bytes for frame in frames[:-1])
+        for taken in range(DRAIN):
+            message = self._gate.receive()
+            if message is None:
+                return taken
+            peer = message.before
             if not 1 <= len(peer) <= 2 or len(peer[-1]) > MOST_NAME_BYTES:
                 self._refuse(
                     peer[:1],
                     "bad_message",
-                    f"Got a message of {len(frames) - 1} parts; need one, and a relay's name for the stream before it.",
+                    f"Got a message of {len(peer)} parts; need one, and a relay's name for the stream before it.",
                 )
                 continue
             try:
-                self._take(peer, self._gate.user_of(frames[-1]), frames[-1].bytes)
+                self._take(peer, message.user, message.data)
             except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError) as error:
                 raise _Poison(peer) from error
             except (sqlite3.Error, OSError):
@@ -199,7 +198,8 @@ class Inlet:
             except Exception as error:
                 raise _Poison(peer) from error
             if time.monotonic() > until:
-                return
+                return taken
+        return DRAIN
 
     def _take(self, peer: Peer, user: str, data: bytes) -> None:
         owner = self._gate.owner_of(user)
@@ -238,7 +238,7 @@ class Inlet:
             self._refuse(peer, "forbidden" if isinstance(error, NotOwner) else "busy", str(error))
             return
         self._sessions.open(peer, Session(stream, user, hello.tightens))
-        self._to_acknowledge.add(peer)
+        self._acknowledgements.owe(peer)
 
     def _take_of_stream(self, peer: Peer, stream: Stream, message: Schema | Report | Goodbye, data: bytes) -> None:
         try:
@@ -256,7 +256,7 @@ class Inlet:
     def _take_numbered(self, peer: Peer, stream: Stream, message: Report | Goodbye, data: bytes) -> None:
         if message.seq <= stream.high:
             self._health.duplicates.inc()
-            self._to_acknowledge.add(peer)
+            self._acknowledgements.owe(peer)
             return
         if message.seq > stream.high + 1:
             self._refuse(peer, "gap", f"Got number {message.seq}; need {stream.high + 1} next.")
@@ -265,7 +265,7 @@ class Inlet:
             self._pipeline.report(stream, message, data)
         else:
             self._pipeline.goodbye(stream, message, data)
-        self._to_acknowledge.add(peer)
+        self._acknowledgements.owe(peer)
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -279,7 +279,7 @@ class Inlet:
     def _drop_revoked(self) -> None:
         for peer, session in self._sessions:
             if self._gate.owner_of(session.user) is None:
-                self._to_acknowledge.discard(peer)
+                self._acknowledgements.forget(peer)
                 self._refuse(peer, "forbidden", "The key was revoked. Ask for another where the collector runs.")
 
     def _undo(self, detail: str, culprit: Peer | None = None) -> None:
@@ -290,7 +290,7 @@ class Inlet:
             reason: Literal["bad_message", "store"] = "bad_message" if peer == culprit else "store"
             self._send(peer, Nack(reason, 0, detail[:2000]))
         self._sessions.clear()
-        self._to_acknowledge.clear()
+        self._acknowledgements.clear()
         event("batch.undone", logging.ERROR, detail=detail)
 
     def _advise(self, news: News) -> None:
@@ -300,26 +300,6 @@ class Inlet:
         delivered = [self._send(peer, advice) for peer, _ in self._sessions.heard(news.run.id)]
         if not any(delivered):
             self._health.advice_undelivered.inc()
-
-    def _send_wishes(self) -> None:
-        for _ in range(len(self._unsent)):
-            run_id, rank, wish = self._unsent.popleft()
-            living = (
-                (peer, session.tightens)
-                for peer, session in self._sessions.heard(run_id)  # an agent that comes back is another session
-                if session.stream.rank == rank and not session.stream.finished
-            )
-            peer, tightens = next(living, ((), False))
-            if not peer:
-                self._account("no stream", run_id, rank, wish)
-            elif not tightens:
-                self._account("not understood", run_id, rank, wish)
-            else:
-                self._account("sent" if self._send(peer, wish) else "undelivered", run_id, rank, wish)
-
-    def _account(self, answer: str, run_id: str, rank: int, wish: Tighten) -> None:
-        self._health.wishes.labels(answer).inc()
-        event("wish." + answer.replace(" ", "_"), run=run_id, rank=rank, quantity=wish.quantity, times=wish.times)
 
     def _send(self, peer: Peer, message: ToAgent) -> bool:
         try:

@@ -39,7 +39,7 @@ class _Keepsake(msgspec.Struct):
 
 
 def packed(run: LiveRun) -> bytes:
-    """The run as it stands; the caller holds Live's lock, or is the only one who writes."""
+    """The run as it stands; the caller holds Live's lock."""
     latest = (
         _Latest(key.rank, key.quantity, list(key.labels), each.step, each.position, each.estimate)
         for key, each in run.settle().items()

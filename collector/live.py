@@ -3,17 +3,31 @@
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from collector.phases import Judged, Span, Transition, Unused
 from collector.phases.transition import State as TransitionState
-from probe_wire import Column, Estimate, Goodbye, Losses, Outcome, ProbeCost, Quantity, Report, Run, Schema
+from probe_wire import (
+    Column,
+    Estimate,
+    Goodbye,
+    Hello,
+    Losses,
+    Outcome,
+    ProbeCost,
+    Quantity,
+    Report,
+    Run,
+    Schema,
+    unpack,
+)
 
 State = Literal["running", "silent", "finished"]
 SILENT_AFTER_SECONDS = 60.0
 RECENT_TRANSITIONS = 100
+_OUTCOMES = tuple(map(Outcome, range(256)))  # asking the Enum takes longer than all else
 MOST_BYTES = 2**62
 """What is written down ends at 2^63."""
 
@@ -77,6 +91,14 @@ class ProbeState:
 
 
 @dataclass(slots=True)
+class Progress:
+    """Of so many stored reports so many are judged again."""
+
+    judged: int = 0
+    reports: int = 0
+
+
+@dataclass(slots=True)
 class LiveRun:
     """One run as it stands now. ``label`` is its name, made unique among the runs kept in memory."""
 
@@ -90,14 +112,14 @@ class LiveRun:
     spans: list[Span] = field(default_factory=list)
     unjudged: Unused = field(default_factory=Unused)
     """Measurements of judged quantities that no verdict saw."""
+    retrial: Progress | None = None
+    """How far the run is judged again; what comes meanwhile is judged in its turn. None where it is judged as it comes."""
     transitions: deque[Transition] = field(default_factory=lambda: deque(maxlen=RECENT_TRANSITIONS))
     judged: list[Judged] = field(default_factory=list)
     """Every series that is judged, with the noise it is judged by."""
     series: set[SeriesKey] = field(default_factory=set)
     """Every series that a schema named."""
-    _unsettled: dict[tuple[int, int], tuple[tuple[SeriesKey, ...], int, Sequence[Estimate]]] = field(
-        default_factory=dict
-    )
+    _unsettled: dict[tuple[int, int], tuple[tuple[SeriesKey, ...], Schema, Report]] = field(default_factory=dict)
     _keys: dict[tuple[int, int], tuple[Schema, tuple[SeriesKey, ...]]] = field(default_factory=dict)
     claims: Counter[tuple[str, TransitionState]] = field(default_factory=Counter)
     """How often a claim of each machine came to each state."""
@@ -122,27 +144,44 @@ class LiveRun:
             return "finished"
         return "silent" if now - self.last_heard > SILENT_AFTER_SECONDS else "running"
 
-    def show(self, rank: int, schema: Schema, report: Report, estimates: Sequence[Estimate], now: float) -> None:
-        """Take in a report and what it measured."""
-        said = self.ranks.setdefault(rank, RankState())
+    def greet(self, hello: Hello, now: float, *, finished: bool) -> None:
+        """The newest life of a rank is heard, perhaps again after it said goodbye."""
+        said = self.ranks.setdefault(hello.rank, RankState())
+        said.last_heard = now
+        said.finished = finished
+        said.step = max(said.step, hello.step)
+        said.waiting = hello.waiting
+        said.clock_ahead = now - hello.time if hello.time else math.nan
+
+    def show(self, rank: int, schema: Schema, report: Report, now: float) -> None:
+        """Take in a report."""
+        said = self.ranks.get(rank)
+        if said is None:
+            said = self.ranks[rank] = RankState()
         said.step = max(said.step, report.step)
         said.last_heard = max(said.last_heard, now)
         said.reports += 1
-        said.finished = False
         said.training_seconds = report.training_seconds
         said.probe_seconds = report.probe_seconds
         said.losses = report.losses
         said.lag = now - report.time - said.clock_ahead
         keys = self._keys_of(rank, schema)
         self._unsettled.pop((rank, schema.id), None)  # the newest comes last
-        self._unsettled[rank, schema.id] = (keys, report.step, estimates)
+        self._unsettled[rank, schema.id] = (keys, schema, report)
+        self.charge(report.costs)
+
+    def show_late(self, rank: int, report: Report, now: float) -> None:
+        """Take in a report of an earlier life of a rank, delivered after a later one began: it costs what it cost, and nothing it says is new."""
+        said = self.ranks.setdefault(rank, RankState())
+        said.last_heard = max(said.last_heard, now)
+        said.reports += 1
         self.charge(report.costs)
 
     def settle(self) -> dict[SeriesKey, Latest]:
         """The newest point of every series: looked up when somebody asks, and not for every report."""
-        for keys, step, estimates in self._unsettled.values():
-            for position, (key, estimate) in enumerate(zip(keys, estimates, strict=True)):
-                self.latest[key] = Latest(step, estimate, position)
+        for keys, schema, report in self._unsettled.values():
+            for position, (key, estimate) in enumerate(zip(keys, unpack(report, schema), strict=True)):
+                self.latest[key] = Latest(report.step, estimate, position)
         self._unsettled.clear()
         return self.latest
 
@@ -158,11 +197,13 @@ class LiveRun:
     def charge(self, costs: Iterable[ProbeCost]) -> None:
         """Add what the probes of one report cost."""
         for cost in costs:
-            probe = self.probes.setdefault(cost.probe, ProbeState())
+            probe = self.probes.get(cost.probe)
+            if probe is None:
+                probe = self.probes[cost.probe] = ProbeState()
             probe.seconds += cost.seconds
             probe.memory_raised = min(probe.memory_raised + cost.memory_raised, MOST_BYTES)
             probe.apart |= cost.apart
-            outcome = Outcome(cost.outcome)
+            outcome = _OUTCOMES[cost.outcome]
             probe.outcomes[outcome] += 1
             if outcome is not Outcome.OK:
                 probe.last_problem = cost.detail or outcome.sentence

@@ -11,23 +11,27 @@ the store, and the agents send it again.
 """
 
 import logging
-import math
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from collector.bounds import checked
 from collector.health import Health
 from collector.judges import Judges
-from collector.live import Live, LiveRun, RankState, SeriesKey
+from collector.live import Live, LiveRun, RankState
 from collector.log import event, logger
 from collector.phases import ALPHA, MACHINES, Machine, Transition
 from collector.recall import recall
+from collector.refusals import TooManyRuns, UnknownSchema, UnknownStream
+from collector.retrials import Found
 from collector.sinks import Sink
 from collector.store.queries import Reader
-from collector.store.sqlite import Store, Stream
+from collector.store.sqlite import Store
+from collector.store.streams import Stream
 from collector.wishes import wish_for
-from probe_wire import BadMessage, Column, Estimate, Goodbye, Hello, Report, Run, Schema, Tighten, unpack
+from probe_wire import Goodbye, Hello, Report, Run, Schema, Tighten, check
 
 RECOVERED_RUNS = 20
 """Runs taken into memory when the collector starts; any other is when its agent is heard again."""
@@ -44,25 +48,14 @@ class News:
 MOST_WISHED = 16
 """Wishes of one commit."""
 
-MOST_SCHEMAS = 1000
-MOST_COLUMNS = 20_000
-"""Of all schemas of a stream together: every greeting after a restart has them read."""
-
-
-class UnknownSchema(Exception):
-    """A report speaks of a schema the collector does not hold."""
-
-
-class TooManyRuns(Exception):
-    """As many runs report as may be in memory."""
-
-
-class UnknownStream(Exception):
-    """The run of a stream is no longer in memory; its agent must greet again."""
-
 
 class Pipeline:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        judges: judge what is stored and what comes.
+        keep_order: writes down what a person asks of a run; see `Store.put_order`.
+    """
 
     def __init__(
         self,
@@ -74,7 +67,7 @@ class Pipeline:
         tick: Callable[[str, int, int], None],
         machines: tuple[Machine, ...] = MACHINES,
         alpha: float = ALPHA,
-        run_series: int = 5000,
+        run_series: int = 50_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -85,9 +78,12 @@ class Pipeline:
         self._tick = tick
         self._machines = machines
         self._run_series = run_series
-        self._judges = Judges(store, self._reader, health, machines, alpha)
+        self.keep_order = store.put_order
+        self.judges = Judges(store, self._reader, live.lock, health, machines, alpha)
         self._clock = clock
         self._streams: dict[tuple[str, int, str], Stream] = {}
+        self._newest: dict[tuple[str, int], int] = {}
+        """The stream of each rank's newest life."""
         self.wish: Callable[[str, int, Tighten], None] = lambda *_: None
         """Asks the agent of a run and rank to measure something more often."""
         self._news: list[News] = []
@@ -133,41 +129,21 @@ class Pipeline:
                 run.ranks.setdefault(stream.rank, RankState()).lost += stream.gap
             event("reports.lost", logging.WARNING, run=stream.run_id, rank=stream.rank, lost=stream.gap)
         self._streams[key] = stream
-        with self._live.lock:
-            rank = run.ranks.setdefault(hello.rank, RankState())
-            rank.last_heard = now
-            rank.finished = stream.finished and rank.finished  # an old life that ended does not end the new one
-            rank.step = max(rank.step, hello.step)
-            rank.waiting = hello.waiting
-            rank.clock_ahead = now - hello.time if hello.time else math.nan
+        if self._store.is_newest(stream):
+            self._newest[stream.run_id, stream.rank] = stream.id
+            with self._live.lock:
+                run.greet(hello, now, finished=stream.finished)
         return stream
 
     def schema(self, stream: Stream, schema: Schema, body: bytes) -> None:
         """Learn a stream's columns.
 
         Raises:
-            BadMessage: two columns are the same series, which has one point a step.
+            BadMessage: it is not taken, see `bounds`.
             UnknownStream: the agent must greet again.
         """
         run = self._live_run(stream)
-        named = {SeriesKey.of(stream.rank, column) for column in schema.columns}
-        if len(named) < len(schema.columns):
-            raise BadMessage("Got a schema that names one series twice; need each quantity and its labels once.")
-        if len(run.series | named) > self._run_series:
-            raise BadMessage(
-                f"Got a schema with which the run would have {len(run.series | named):,} series; {self._run_series:,} are taken "
-                "(limits.run_series). Measure fewer layers, or group them."
-            )
-        if len(stream.schemas) >= MOST_SCHEMAS and schema.id not in stream.schemas:
-            raise BadMessage(
-                f"Got one schema more than the {MOST_SCHEMAS:,} that a stream may have; name the same columns again."
-            )
-        others = sum(len(each.columns) for each in stream.schemas.values() if each.id != schema.id)
-        if others + len(schema.columns) > MOST_COLUMNS:
-            raise BadMessage(
-                f"Got a schema with which the stream would have named {others + len(schema.columns):,} columns; {MOST_COLUMNS:,} are "
-                "taken. Name the same columns again, under the same number."
-            )
+        named = checked(schema, len(body), stream, run, self._run_series)
         self._store.put_schema(stream, schema, body)
         with self._live.lock:
             run.quantities.update({q.name: q for q in schema.quantities})
@@ -185,13 +161,15 @@ class Pipeline:
         if schema is None:
             raise UnknownSchema
         run = self._live_run(stream)
-        estimates = unpack(report, schema)
+        check(report, schema)
         now = self._clock()
         frame_id = self._store.put_report(stream, report, body, now)
-        measured = list(zip(schema.columns, estimates, strict=True))
         with self._live.lock:
-            run.show(stream.rank, schema, report, estimates, now)
-        self._judge(run, stream.rank, report.step, measured, frame_id, now)
+            if self._is_newest(stream):
+                run.show(stream.rank, schema, report, now)
+            else:
+                run.show_late(stream.rank, report, now)
+        self._judge(run, stream.rank, schema, report, frame_id, now)
         self._reports += 1
         self._ticks[stream.run_id] = (report.step, frame_id)
 
@@ -200,11 +178,16 @@ class Pipeline:
         run = self._live_run(stream)
         now = self._clock()
         frame_id = self._store.put_goodbye(stream, goodbye, body, now)
-        with self._live.lock:
-            run.part(stream.rank, goodbye, now)
-        self._judges.keep(run, frame_id, at_once=True)
+        if self._is_newest(stream):
+            with self._live.lock:
+                run.part(stream.rank, goodbye, now)
+        self.judges.keep(run, frame_id, at_once=True)
         self._ticks[stream.run_id] = (goodbye.step, frame_id)
         event("stream.finished", run=stream.run_id, rank=stream.rank, step=goodbye.step, reason=goodbye.reason)
+
+    def _is_newest(self, stream: Stream) -> bool:
+        """Whether no later life of its rank has greeted: what an earlier one left is delivered at any time."""
+        return self._newest.get((stream.run_id, stream.rank)) == stream.id
 
     def commit(self) -> list[News]:
         """Make all since the last commit durable, then tell sinks and the page. Returns the news."""
@@ -214,6 +197,10 @@ class Pipeline:
         self._health.lost.inc(self._lost)
         news, ticks, wishes = self._news, self._ticks, self._wishes
         self._news, self._ticks, self._wishes, self._reports, self._lost = [], {}, [], 0, 0
+        with self._live.lock:
+            for run_id in ticks:
+                if (run := self._live.runs.get(run_id)) is not None:
+                    self.judges.show(run)
         for wish in wishes:
             self.wish(*wish)
         for item in news:
@@ -249,39 +236,54 @@ class Pipeline:
         """Undo everything since the last commit; what is in memory is made anew from the store when next heard of."""
         self._store.rollback()
         self._streams.clear()
-        self._judges.forget_all_but(())
+        self._newest.clear()
+        self.judges.undo()
         self._news, self._ticks, self._wishes, self._reports, self._lost = [], {}, [], 0, 0
         with self._live.lock:
             self._live.runs.clear()
 
     # -- phases -----------------------------------------------------------------------------------
 
-    def _judge(
-        self, run: LiveRun, rank: int, step: int, measured: list[tuple[Column, Estimate]], frame_id: int, now: float
-    ) -> None:
-        transitions = self._judges.judge(run.run.id, rank, step, measured)
-        with self._live.lock:
-            for transition in transitions:
-                run.enter(transition, now)
-            self._judges.show(run)
-        self._judges.keep(run, frame_id)
+    def _judge(self, run: LiveRun, rank: int, schema: Schema, report: Report, frame_id: int, now: float) -> None:
+        transitions = self.judges.judge(run.run.id, frame_id, rank, schema, report)
+        self.judges.keep(run, frame_id)
         for transition in transitions:
-            self._store.put_transition(run.run.id, transition, frame_id, now)
-            self._news.append(News(run.run, transition))
+            self._announce(run, transition, frame_id, now)
             if transition.state == "suspected":
-                wish = wish_for(transition, self._judges[run.run.id])
+                wish = wish_for(transition, self.judges[run.run.id])
                 if wish is not None and len(self._wishes) < MOST_WISHED:
                     self._wishes.append((run.run.id, rank, wish))
-            event(
-                f"phase.{transition.state}",
-                run=run.run.id,
-                machine=transition.machine,
-                phase=transition.to_phase,
-                happened=transition.happened_step,
-                known=transition.known_step,
-                confidence=transition.confidence,
-                evidence=transition.evidence.sentence,
-            )
+
+    def _announce(self, run: LiveRun, transition: Transition, frame_id: int, now: float) -> None:
+        with self._live.lock:
+            run.enter(transition, now)
+        self._store.put_transition(run.run.id, transition, frame_id, now)
+        self._news.append(News(run.run, transition))
+        event(
+            f"phase.{transition.state}",
+            run=run.run.id,
+            machine=transition.machine,
+            phase=transition.to_phase,
+            happened=transition.happened_step,
+            known=transition.known_step,
+            confidence=transition.confidence,
+            evidence=transition.evidence.sentence,
+        )
+
+    def _catch_up(self, run: LiveRun, found: Sequence[Found]) -> None:
+        """Tell what a run's stored reports made known only now, and keep that it is told."""
+        for frame_id, transition in found:
+            self._announce(run, transition, frame_id, self._clock())
+        newest = self._reader.last_frame()
+        self.judges.keep(run, newest, at_once=True)
+        with self._live.lock:
+            self.judges.show(run)
+        self._ticks[run.run.id] = (run.step, newest)
+
+    def take_over(self) -> None:
+        """Judge such runs here from now on; to be called when nothing waits to be committed."""
+        for run, found in self.judges.take_over(self._live):
+            self._catch_up(run, found)
 
     # -- runs in memory ---------------------------------------------------------------------------
 
@@ -309,6 +311,19 @@ class Pipeline:
             run = self._live.open(identity, now)
             run.transition_counts = Counter({(m.name, turn.to_phase): 0 for m in self._machines for turn in m.turns})
         self._streams = {key: stream for key, stream in self._streams.items() if key[0] in self._live.runs}
-        self._judges.forget_all_but(self._live.runs)
-        recall(run, self._live.lock, self._reader, self._judges)
+        self._newest = {key: stream_id for key, stream_id in self._newest.items() if key[0] in self._live.runs}
+        self.judges.forget_all_but(self._live.runs)
+        if missed := self._recalled(run):
+            self._catch_up(run, missed)
         return run
+
+    def _recalled(self, run: LiveRun) -> list[Found]:
+        try:
+            return recall(run, self._live.lock, self._reader, self.judges)
+        except sqlite3.OperationalError:  # it may be readable the next time
+            raise
+        except Exception:  # noqa: BLE001 - what is damaged must not keep new reports of this run, or of any other, from being kept
+            logger.exception("run.unreadable")
+            event("run.unreadable", logging.ERROR, run=run.run.id, remedy="probe-collector doctor")
+            self.judges.give_up(run.run.id)
+            return []

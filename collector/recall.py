@@ -1,5 +1,6 @@
 """Recall: a run as it stood, made anew in memory from what is stored of it."""
 
+from collections.abc import Mapping
 from threading import RLock
 
 import msgspec
@@ -9,36 +10,37 @@ from collector.keepsake import unpack_into
 from collector.live import LiveRun, RankState, SeriesKey
 from collector.log import logger
 from collector.phases.spans import spans_of
+from collector.retrials import Found
+from collector.store.archive import StoredFrame
 from collector.store.queries import Reader
-from probe_wire import Goodbye, unpack
+from probe_wire import Goodbye, Report, Schema
 
 
-def recall(run: LiveRun, lock: RLock, reader: Reader, judges: Judges) -> None:
+def recall(run: LiveRun, lock: RLock, reader: Reader, judges: Judges) -> list[Found]:
     """Show the run the reports that came since it was last kept, and have those judged that its engine's state does not know.
 
-    ``run`` is empty but for its identity; views hold ``lock`` while they read it.
+    Where these are many they are judged beside everything else (`retrials`). ``run`` is empty but for its identity; views hold
+    ``lock`` while they read it. Returns what is known only now, because the life before ended while it judged.
     """
     run_id = run.run.id
+    if not reader.holds(run_id):
+        judges.begin(run_id)
+        return []
     schemas = reader.schemas(run_id)
-    shown_until, judged_until = _restored(run, lock, reader), judges.take_up(run_id)
+    shown_until = _restored(run, lock, reader)
+    judged_until = judges.take_up(run, schemas.values())
+    found: list[Found] = []
+    lives = _Lives(reader, run_id, known=shown_until > 0)
     for frame in reader.frames(run_id, min(shown_until, judged_until)):
-        message = frame.message
-        if isinstance(message, Goodbye):
-            if frame.id > shown_until:
-                with lock:
-                    run.part(frame.rank, message, frame.received_at)
-            continue
-        schema = schemas[frame.stream_id, message.schema]
-        estimates = unpack(message, schema)
-        measured = list(zip(schema.columns, estimates, strict=True))
         if frame.id > shown_until:
             with lock:
-                run.quantities.update({q.name: q for q in schema.quantities})
-                run.show(frame.rank, schema, message, estimates, frame.received_at)
-        if frame.id > judged_until:
-            judges.judge(run_id, frame.rank, message.step, measured)  # what it finds it found before
+                _show(run, frame, schemas, newest=lives.are_at(frame))
+        if frame.id > judged_until and isinstance(frame.message, Report):
+            schema = schemas[frame.stream_id, frame.message.schema]
+            known = judges.judge(run_id, frame.id, frame.rank, schema, frame.message)
+            found += [Found(frame.id, transition) for transition in known]
     stored = reader.transitions(run_id)
-    judges[run_id].remember(spans_of(each.transition for each in stored))
+    judges.remember(run, spans_of(each.transition for each in stored))
     lost, series = reader.lost(run_id), reader.series(run_id)
     with lock:
         for each in stored:
@@ -46,7 +48,40 @@ def recall(run: LiveRun, lock: RLock, reader: Reader, judges: Judges) -> None:
         run.series = {SeriesKey(row.rank, row.quantity, tuple(sorted(row.labels.items()))) for row in series}
         for rank, count in lost.items():
             run.ranks.setdefault(rank, RankState()).lost = count
+        for rank, finished in lives.finished.items():
+            run.ranks.setdefault(rank, RankState()).finished = finished
         judges.show(run)
+    return found
+
+
+def _show(run: LiveRun, frame: StoredFrame, schemas: Mapping[tuple[int, int], Schema], *, newest: bool) -> None:
+    message, at = frame.message, frame.received_at
+    if isinstance(message, Goodbye):
+        if newest:
+            run.part(frame.rank, message, at)
+        return
+    schema = schemas[frame.stream_id, message.schema]
+    run.quantities.update({q.name: q for q in schema.quantities})
+    if newest:
+        run.show(frame.rank, schema, message, at)
+    else:
+        run.show_late(frame.rank, message, at)
+
+
+class _Lives:
+    """Which life each rank of a run has come to, as its messages pass; what an earlier one left is delivered at any time."""
+
+    def __init__(self, reader: Reader, run_id: str, *, known: bool) -> None:
+        lives = reader.lives(run_id)
+        self._order = {stream_id: place for place, (_, stream_id, _) in enumerate(lives)}
+        self._at = {rank: self._order[stream_id] for rank, stream_id, _ in lives} if known else {}
+        self.finished = {rank: finished for rank, _, finished in lives}  # the last has the last word
+
+    def are_at(self, frame: StoredFrame) -> bool:
+        """Whether no later life of its rank has been seen."""
+        order = self._order[frame.stream_id]
+        latest = self._at[frame.rank] = max(order, self._at.get(frame.rank, 0))
+        return order == latest
 
 
 def _restored(run: LiveRun, lock: RLock, reader: Reader) -> int:

@@ -8,7 +8,6 @@ it has not delivered when it is killed it finds again when it starts.
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,12 +152,14 @@ class Relay:
     # -- from the agents --------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        for frames in _received(self._gate.socket):
-            agent, data = frames[0].bytes, frames[-1].bytes
-            if self._gate.owner_of(self._gate.user_of(frames[-1])) is None:
+        for _ in range(DRAIN):
+            if (came := self._gate.receive()) is None:
+                return
+            (agent, *more), user, data = came
+            if self._gate.owner_of(user) is None:
                 self._refuse(agent, "forbidden", "The key was revoked. Ask for another where the collector runs.")
-            elif len(frames) != 2:
-                self._refuse(agent, "bad_message", f"Got a message of {len(frames) - 1} parts; need one.")
+            elif more:
+                self._refuse(agent, "bad_message", f"Got a message of {len(more) + 1} parts; need one.")
             else:
                 self._take(agent, data)
 
@@ -263,7 +264,14 @@ class Relay:
         def greeting(first: int) -> Hello:
             return structs.replace(self._streams[name].hello, first=first, waiting=len(ledger))
 
-        courier = Courier(lambda data: self._line.put(name, data), greeting, ledger, self._complain, rate=float("inf"))
+        courier = Courier(
+            lambda data: self._line.put(name, data),
+            greeting,
+            ledger,
+            self._complain,
+            breaks=lambda: self._line.breaks,
+            rate=float("inf"),
+        )
         stream = Forwarded(name, hello, ledger, courier, heard=time.monotonic(), high=spool.last)
         self._streams[name] = self._by_greeting[hello.run.id, hello.rank, hello.epoch] = stream
         return stream
@@ -290,11 +298,3 @@ class Relay:
     @staticmethod
     def _complain(cause: str, text: str) -> None:
         event(f"relay.{cause}", logging.WARNING, text=text)
-
-
-def _received(socket: "zmq.Socket[bytes]") -> Iterator[list["zmq.Frame"]]:
-    for _ in range(DRAIN):
-        try:
-            yield socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return

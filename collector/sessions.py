@@ -1,10 +1,11 @@
 """Sessions: which connection speaks for which stream, and by whose key."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from collector.store.sqlite import Stream
+from collector.store.streams import Stream
 
 Peer = tuple[bytes, ...]
 """What comes before a message: the identity of its connection and, where a relay speaks for several streams, its name for one."""
@@ -16,12 +17,18 @@ HEARD_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Session:
-    """The stream an agent greeted for, the key it came with, whether it takes wishes, and when it was heard last."""
+    """The stream an agent greeted for, the key it came with, whether it takes wishes, when it was heard last, and what it was told is kept."""
 
     stream: Stream
     user: str
     tightens: bool
     heard: float = field(default_factory=time.monotonic)
+    acknowledged: float = -math.inf  # it has greeted and waits for the answer
+
+    @property
+    def unacknowledged(self) -> float:
+        """Reports that are kept and it has not been told so."""
+        return self.stream.high - self.acknowledged
 
 
 class Sessions:

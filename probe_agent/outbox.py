@@ -117,7 +117,9 @@ class ZmqOutbox:
         self._root = root or spools.root()
         self._ledger = Ledger(capacity, self._complain)
         self._line = Line(address, key, self._complain)
-        self._courier = Courier(self._line.put, self._hello, self._ledger, self._complain)
+        self._courier = Courier(
+            self._line.put, self._hello, self._ledger, self._complain, breaks=lambda: self._line.breaks
+        )
         self._estate = Estate(self._root, address, key, tell)
         self._thread = threading.Thread(target=self._deliver, name="phasewatch-outbox", daemon=True)
         self._thread.start()

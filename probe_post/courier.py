@@ -30,6 +30,7 @@ class Courier:
         hello: the stream's greeting, given the lowest number that can still be sent.
         ledger: what is to be delivered.
         complain: told what went wrong, by cause.
+        breaks: how often the connection was lost so far; after each loss the greeting goes first.
         rate: messages a second at the most; catching up after a long outage must not take the cores training runs on.
 
     Attributes:
@@ -45,6 +46,7 @@ class Courier:
         ledger: Ledger,
         complain: Callable[[str, str], None],
         *,
+        breaks: Callable[[], int] = lambda: 0,
         rate: float = 2000.0,
     ) -> None:
         self.greeted = False
@@ -54,6 +56,8 @@ class Courier:
         self._hello = hello
         self._ledger = ledger
         self._complain = complain
+        self._breaks = breaks
+        self._broken = breaks()
         self._rate = rate
         self._may_send = 0.0
         self._acknowledged = 0
@@ -75,6 +79,10 @@ class Courier:
             and now - max(self._last_ack, self._last_sent) > ACK_SECONDS
         ):
             self.greeted = False  # no answer: greet again and go back
+        if (breaks := self._breaks()) != self._broken:
+            self._broken = breaks
+            if self.greeted:
+                self.greeted, self._next_hello = False, now
         if not self.greeted:
             if now >= self._next_hello and self._greet():
                 self._next_hello = now + ACK_SECONDS

@@ -44,7 +44,7 @@ class Legacy:
         self.ledger = Ledger(1, complain)
         self.ledger.use(spool)
         self.line = Line(address, key, complain)
-        self.courier = Courier(self.line.put, self._hello, self.ledger, complain)
+        self.courier = Courier(self.line.put, self._hello, self.ledger, complain, breaks=lambda: self.line.breaks)
         self._greeting = greeting
         self._seal(spool)
 
@@ -60,7 +60,9 @@ class Legacy:
             self.courier.hear(parts[-1])
 
     def _hello(self, first: int) -> Hello:
-        return structs.replace(self._greeting, first=first, tightens=False, time=time.time(), waiting=len(self.ledger))
+        return structs.replace(
+            self._greeting, first=first, tightens=False, time=time.time(), waiting=len(self.ledger), ended=True
+        )
 
     def _seal(self, spool: Spool) -> None:
         """Add the goodbye that was never said."""

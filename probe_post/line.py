@@ -1,6 +1,7 @@
 """Line: a DEALER socket to the collector or to a relay, with the options that keep the process safe that holds it."""
 
 import random
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,7 +17,11 @@ MOST_AT_ONCE = 1000
 RENEW_SECONDS = 15.0
 """Without an answer for so long the connection is made anew: libzmq never tries again where a handshake was refused or garbled."""
 
+LOOK_SECONDS = 0.02
+"""How often it is looked whether the connection still stands: well within the tenth of a second after which libzmq makes another."""
+
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_EVENT = struct.Struct("=H")  # what libzmq's monitor begins a message with
 _jitter = random.Random()  # its own stream: training's is not touched
 
 
@@ -28,6 +33,9 @@ class Line:
         address: where to.
         key: proves who is calling to a collector that asks for it.
         complain: told what went wrong, by cause.
+
+    Attributes:
+        breaks: how often a connection was lost. Whoever answers on the next one knows nothing of what was said on the last.
     """
 
     def __init__(
@@ -41,6 +49,9 @@ class Line:
         self._complain = complain
         self._asked: float | None = None  # since when nothing was answered
         self._socket: zmq.Socket[bytes] | None = None
+        self._refused = False
+        self._look_at = 0.0
+        self.breaks = 0
 
     def connect(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         """Open the socket. Connecting is asynchronous: a missing collector is not an error."""
@@ -60,15 +71,19 @@ class Line:
             socket.curve_serverkey = self._key.collector.encode()
             socket.curve_publickey = self._key.public.encode()
             socket.curve_secretkey = self._key.secret.encode()
-        self._refusals = socket.get_monitor_socket(_REFUSED)
+        name = f"inproc://line-{id(self)}"
+        socket.monitor(name, _REFUSED | zmq.EVENT_DISCONNECTED)
+        self._monitor = context.socket(zmq.PAIR)
+        self._monitor.setsockopt(zmq.RCVHWM, 0)  # at a limit libzmq's own thread would wait for us
+        self._monitor.connect(name)
         socket.connect(self.address)
         self._socket = socket
 
     def disconnect(self) -> None:
         """Close the socket; what is in it is lost."""
         if self._socket is not None:
-            self._socket.disable_monitor()
-            self._refusals.close(linger=0)
+            self._socket.monitor(None, 0)
+            self._monitor.close(linger=0)
             self._socket.close(linger=0)
             self._socket = None
 
@@ -79,8 +94,10 @@ class Line:
         return self._socket
 
     def put(self, *parts: bytes) -> bool:
-        """Send a message if it can leave now."""
+        """Send a message if it can leave now, and not where the connection has just been lost."""
         now = time.monotonic()
+        if now >= self._look_at and self._look(now):
+            return False
         if self._asked is None:
             self._asked = now
         elif now - self._asked > RENEW_SECONDS + _jitter.uniform(0, 5):
@@ -94,7 +111,9 @@ class Line:
 
     def receive(self, milliseconds: int) -> Iterator[list[bytes]]:
         """What has come, waiting at most so long for the first; a flood is left for the next call."""
-        if not self.socket.poll(milliseconds, zmq.POLLIN):
+        heard = self.socket.poll(milliseconds, zmq.POLLIN)
+        self._look(time.monotonic())
+        if not heard:
             return
         for _ in range(MOST_AT_ONCE):
             try:
@@ -104,17 +123,26 @@ class Line:
             self._asked = None
             yield parts
 
+    def _look(self, now: float) -> bool:
+        """Take in what became of the connection; whether it was lost."""
+        self._look_at = now + LOOK_SECONDS
+        before = self.breaks
+        with suppress(zmq.Again):
+            while True:
+                (number,) = _EVENT.unpack_from(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
+                self.breaks += number == zmq.EVENT_DISCONNECTED
+                self._refused |= number != zmq.EVENT_DISCONNECTED
+        return self.breaks > before
+
     def _renew(self) -> None:
         """Connect again. What is on its way is lost; whoever sent it goes back."""
-        if self._refusals.poll(0):
+        if self._refused:
+            self._refused = False
             self._complain(
                 "refused",
                 f"the collector at {self.address} does not let this agent in: it asks for a key, for another one, or for none. "
                 "Where it runs: probe-collector keys create NAME --out NAME.key; here: PHASEWATCH_KEY=NAME.key",
             )
-            with suppress(zmq.Again):
-                while True:
-                    self._refusals.recv_multipart(zmq.NOBLOCK)
         with suppress(zmq.ZMQError):
             self.socket.disconnect(self.address)
         self.socket.connect(self.address)

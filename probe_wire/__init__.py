@@ -1,7 +1,7 @@
 """The hallway: the schema the agent and the collector both speak. Depends on msgspec and nothing else."""
 
 from probe_wire.codec import VERSION, decode_for_agent, decode_for_collector, encode
-from probe_wire.columns import pack, unpack
+from probe_wire.columns import check, pack, unpack, unpack_one
 from probe_wire.errors import BadMessage, MessageTooLarge, UnknownVersion, WireError
 from probe_wire.estimate import Estimate, Outcome
 from probe_wire.messages import (
@@ -49,9 +49,11 @@ __all__ = [
     "ToCollector",
     "UnknownVersion",
     "WireError",
+    "check",
     "decode_for_agent",
     "decode_for_collector",
     "encode",
     "pack",
     "unpack",
+    "unpack_one",
 ]

@@ -3,6 +3,7 @@
 Plain ``array`` and ``struct`` arithmetic: the wire depends on msgspec alone.
 """
 
+import struct
 import sys
 from array import array
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from probe_wire.estimate import Estimate, Outcome
 from probe_wire.messages import Report, Schema
 
 _OUTCOMES = tuple(map(Outcome, range(256)))  # asking the Enum takes longer than all else
+_DOUBLE, _COUNT = struct.Struct("<d"), struct.Struct("<I")
 _SWAP = sys.byteorder != "little"
 
 
@@ -26,8 +28,8 @@ def pack(estimates: Sequence[Estimate]) -> tuple[bytes, bytes, bytes, bytes, byt
     )
 
 
-def unpack(report: Report, schema: Schema) -> list[Estimate]:
-    """The estimates of a report, in the order of the schema's columns.
+def check(report: Report, schema: Schema) -> None:
+    """See that a report has an entry for each of its schema's columns.
 
     Raises:
         BadMessage: the columns have another length than the schema names.
@@ -39,15 +41,34 @@ def unpack(report: Report, schema: Schema) -> list[Estimate]:
             f"Got a report whose columns are {lengths} bytes long; schema {schema.id} names {k} columns, "
             f"which take {(8 * k, 8 * k, 8 * k, 4 * k, k)}."
         )
+
+
+def unpack(report: Report, schema: Schema) -> list[Estimate]:
+    """The estimates of a report, in the order of the schema's columns.
+
+    Raises:
+        BadMessage: the columns have another length than the schema names.
+    """
+    check(report, schema)
+    doubles, counts = f"<{len(schema.columns)}d", f"<{len(schema.columns)}I"
     rows = zip(
-        _array("d", report.values),
-        _array("d", report.stderrs),
-        _array("d", report.paired),
-        _array("I", report.ns),
+        struct.unpack(doubles, report.values),
+        struct.unpack(doubles, report.stderrs),
+        struct.unpack(doubles, report.paired),
+        struct.unpack(counts, report.ns),
         report.outcomes,
         strict=True,
     )
-    return [Estimate(value, stderr, paired, int(n), _OUTCOMES[outcome]) for value, stderr, paired, n, outcome in rows]
+    return [Estimate(value, stderr, paired, n, _OUTCOMES[outcome]) for value, stderr, paired, n, outcome in rows]
+
+
+def unpack_one(report: Report, position: int) -> Estimate:
+    """The estimate of one column of a report that was checked."""
+    value, stderr, paired = (
+        _DOUBLE.unpack_from(column, 8 * position)[0] for column in (report.values, report.stderrs, report.paired)
+    )
+    (n,) = _COUNT.unpack_from(report.ns, 4 * position)
+    return Estimate(value, stderr, paired, n, _OUTCOMES[report.outcomes[position]])
 
 
 def _bytes(code: str, numbers: Sequence[float]) -> bytes:
@@ -55,11 +76,3 @@ def _bytes(code: str, numbers: Sequence[float]) -> bytes:
     if _SWAP:
         packed.byteswap()
     return packed.tobytes()
-
-
-def _array(code: str, data: bytes) -> "array[float]":
-    unpacked: array[float] = array(code)
-    unpacked.frombytes(data)
-    if _SWAP:
-        unpacked.byteswap()
-    return unpacked

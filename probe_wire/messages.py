@@ -97,6 +97,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     collector holds, the reports between are lost and are counted as lost. ``step`` is the step the
     training has reached. ``tightens`` says that the agent takes `Tighten`; one that does not say so is never sent one. ``time`` is
     now by the job's clock, Unix seconds, 0 where it is not said; ``waiting`` is how many messages the agent still has to deliver.
+    ``ended`` says that this life of the process is over and somebody else delivers what it left.
     """
 
     run: Run
@@ -107,6 +108,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     tightens: bool = False
     time: Moment = 0.0
     waiting: Count = 0
+    ended: bool = False
 
 
 class Schema(msgspec.Struct, frozen=True, array_like=True, tag=2):

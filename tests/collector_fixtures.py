@@ -18,7 +18,8 @@ from collector.phases import Judged, NoiseCard
 from collector.phases.spans import spans_of
 from collector.phases.transition import Evidence, Transition, Window
 from collector.store.queries import Reader
-from collector.store.sqlite import Store, Stream
+from collector.store.sqlite import Store
+from collector.store.streams import Stream
 from collector.web.feed import Feed
 from probe_wire import (
     Column,

@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from collector.store.sqlite import Store, Stream
+from collector.store.sqlite import Store
+from collector.store.streams import Stream
 from probe_wire import (
     Column,
     Estimate,

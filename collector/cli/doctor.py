@@ -1,6 +1,7 @@
 """probe-collector doctor."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import typer
@@ -9,10 +10,21 @@ from rich.table import Table
 
 from collector.cli.options import AsJson, ConfigFile, StorePath, configured
 from collector.errors import StoreError
+from collector.store.compaction import compact
 from collector.store.examination import examine
 
 
-def doctor(config: ConfigFile = None, store: StorePath = None, as_json: AsJson = False) -> None:
+def doctor(
+    config: ConfigFile = None,
+    store: StorePath = None,
+    as_json: AsJson = False,
+    compacted: Annotated[
+        bool,
+        typer.Option(
+            "--compact", help="First write the file anew, as small as it can be; no collector may be running."
+        ),
+    ] = False,
+) -> None:
     """Look a store over: is it whole, is every acknowledged report in it, is there room? Exit status 1 where something is wrong."""
     settings, _ = configured(config, store)
     path = Path(settings.store.path)
@@ -20,6 +32,8 @@ def doctor(config: ConfigFile = None, store: StorePath = None, as_json: AsJson =
         raise StoreError(
             f"Got the store {path}, which does not exist. Start `probe-collector serve` once, or pass --store."
         )
+    if compacted:
+        compact(path)
     findings = list(examine(path))
     if as_json:
         print(msgspec.json.encode(findings).decode())

@@ -21,8 +21,12 @@ class Curve(NamedTuple):
         return cls(run_id, rank, quantity, tuple(sorted(labels.items())))
 
 
+class Unfit(Exception):
+    """The engine can never take this, whoever asks: it holds what no name may hold there."""
+
+
 class Engine(Protocol):
-    """Where points go. Whatever it says is there survives its own death and ours."""
+    """Where points go. Whatever it says is there survives its own death and ours. What it can never take it answers with `Unfit`."""
 
     def put_run(self, run: RunRow, quantities: Sequence[Quantity], transitions: Sequence[StoredTransition]) -> None:
         """Keep a run as it stands now, in place of how it stood before."""

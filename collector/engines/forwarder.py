@@ -4,9 +4,10 @@ The store is only read, so a slow or dying engine holds up nobody. What the engi
 nothing.
 """
 
+import logging
 from typing import final
 
-from collector.engines.engine import Curve, Engine
+from collector.engines.engine import Curve, Engine, Unfit
 from collector.log import event
 from collector.store.queries import Points, Reader, RunRow
 
@@ -41,7 +42,10 @@ class Forwarder:
         for run in reversed(self._reader.runs()):  # the longest unheard first: retention comes for it first
             state = (run.last_heard, run.reports)
             if self._heard.get(run.id) != state:
-                self._forward(run)
+                try:
+                    self._forward(run)
+                except Unfit as error:  # it must not hold up the others
+                    event("forward.unfit", logging.WARNING, run=run.id, error=str(error))
                 self._heard[run.id] = state
         return self.points - before
 

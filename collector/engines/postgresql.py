@@ -1,13 +1,14 @@
 """PostgreSQL as an Engine: one table of points in the order of steps, filled by COPY, each batch with its cursor in one transaction."""
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, final
 
 import msgspec
 import psycopg
 from psycopg.types.json import Jsonb
 
-from collector.engines.engine import Curve
+from collector.engines.engine import Curve, Unfit
 from collector.store.queries import Points, RunRow, StoredTransition
 from probe_wire import Quantity
 
@@ -29,9 +30,11 @@ CREATE TABLE IF NOT EXISTS phasewatch_series (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run_id text NOT NULL REFERENCES phasewatch_runs (id) ON DELETE CASCADE,
     rank bigint NOT NULL, quantity text NOT NULL, labels jsonb NOT NULL,
-    cursor bigint NOT NULL DEFAULT 0,  -- the frame of the collector's store up to which all points are here
-    UNIQUE (run_id, rank, quantity, labels)
+    cursor bigint NOT NULL DEFAULT 0  -- the frame of the collector's store up to which all points are here
 );
+-- Labels may be longer than the 2,704 bytes that an index takes.
+ALTER TABLE phasewatch_series DROP CONSTRAINT IF EXISTS phasewatch_series_run_id_rank_quantity_labels_key;
+CREATE UNIQUE INDEX IF NOT EXISTS phasewatch_series_of_labels ON phasewatch_series (run_id, rank, quantity, md5(labels::text));
 CREATE TABLE IF NOT EXISTS phasewatch_points (
     series_id bigint NOT NULL REFERENCES phasewatch_series (id) ON DELETE CASCADE,
     step bigint NOT NULL, frame bigint NOT NULL, value double precision NOT NULL, stderr double precision NOT NULL,
@@ -60,13 +63,21 @@ class PostgreSQL:
             self._db.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             self._db.execute(TABLES)
 
+    @contextmanager
+    def _transaction(self) -> Iterator["psycopg.Cursor[Any]"]:
+        try:
+            with self._db.transaction(), self._db.cursor() as db:
+                yield db
+        except psycopg.DataError as error:  # a NUL in a name, say
+            raise Unfit(str(error).strip()) from error
+
     def put_run(self, run: RunRow, quantities: Sequence[Quantity], transitions: Sequence[StoredTransition]) -> None:
         """See `Engine.put_run`."""
         told = [
             (run.id, i, each.known_at, msgspec.json.encode(each.transition).decode())
             for i, each in enumerate(transitions)
         ]
-        with self._db.transaction(), self._db.cursor() as db:
+        with self._transaction() as db:
             db.execute(
                 "INSERT INTO phasewatch_runs VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO UPDATE "
                 "SET last_heard = excluded.last_heard, step = excluded.step, reports = excluded.reports, lost = excluded.lost, "
@@ -96,10 +107,10 @@ class PostgreSQL:
 
     def put_points(self, curve: Curve, points: Points) -> None:
         """See `Engine.put_points`."""
-        with self._db.transaction(), self._db.cursor() as db:
+        with self._transaction() as db:
             found = db.execute(
                 "INSERT INTO phasewatch_series (run_id, rank, quantity, labels) VALUES (%s, %s, %s, %s) "
-                "ON CONFLICT (run_id, rank, quantity, labels) DO UPDATE SET rank = excluded.rank RETURNING id, cursor",
+                "ON CONFLICT (run_id, rank, quantity, md5(labels::text)) DO UPDATE SET rank = excluded.rank RETURNING id, cursor",
                 (curve.run_id, curve.rank, curve.quantity, Jsonb(dict(curve.labels))),
             ).fetchone()
             assert found is not None  # noqa: S101 - RETURNING gives a row

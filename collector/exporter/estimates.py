@@ -1,31 +1,30 @@
 """Estimates as series: a value never goes without its standard error and how it came out."""
 
-import math
 from collections.abc import Hashable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from collector.exporter.catalogue import ESTIMATE_OUTCOME, Family
 from collector.exporter.names import Layers, families, label_pairs
 from collector.exporter.room import Share
 from collector.exporter.still import Still
-from collector.exporter.text import Page, number, prefix
+from collector.exporter.text import Page, numbers, prefix
 from collector.live import SeriesKey
-from probe_wire import Quantity
+from probe_wire import Outcome, Quantity
 
 SERIES_PER_ESTIMATE = 4
 """Value, standard error, paired standard error, outcome: what an estimate takes of the room."""
 
 _TAKEN = frozenset({"run", "rank", "quantity", "outcome", "le", "quantile"})
 
+_OUTCOMES = [str(code) for code in range(max(Outcome) + 1)]
+
 _families = lru_cache(maxsize=4096)(families)
 
 
-@dataclass(frozen=True, slots=True)
-class Prefixes:
+class Prefixes(NamedTuple):
     """The four lines of an estimate before their numbers: made once, used at every scrape."""
 
-    metric: str
     value: str
     stderr: str
     paired: str
@@ -53,51 +52,66 @@ class RunEstimates:
         self.layers = Layers()
         self.refused: set[Hashable] = set()
         self.label = label
-        self._learned = 0
-        self._prefixes: dict[SeriesKey, Prefixes] = {}
+        self._keys: list[SeriesKey] = []
+        self._families: dict[str, tuple[Family, Family, Family]] = {}
+        self._prefixes: list[Prefixes] = []
+        self._places: dict[str, list[int]] = {}
 
     def learn(self, still: Still) -> None:
-        """Number the layers that are new, in the order of the agent's report."""
-        if len(still.estimates) == self._learned:
-            return  # series are only ever added to a run
-        self._learned = len(still.estimates)
+        """Take in what is new: layers are numbered in the order of the agent's report."""
+        keys = [key for key, _, _ in still.estimates]
+        quantities = dict.fromkeys(key.quantity for key in keys)
+        families = {name: _families(still.quantities.get(name) or _undeclared(name)) for name in quantities}
+        if keys == self._keys and families == self._families:  # the same objects mostly, so this is quick
+            return
         reported = sorted(still.estimates, key=lambda found: (found[1], found[0].rank))
-        layers = (value for key, _, _ in reported for name, value in key.labels if name == "layer")
-        if self.layers.learn(layers):
-            self._prefixes.clear()  # the hundredth layer gives every number another digit
+        self.layers.learn(value for key, _, _ in reported for name, value in key.labels if name == "layer")
+        self._keys, self._families = keys, families
+        self._prefixes = [self._prefix(key, families[key.quantity]) for key in keys]
+        self._places = {name: [] for name in families}
+        for place, key in enumerate(keys):
+            self._places[key.quantity].append(place)
 
     def write(self, page: Page, still: Still, names: Names, share: Share) -> None:
-        """The lines of every estimate there is room for."""
-        wanted = {
-            name: _families(still.quantities.get(name) or _undeclared(name))
-            for name in {key.quantity for key, _, _ in still.estimates}
-        }
-        named = {name: names.claim(families, name) for name, families in sorted(wanted.items())}
-        outcomes = page.lines(ESTIMATE_OUTCOME)
-        for key, _, estimate in still.estimates:
-            value, stderr, paired = wanted[key.quantity]
+        """The lines of every estimate there is room for; `learn` has seen the same still."""
+        shown = self._shown(names, share)
+        found = [estimate for _, _, estimate in still.estimates]
+        values = numbers([estimate.value for estimate in found])
+        stderrs = numbers([estimate.stderr for estimate in found])
+        paired = numbers([estimate.paired for estimate in found])
+        prefixes = self._prefixes
+        for name, (value_family, stderr_family, paired_family) in self._families.items():
+            places = [i for i in self._places[name] if shown[i]]
+            known = [i for i in places if paired[i] != "NaN"]
+            page.lines(value_family).extend([prefixes[i].value + values[i] for i in places])
+            page.lines(stderr_family).extend([prefixes[i].stderr + stderrs[i] for i in places])
+            page.lines(paired_family).extend([prefixes[i].paired + paired[i] for i in known])
+            page.series += 2 * len(places) + len(known)
+        outcomes = [
+            p.outcome + _OUTCOMES[one.outcome]
+            for p, one, is_shown in zip(prefixes, found, shown, strict=True)
+            if is_shown
+        ]
+        page.lines(ESTIMATE_OUTCOME).extend(outcomes)
+        page.series += len(outcomes)
+
+    def _shown(self, names: Names, share: Share) -> list[bool]:
+        """Of each estimate whether its names are free and there is room for it."""
+        named = {name: names.claim(families, name) for name, families in sorted(self._families.items())}
+        if all(named.values()) and share.take_all(SERIES_PER_ESTIMATE * len(self._keys)):
+            return [True] * len(self._keys)
+        shown = []
+        for key in self._keys:
             if not named[key.quantity]:
                 share.refuse(SERIES_PER_ESTIMATE, key, "name")
-                continue
-            if not share.take(SERIES_PER_ESTIMATE, key):
-                continue
-            prefixes = self._prefixes.get(key)
-            if prefixes is None or prefixes.metric != value.name:
-                prefixes = self._prefixes[key] = self._prefix(key, wanted[key.quantity])
-            page.lines(value).append(prefixes.value + number(estimate.value))
-            page.lines(stderr).append(prefixes.stderr + number(estimate.stderr))
-            if not math.isnan(estimate.paired):
-                page.lines(paired).append(prefixes.paired + number(estimate.paired))
-                page.series += 1
-            outcomes.append(prefixes.outcome + str(int(estimate.outcome)))
-            page.series += 3
+            shown.append(named[key.quantity] and share.take(SERIES_PER_ESTIMATE, key))
+        return shown
 
     def _prefix(self, key: SeriesKey, families: tuple[Family, Family, Family]) -> Prefixes:
         own = label_pairs(self.layers.named(key.labels), _TAKEN)
         who = [("run", self.label), ("rank", str(key.rank))]
         value, stderr, paired = (prefix(family.name, [*who, *own]) for family in families)
         return Prefixes(
-            families[0].name,
             value,
             stderr,
             paired,

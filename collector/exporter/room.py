@@ -38,6 +38,13 @@ class Share:
         self._left -= series
         self._room.left -= series
 
+    def take_all(self, series: int) -> bool:
+        """Take room for very many series, if there is room for all of them; else none is taken and nothing counted."""
+        if series > min(self._left, self._room.left):
+            return False
+        self.charge(series)
+        return True
+
     def take(self, series: int, what: Hashable) -> bool:
         """Take room for all of these series or for none of them: no value goes without its error."""
         if self._left < series:

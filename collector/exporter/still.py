@@ -67,9 +67,10 @@ class Still:
 
     def outcomes(self) -> dict[str, Counter[Outcome]]:
         """How the newest estimates of each quantity came out."""
+        found = Counter([(key.quantity, int(estimate.outcome)) for key, _, estimate in self.estimates])
         counts: dict[str, Counter[Outcome]] = {}
-        for key, _, estimate in self.estimates:
-            counts.setdefault(key.quantity, Counter())[estimate.outcome] += 1
+        for (quantity, outcome), count in found.items():
+            counts.setdefault(quantity, Counter())[Outcome(outcome)] = count
         return counts
 
 

@@ -5,7 +5,9 @@ number take a tenth of what a general encoder takes.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from collector.exporter.catalogue import Family
 
@@ -28,6 +30,12 @@ def number(value: float) -> str:
     if math.isnan(value):
         return "NaN"
     return "+Inf" if value > 0 else "-Inf"
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Many floats as the format spells them, at a tenth of the price."""
+    spelled = msgspec.json.encode(values).decode()[1:-1].split(",") if values else []
+    return [text if text != "null" else number(value) for text, value in zip(spelled, values, strict=True)]
 
 
 class Page:

@@ -81,6 +81,10 @@ class PhaseEngine:
         self._not_ok = 0
         self._refused = 0
 
+    def minds(self, column: Column) -> bool:
+        """Whether a measurement of a column can make a difference to any machine."""
+        return column.quantity in self._machines or column.quantity in self._told
+
     def update(self, step: int, measurements: Sequence[tuple[Column, Estimate]], rank: int = 0) -> list[Transition]:
         """What these measurements of one step and rank made known, in the measurements' order."""
         self._overhear(measurements, rank)

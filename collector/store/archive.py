@@ -7,6 +7,7 @@ import heapq
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +30,13 @@ from probe_wire import Goodbye, Report, decode_for_collector
 
 READ_WHOLE = 2**15
 """Points that a chart reads one by one; of more than these the pyramid has at least 128 buckets to show."""
+
+
+HELD_BYTES = 64 * 2**20
+"""Of a run's messages held at a time, about, while they are put in order: a run of thousands of ranks is read slower, not larger."""
+LEAST_HELD = 8
+MESSAGE_BYTES = 300
+"""Of a message beside its columns, about."""
 
 
 class StoredFrame(msgspec.Struct, frozen=True):
@@ -59,7 +67,8 @@ def frames(db: sqlite3.Connection, run_id: str, after: int = 0) -> Iterator[Stor
         "WHERE s.run_id = ? AND b.last_frame > ?",
         (run_id, after),
     ).fetchall()
-    parts = [_in_blocks(db, stream, schema, after) for stream, schema in sealed] + [
+    share = HELD_BYTES // max(len(sealed), 1)
+    parts = [_in_blocks(db, stream, schema, after, share) for stream, schema in sealed] + [
         _in_log(db, stream_id) for stream_id in ranks
     ]
     for frame_id, stream_id, received_at, body in heapq.merge(*parts):
@@ -77,24 +86,31 @@ def _in_log(db: sqlite3.Connection, stream_id: int) -> Iterator[_Message]:
     return ((row.frame, stream_id, row.received_at, row.body) for row in messages(db, stream_id))
 
 
-def _in_blocks(db: sqlite3.Connection, stream_id: int, schema_id: int, after: int) -> Iterator[_Message]:
+def _in_blocks(db: sqlite3.Connection, stream_id: int, schema_id: int, after: int, share: int) -> Iterator[_Message]:
+    """The messages of a stream's blocks of one schema, of which it holds about ``share`` bytes: a block is read once for each such part."""
     series_ids = series_of(db, stream_id, schema_id)
+    most = max(LEAST_HELD, share // (MESSAGE_BYTES + POINT.itemsize * len(series_ids)))
     blocks = db.execute(
-        "SELECT first_frame, places FROM blocks WHERE stream_id = ? AND schema_id = ? AND last_frame > ? ORDER BY first_frame",
+        "SELECT first_frame, reports FROM blocks WHERE stream_id = ? AND schema_id = ? AND last_frame > ? ORDER BY first_frame",
         (stream_id, schema_id, after),
     )
-    for first_frame, packed in blocks:
-        bodies = block_bodies(db, first_frame, series_ids)
-        if bodies is not None:
-            places = unpack_places(packed)
-            for frame_id, received_at, body in zip(
-                places["frame"].tolist(), places["received_at"].tolist(), bodies, strict=True
-            ):
-                yield frame_id, stream_id, received_at, body
+    for first_frame, reports in blocks:
+        for begin in range(0, reports, most):
+            part = slice(begin, begin + most)
+            bodies = block_bodies(db, first_frame, series_ids, part)
+            if bodies is None:
+                break
+            (packed,) = db.execute("SELECT places FROM blocks WHERE first_frame = ?", (first_frame,)).fetchone()
+            places = unpack_places(packed)[part]
+            frame_ids, received_at = places["frame"].tolist(), places["received_at"].tolist()
+            del places
+            yield from zip(frame_ids, repeat(stream_id), received_at, bodies, strict=False)
 
 
-def block_bodies(db: sqlite3.Connection, first_frame: int, series_ids: Sequence[int]) -> list[bytes] | None:
-    """The messages of a block as they came; None where it was thinned."""
+def block_bodies(
+    db: sqlite3.Connection, first_frame: int, series_ids: Sequence[int], part: slice = slice(None)
+) -> list[bytes] | None:
+    """The messages of a block, or of a part of it, as they came; None where it was thinned."""
     reports, envelopes = db.execute(
         "SELECT reports, envelopes FROM blocks WHERE first_frame = ?", (first_frame,)
     ).fetchone()
@@ -107,7 +123,7 @@ def block_bodies(db: sqlite3.Connection, first_frame: int, series_ids: Sequence[
             return None
         points[:, i] = unpack_records(chunk[0], POINT)
     rows = unpack_rows(envelopes)
-    return join(Frames(rows[:reports], rows[reports:], points))
+    return join(Frames(rows[:reports][part], rows[reports:][part], points[part]))
 
 
 # -- points ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import msgspec
 
 from collector.store.archive import block_bodies
 from collector.store.block import POINT, unpack_places, unpack_records
+from collector.store.compaction import COMMAND, gives_back
 from collector.store.layout import APPLICATION_ID, LAYOUT
 from collector.store.log import series_of
 from collector.store.pyramid import BUCKET, extremes, placed
@@ -38,7 +39,7 @@ def examine(path: Path) -> Iterator[Finding]:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as db:
-            yield _space(path)
+            yield _space(path, db)
             yield _integrity(db)
             layout = _layout(db)
             yield layout
@@ -60,10 +61,12 @@ def _rights(path: Path) -> Finding:
     return Finding("permissions", stat.filemode(mode))
 
 
-def _space(path: Path) -> Finding:
+def _space(path: Path, db: sqlite3.Connection) -> Finding:
     space = space_of(path)
     found = f"{space.stored / 2**20:,.1f} MB and {space.spare / 2**20:,.1f} MB to fill; the disk has {space.disk_free / 2**30:,.1f} GB left"
     remedy = "Make room, or set store.keep_days or store.max_bytes. When the disk is full nothing more is acknowledged."
+    if not space.nearly_full and not gives_back(db):
+        return Finding("space", f"{found}; what retention takes away stays with the file", COMMAND)
     return Finding("space", found, remedy if space.nearly_full else "")
 
 
@@ -97,10 +100,11 @@ def _layout(db: sqlite3.Connection) -> Finding:
 
 
 def _nothing_missing(db: sqlite3.Connection) -> Finding:
-    """Every number of a stream up to its mark is in the log, in a block, or counted as lost."""
+    """Every number of a stream up to its mark has arrived, is in the log or in a block, or is counted as lost."""
     rows = db.execute("""
         SELECT s.run_id, s.rank, s.high - s.lost,
             (SELECT COUNT(*) FROM log l WHERE l.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295)
+            + (SELECT COUNT(*) FROM arrived a WHERE a.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295)
             + (SELECT COALESCE(SUM(reports), 0) FROM blocks b WHERE b.stream_id = s.id)
         FROM streams s
     """).fetchall()

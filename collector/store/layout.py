@@ -5,16 +5,17 @@ from importlib.resources import files
 from pathlib import Path
 
 from collector.errors import StoreError
+from collector.store.compaction import compact_if_small, gives_back
 
 APPLICATION_ID = 0x50484153  # "PHAS": tells our files from any other SQLite file
-LAYOUT = 3
+LAYOUT = 4
 _ANEW = {
     1: "transitions (run_id, machine, subject, ordinal, state, frame_id, known_at, body) "
     "SELECT run_id, machine, subject, ordinal, 'detected', frame_id, known_at, body FROM old_transitions "
     "ORDER BY frame_id, machine, subject, ordinal",
     2: "transitions SELECT * FROM old_transitions",
 }
-"""How the transitions of an older layout become this one's; the first had one row a claim."""
+"""How the transitions of the first layouts become this one's; the very first had one row a claim."""
 
 _LOG = (
     "INSERT INTO log SELECT (stream_id << 32) | (seq & 4294967295), id, step, received_at, body FROM frames ORDER BY 1",
@@ -29,6 +30,15 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     Raises:
         StoreError: the file is something else, or has a newer layout.
     """
+    db = _opened(path)
+    if not gives_back(db):
+        db.close()
+        compact_if_small(path)
+        db = _opened(path)
+    return db
+
+
+def _opened(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     application_id = db.execute("PRAGMA application_id").fetchone()[0]
     layout = db.execute("PRAGMA user_version").fetchone()[0]
@@ -60,6 +70,9 @@ def _bring_up_to_date(db: sqlite3.Connection, layout: int) -> None:
     schema = files("collector.store").joinpath("schema.sql").read_text(encoding="utf-8")
     script = ["BEGIN IMMEDIATE"]
     if layout:
+        script.append("ALTER TABLE streams ADD COLUMN started_at REAL NOT NULL DEFAULT 0")
+        script.append("ALTER TABLE streams ADD COLUMN ended INTEGER NOT NULL DEFAULT 0")
+    if layout in _ANEW:
         columns = {column[1] for column in db.execute("PRAGMA table_info(runs)")}
         script.append("ALTER TABLE transitions RENAME TO old_transitions")
         if "owner" not in columns:
@@ -68,9 +81,9 @@ def _bring_up_to_date(db: sqlite3.Connection, layout: int) -> None:
     if layout == 2:
         script.append("ALTER TABLE phase_states RENAME TO old_phase_states")
     script.append(schema)
-    if layout:
+    if layout in _ANEW:
         script += [f"INSERT INTO {_ANEW[layout]}", "DROP TABLE old_transitions", "DROP TABLE points", *_LOG]
-    else:
+    elif not layout:
         script.append("INSERT INTO last_frame SELECT 0 WHERE NOT EXISTS (SELECT * FROM last_frame)")
     if layout == 2:
         script += ["INSERT INTO phase_states SELECT * FROM old_phase_states", "DROP TABLE old_phase_states"]

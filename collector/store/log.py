@@ -1,4 +1,4 @@
-"""Log: messages as they came and are not sealed yet, and which series their columns are."""
+"""Log: messages as they came and are in no block yet, and which series their columns are."""
 
 import json
 import sqlite3
@@ -45,12 +45,21 @@ def place(stream_id: int, seq: int) -> int:
 
 
 def messages(db: sqlite3.Connection, stream_id: int) -> Iterator[Row]:
-    """The messages of a stream that are in the log, in order."""
-    rows = db.execute(
-        "SELECT place, frame, step, received_at, body FROM log WHERE place BETWEEN ? AND ? ORDER BY place",
-        (place(stream_id, 0), place(stream_id, 2**32 - 1)),
-    )
-    with closing(rows):
+    """The messages of a stream that are in no block yet, in order: those in their place and those that have just come."""
+    return _rows(db, f"{_SELECT} log {_OF_STREAM} UNION ALL {_SELECT} arrived {_OF_STREAM} ORDER BY place", stream_id)
+
+
+def settled(db: sqlite3.Connection, stream_id: int) -> Iterator[Row]:
+    """Those of them that are in their place, which is where blocks are made of them."""
+    return _rows(db, f"{_SELECT} log {_OF_STREAM} ORDER BY place", stream_id)
+
+
+_SELECT = "SELECT place, frame, step, received_at, body FROM"
+_OF_STREAM = "WHERE place BETWEEN :first AND :last"
+
+
+def _rows(db: sqlite3.Connection, query: str, stream_id: int) -> Iterator[Row]:
+    with closing(db.execute(query, {"first": place(stream_id, 0), "last": place(stream_id, 2**32 - 1)})) as rows:
         yield from map(Row._make, rows)
 
 

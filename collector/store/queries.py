@@ -1,6 +1,7 @@
 """Reader: questions to the store over connections that can only read, so that none can disturb the writer."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -13,13 +14,15 @@ from collector.errors import StoreError
 from collector.phases.transition import Transition
 from collector.store.archive import StoredFrame, curves, frames
 from collector.store.layout import LAYOUT
+from collector.store.orders import OrderRow, order_of
 from collector.store.pyramid import KEPT
 from collector.store.space import Space, space_of
+from collector.store.streams import OLDEST_FIRST
 from probe_wire import Quantity, Schema, decode_for_collector
 
 
 class RunRow(msgspec.Struct, frozen=True):
-    """A run as stored. ``finished`` is the goodbye's reason once every stream of the run has said one.
+    """A run as stored. ``finished`` is the goodbye's reason once the newest life of every rank has said one.
 
     ``reports`` is how many were stored; a goodbye, though numbered like them, is none. Since ``thinned_at``, Unix seconds,
     only the extremes of their curves are kept.
@@ -118,12 +121,14 @@ class Reader:
     def runs(self, run_id: str | None = None) -> list[RunRow]:
         """Every run, the latest heard first; or the one of this id, or of this name."""
         where = "" if run_id is None else "WHERE r.id = :id OR r.name = :id"
+        place = f"ROW_NUMBER() OVER (PARTITION BY rank ORDER BY {OLDEST_FIRST}) = COUNT(*) OVER (PARTITION BY rank)"
+        newest = f"SELECT finished FROM (SELECT finished, {place} AS newest FROM streams s WHERE s.run_id = r.id) WHERE newest"  # noqa: S608
         query = f"""
             SELECT r.id, r.name, r.host, r.pid, r.started_at, r.labels, r.git_revision, r.agent_version, r.world_size,
                    r.first_heard, r.last_heard, r.step,
                    (SELECT COALESCE(SUM(high - lost - (finished IS NOT NULL)), 0) FROM streams s WHERE s.run_id = r.id),
                    (SELECT COALESCE(SUM(lost), 0) FROM streams s WHERE s.run_id = r.id),
-                   (SELECT CASE WHEN COUNT(*) = COUNT(finished) THEN MAX(finished) END FROM streams s WHERE s.run_id = r.id),
+                   (SELECT CASE WHEN COUNT(*) = COUNT(finished) THEN MAX(finished) END FROM ({newest})),
                    r.thinned_at
             FROM runs r {where} ORDER BY r.last_heard DESC, r.id
         """  # noqa: S608 - `where` is one of two constants
@@ -183,11 +188,59 @@ class Reader:
             ).fetchall()
         return [StoredTransition(known_at, msgspec.json.decode(body, type=Transition)) for known_at, body in rows]
 
+    def order(self, order_id: str) -> OrderRow | None:
+        """The order of this id, where one was carried out."""
+        with closing(self._connect()) as db:
+            return order_of(db, order_id)
+
     def phase_state(self, run_id: str) -> tuple[int, dict[str, Any]] | None:
         """The newest state of a run's phase engine and the frame after which it was that; None where there is none."""
         with closing(self._connect()) as db:
             row = db.execute("SELECT frame_id, body FROM phase_states WHERE run_id = ?", (run_id,)).fetchone()
         return row and (row[0], json.loads(row[1]))
+
+    def holds(self, run_id: str) -> bool:
+        """Whether there is a run of this id."""
+        with closing(self._connect()) as db:
+            return db.execute("SELECT 1 FROM runs WHERE id = ?", (run_id,)).fetchone() is not None
+
+    def last_frame(self) -> int:
+        """The number of the newest message of all."""
+        with closing(self._connect()) as db:
+            return int(db.execute("SELECT number FROM last_frame").fetchone()[0])
+
+    def claims(self, run_id: str, after: int) -> dict[tuple[str, str], set[tuple[int, str, str]]]:
+        """What was told of a run's reports beyond a frame: ``(ordinal, state, to_phase)`` by machine and subject, the latter as JSON."""
+        query = (
+            "SELECT machine, subject, ordinal, state, json_extract(body, '$.to_phase') FROM transitions "
+            "WHERE run_id = ? AND frame_id > ?"
+        )
+        found: dict[tuple[str, str], set[tuple[int, str, str]]] = {}
+        with closing(self._connect()) as db:
+            for machine, subject, *claim in db.execute(query, (run_id, after)):
+                found.setdefault((machine, subject), set()).add(tuple(claim))
+        return found
+
+    def reports_after(self, run_id: str, frame: int) -> int:
+        """How many messages of a run lie beyond a frame, about: those of a block are taken to have come evenly."""
+        query = """
+            SELECT (SELECT COALESCE(SUM(b.reports * MIN(1.0, (b.last_frame - :frame) / (b.last_frame - b.first_frame + 1.0))), 0)
+                    FROM streams s JOIN blocks b ON b.stream_id = s.id
+                    WHERE s.run_id = :run AND b.last_frame > :frame AND b.envelopes <> x'')
+                 + (SELECT COUNT(*) FROM streams s JOIN log l ON l.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295
+                    WHERE s.run_id = :run AND l.frame > :frame)
+                 + (SELECT COUNT(*) FROM arrived a JOIN streams s ON s.id = a.place >> 32
+                    WHERE s.run_id = :run AND a.frame > :frame)
+        """
+        with closing(self._connect()) as db:
+            count: float = db.execute(query, {"run": run_id, "frame": frame}).fetchone()[0]
+        return math.ceil(count)
+
+    def lives(self, run_id: str) -> list[tuple[int, int, bool]]:
+        """``(rank, stream, whether it has said goodbye)`` of every life of every rank, the earlier ones first."""
+        query = f"SELECT rank, id, finished IS NOT NULL FROM streams WHERE run_id = ? ORDER BY {OLDEST_FIRST}"  # noqa: S608 - a constant
+        with closing(self._connect()) as db:
+            return [(rank, stream_id, bool(finished)) for rank, stream_id, finished in db.execute(query, (run_id,))]
 
     def lost(self, run_id: str) -> dict[int, int]:
         """How many reports of each rank were lost."""

@@ -27,6 +27,7 @@ _DROP = (
     "DELETE FROM blocks WHERE stream_id IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM schemas WHERE stream_id IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM log WHERE place >> 32 IN (SELECT id FROM streams WHERE run_id = :run)",
+    "DELETE FROM arrived WHERE place >> 32 IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM transitions WHERE run_id = :run",
     "DELETE FROM phase_states WHERE run_id = :run",
     "DELETE FROM live_states WHERE run_id = :run",
@@ -83,7 +84,7 @@ class Retention:
         return []
 
     def give_back(self) -> None:
-        """Return free pages to the disk, where the file was made to do so (those taken over from older layouts were not)."""
+        """Return free pages to the disk, where the file was made to do so (see `compaction`)."""
         if self._policy != Policy():
             self._db.executescript(f"PRAGMA incremental_vacuum({PAGES})")  # `execute` would step it once: one page
 

@@ -1,5 +1,6 @@
 -- Everything a collector knows, in one file. The record is every committed message as it came, numbered in the order of
--- commit: the newest in `log`, older ones as columns in `blocks` and `chunks`, from which each comes back to the byte.
+-- commit: the newest in `arrived`, older ones in `log`, then as columns in `blocks` and `chunks`, from which each comes back to
+-- the byte.
 
 CREATE TABLE IF NOT EXISTS runs (
     id            TEXT PRIMARY KEY,
@@ -27,6 +28,8 @@ CREATE TABLE IF NOT EXISTS streams (
     high       INTEGER NOT NULL DEFAULT 0,    -- every number up to here is committed or counted as lost
     lost       INTEGER NOT NULL DEFAULT 0,    -- numbers the agent gave up
     finished   TEXT,                          -- the reason of its Goodbye; NULL while it lives
+    started_at REAL NOT NULL DEFAULT 0,       -- when that life began, Unix seconds by the job's clock; 0 where it was not kept
+    ended      INTEGER NOT NULL DEFAULT 0,    -- whether somebody else delivers what it left
     UNIQUE (run_id, rank, epoch)
 ) STRICT;
 
@@ -36,6 +39,16 @@ CREATE TABLE IF NOT EXISTS schemas (
     body      BLOB NOT NULL,                  -- the message as it came
     PRIMARY KEY (stream_id, id)
 ) STRICT, WITHOUT ROWID;
+
+-- Messages in the order in which they came, until many are put in their place in the log at once.
+CREATE TABLE IF NOT EXISTS arrived (
+    frame       INTEGER PRIMARY KEY,          -- see log
+    place       INTEGER NOT NULL,
+    step        INTEGER NOT NULL,
+    received_at REAL NOT NULL,
+    body        BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS arrived_place ON arrived (place);
 
 -- Messages that are not in a block yet. Those of one stream lie side by side, so that few pages change when they leave.
 CREATE TABLE IF NOT EXISTS log (
@@ -110,6 +123,20 @@ CREATE TABLE IF NOT EXISTS dropped_runs (
     reports    INTEGER NOT NULL,
     last_heard REAL NOT NULL,
     dropped_at REAL NOT NULL
+) STRICT;
+
+-- What a person asked of a run, the newest ten thousand; `id` is the sender's own and is carried out once.
+CREATE TABLE IF NOT EXISTS orders (
+    number     INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         TEXT NOT NULL UNIQUE,
+    run_id     TEXT NOT NULL,
+    quantity   TEXT NOT NULL,
+    times      INTEGER NOT NULL,
+    seconds    REAL NOT NULL,
+    until_step INTEGER NOT NULL,
+    ranks      TEXT NOT NULL,                 -- JSON array: who was asked
+    given_at   REAL NOT NULL,
+    given_by   TEXT NOT NULL                  -- the address it came from
 ) STRICT;
 
 -- What became known of each claim of a machine; `id` is the order in which it did.

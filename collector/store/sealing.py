@@ -4,6 +4,7 @@ Nothing depends on when it happens: a reader finds a report in the log or in a b
 done in small parts, some at each commit, and what is behind is only larger and slower to read.
 """
 
+import json
 import logging
 import sqlite3
 import time
@@ -16,8 +17,9 @@ import numpy as np
 
 from collector.log import event, logger
 from collector.store.block import PLACE, Records, pack_places, pack_records, pack_rows, split
-from collector.store.log import Row, messages, reports_by_schema, series_of
+from collector.store.log import Row, reports_by_schema, series_of, settled
 from collector.store.pyramid import BUCKET, extremes, placed
+from collector.store.rows import insert
 
 BLOCK = 1024
 """Reports of a block, at the most."""
@@ -25,7 +27,7 @@ BLOCK_BYTES = 8 * 2**20
 """Bytes of a block's messages, about: a network of thousands of layers must not fill the memory."""
 WINDOW = 4
 """In so many blocks' worth of messages of one stream, those of a schema that is seldom used are sealed too."""
-_SOME_SCHEMA = -1
+SOME_SCHEMA = -1
 """Of reports whose schema was not looked at."""
 _SPANS = """
     SELECT s.id, s.finished IS NOT NULL,
@@ -50,7 +52,7 @@ class Sealer:
         self.failures = 0
         for stream_id, ended, first, last in db.execute(_SPANS).fetchall():
             if first is not None:
-                self._reports[stream_id][_SOME_SCHEMA] = count = last - first + 1
+                self._reports[stream_id][SOME_SCHEMA] = count = last - first + 1
                 if count >= BLOCK or (ended and count > BUCKET):
                     self._due[stream_id] = bool(ended)
 
@@ -68,10 +70,10 @@ class Sealer:
         """Streams that have enough in the log to be sealed."""
         return len(self._due)
 
-    def arrived(self, stream_id: int, schema_id: int, size: int) -> None:
-        """A report of so many bytes is in the log."""
+    def arrived(self, stream_id: int, schema_id: int, count: int, size: int) -> None:
+        """So many reports of so many bytes together are in the log."""
         reports = self._reports[stream_id]
-        reports[schema_id] += 1
+        reports[schema_id] += count
         self._bytes[stream_id] += size
         if reports[schema_id] >= BLOCK or self._bytes[stream_id] >= BLOCK_BYTES or reports.total() >= WINDOW * BLOCK:
             self._due.setdefault(stream_id, False)
@@ -127,7 +129,7 @@ def _oldest(db: sqlite3.Connection, stream_id: int) -> tuple[list[Row], bool]:
     """The oldest messages in a stream's log, and whether there are more."""
     rows: list[Row] = []
     size = 0
-    for row in messages(db, stream_id):
+    for row in settled(db, stream_id):
         rows.append(row)
         size += len(row.body)
         if len(rows) >= WINDOW * BLOCK or size >= WINDOW * BLOCK_BYTES:
@@ -164,19 +166,17 @@ def _seal(db: sqlite3.Connection, stream_id: int, schema_id: int, rows: list[Row
         ),
     )
     columns = [frames.points[:, i] for i in range(len(series_ids))]
-    db.executemany(
-        "INSERT INTO chunks (series_id, first_frame, body) VALUES (?, ?, ?)",
-        [(series_id, first, pack_records(column)) for series_id, column in zip(series_ids, columns, strict=True)],
-    )
+    chunks = [(series_id, first, pack_records(column)) for series_id, column in zip(series_ids, columns, strict=True)]
+    insert(db, "chunks", ("series_id", "first_frame", "body"), chunks)
     kept = extremes(frames.points, BUCKET)
-    db.executemany(
-        "INSERT INTO pyramid (series_id, first_frame, last_frame, points, body) VALUES (?, ?, ?, ?, ?)",
-        [
-            (series_id, first, last, len(rows), _kept(column, places, kept[:, i]))
-            for i, (series_id, column) in enumerate(zip(series_ids, columns, strict=True))
-        ],
+    pyramid = [
+        (series_id, first, last, len(rows), _kept(column, places, kept[:, i]))
+        for i, (series_id, column) in enumerate(zip(series_ids, columns, strict=True))
+    ]
+    insert(db, "pyramid", ("series_id", "first_frame", "last_frame", "points", "body"), pyramid)
+    db.execute(
+        "DELETE FROM log WHERE place IN (SELECT value FROM json_each(?))", (json.dumps([row.place for row in rows]),)
     )
-    db.executemany("DELETE FROM log WHERE place = ?", [(row.place,) for row in rows])
     return len(rows)
 
 

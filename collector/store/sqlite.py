@@ -9,37 +9,24 @@ file that two connections checkpoint at once (sqlite.org/wal.html, "the WAL-rese
 import json
 import sqlite3
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from collector.errors import NotOwner, StoreError
+from collector.errors import StoreError
 from collector.log import logger
 from collector.phases.transition import Transition
+from collector.store.arrivals import Arrivals
 from collector.store.layout import open_for_writing
 from collector.store.log import place
+from collector.store.orders import OrderRow, put_order
 from collector.store.retention import Policy, Retention
+from collector.store.rows import update
 from collector.store.same_file import SameFile
 from collector.store.sealing import Sealer
-from probe_wire import BadMessage, Goodbye, Hello, Report, Schema, decode_for_collector
-
-
-@dataclass(slots=True)
-class Stream:
-    """One rank of a run in one life of its process, as the store has it."""
-
-    id: int
-    run_id: str
-    rank: int
-    epoch: str
-    high: int
-    lost: int
-    finished: bool
-    gap: int = 0
-    """Numbers that the newest Hello gave up."""
-    schemas: dict[int, Schema] = field(default_factory=dict)
+from collector.store.streams import Stream, is_newest, open_stream
+from probe_wire import BadMessage, Goodbye, Hello, Report, Schema
 
 
 class Store:
@@ -61,9 +48,10 @@ class Store:
                 f"Got the store {path}, which cannot be opened: {error}. Choose a file in a writable folder with --store."
             ) from error
         self._open = False
-        self._moved: dict[int, tuple[Stream, int, float]] = {}
-        self._new: list[tuple[int, int, int, float, bytes]] = []
+        self._moved: dict[int, Stream] = {}
+        self._heard: dict[str, tuple[float, int]] = {}
         self._sealer = Sealer(self._db)
+        self._arrivals = Arrivals(self._db, self._sealer)
         self._retention = Retention(self._db, policy)
         self._rest_until = 0.0
         self._last_frame = 0
@@ -85,6 +73,7 @@ class Store:
         """Make everything since the last commit durable; what has come together in the log is sealed on the way."""
         if self._open:
             self._flush()
+            self._arrivals.settle()
             self._sealer.seal()
             self._same_file.check()
             self._db.execute("COMMIT")
@@ -109,10 +98,11 @@ class Store:
         if self._open:
             self._open = False
             self._moved.clear()
-            self._new.clear()
+            self._heard.clear()
             if self._db.in_transaction:  # SQLite itself may have rolled back, on a full disk for instance
                 self._db.execute("ROLLBACK")
             self._sealer.rolled_back()
+            self._arrivals.recount()
             self._retention.forget()
 
     @property
@@ -152,64 +142,14 @@ class Store:
     # -- writing ----------------------------------------------------------------------------------
 
     def put_hello(self, hello: Hello, now: float, owner: str = "", *, in_memory: bool = False) -> Stream:
-        """Open the stream, or find it again; numbers the agent gave up are counted as lost.
-
-        A run belongs to the ``owner`` that opened it; one that nobody owns, to the first who comes with a name. Of a stream that
-        is already ``in_memory`` the schemas are not read again.
-
-        Raises:
-            NotOwner: the run belongs to another; nothing was changed.
-        """
+        """Open the stream, or find it again; see `open_stream`."""
         self._begin()
         self._flush()
-        run = hello.run
-        known = self._db.execute("SELECT owner FROM runs WHERE id = ?", (run.id,)).fetchone()
-        if known is not None and known[0] not in {"", owner}:
-            raise NotOwner(
-                f"Got the run {run.id} from another key than the one that opened it. Use that key, or start a run of your own."
-            )
-        self._db.execute(
-            "INSERT INTO runs (id, name, host, pid, started_at, labels, git_revision, agent_version, world_size, first_heard, "
-            "last_heard, step, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-            "last_heard = excluded.last_heard, step = MAX(step, excluded.step), owner = excluded.owner",
-            (
-                run.id,
-                run.name,
-                run.host,
-                run.pid,
-                run.started_at,
-                json.dumps(run.labels, sort_keys=True),
-                run.git_revision,
-                run.agent_version,
-                run.world_size,
-                now,
-                now,
-                hello.step,
-                owner,
-            ),
-        )
-        self._db.execute(
-            "INSERT INTO streams (run_id, rank, epoch) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (run.id, hello.rank, hello.epoch),
-        )
-        stream_id, high, lost, finished = self._db.execute(
-            "SELECT id, high, lost, finished FROM streams WHERE run_id = ? AND rank = ? AND epoch = ?",
-            (run.id, hello.rank, hello.epoch),
-        ).fetchone()
-        stream = Stream(stream_id, run.id, hello.rank, hello.epoch, high, lost, finished is not None)
-        stream.gap = max(hello.first - 1 - high, 0)
-        if stream.gap:
-            stream.high, stream.lost = hello.first - 1, lost + stream.gap
-            self._db.execute(
-                "UPDATE streams SET high = ?, lost = ? WHERE id = ?", (stream.high, stream.lost, stream.id)
-            )
-        if in_memory:
-            return stream
-        for (body,) in self._db.execute("SELECT body FROM schemas WHERE stream_id = ?", (stream.id,)).fetchall():
-            schema = decode_for_collector(body)
-            assert isinstance(schema, Schema)  # noqa: S101 - the table holds nothing else
-            stream.schemas[schema.id] = schema  # its series were bound when it came
-        return stream
+        return open_stream(self._db, hello, now, owner, in_memory=in_memory)
+
+    def is_newest(self, stream: Stream) -> bool:
+        """Whether its rank began no later life."""
+        return is_newest(self._db, stream)
 
     def put_schema(self, stream: Stream, schema: Schema, body: bytes) -> None:
         """Keep a schema and its series.
@@ -231,6 +171,7 @@ class Store:
             [(stream.run_id, q.name, q.unit, q.help, q.title, q.scale) for q in schema.quantities],
         )
         self._bind(stream, schema)
+        stream.learn(schema, body)
 
     def _bind(self, stream: Stream, schema: Schema) -> None:
         """See that each column of a schema has its series."""
@@ -249,48 +190,45 @@ class Store:
                 for position, column in enumerate(schema.columns)
             ],
         )
-        stream.schemas[schema.id] = schema
 
     def put_report(self, stream: Stream, report: Report, body: bytes, now: float) -> int:
         """Keep a report. Returns the frame's number in the order of commit."""
-        frame_id = self._put_frame(stream, report, body, now)
-        self._sealer.arrived(stream.id, report.schema, len(body))
-        return frame_id
+        return self._put_frame(stream, report, body, now, report.schema)
 
     def put_goodbye(self, stream: Stream, goodbye: Goodbye, body: bytes, now: float) -> int:
         """Keep the end of a stream."""
-        frame_id = self._put_frame(stream, goodbye, body, now)
+        frame_id = self._put_frame(stream, goodbye, body, now, None)
         self._db.execute("UPDATE streams SET finished = ? WHERE id = ?", (goodbye.reason, stream.id))
         stream.finished = True
         self._sealer.ended(stream.id)
         return frame_id
 
-    def _put_frame(self, stream: Stream, message: Report | Goodbye, body: bytes, now: float) -> int:
+    def _put_frame(
+        self, stream: Stream, message: Report | Goodbye, body: bytes, now: float, schema_id: int | None
+    ) -> int:
         self._begin()
         if message.seq <= stream.high:
             raise sqlite3.IntegrityError(f"number {message.seq} of stream {stream.id} is stored or counted as lost")
         frame = self._last_frame + 1
-        self._new.append((place(stream.id, message.seq), frame, message.step, now, body))
+        self._arrivals.put(frame, place(stream.id, message.seq), message.step, now, body, schema_id)
         self._last_frame = frame
-        _, furthest, _ = self._moved.get(stream.id, (stream, 0, now))
-        self._moved[stream.id] = (stream, max(furthest, message.step), now)
+        self._moved[stream.id] = stream
+        self._heard[stream.run_id] = now, max(message.step, self._heard.get(stream.run_id, (now, 0))[1])
         stream.high = message.seq
         return frame
 
     def _flush(self) -> None:
         """Write once a commit, and not once a report: what came, how far each stream has come, and the step of its run."""
-        new, self._new = sorted(self._new), []
-        self._db.executemany("INSERT INTO log (place, frame, step, received_at, body) VALUES (?, ?, ?, ?, ?)", new)
-        moved, self._moved = self._moved.values(), {}
-        if moved:
+        self._arrivals.write()
+        if self._moved:
             self._db.execute("UPDATE last_frame SET number = ?", (self._last_frame,))
-        self._db.executemany(
-            "UPDATE streams SET high = ? WHERE id = ?", [(stream.high, stream.id) for stream, _, _ in moved]
-        )
+        update(self._db, "streams", "high", [(stream.id, stream.high) for stream in self._moved.values()])
         self._db.executemany(
             "UPDATE runs SET last_heard = ?, step = MAX(step, ?) WHERE id = ?",
-            [(now, step, stream.run_id) for stream, step, now in moved],
+            [(now, step, run_id) for run_id, (now, step) in self._heard.items()],
         )
+        self._moved.clear()
+        self._heard.clear()
 
     def put_transition(self, run_id: str, transition: Transition, frame_id: int, now: float) -> None:
         """Keep a transition beside the report that made it known."""
@@ -308,6 +246,20 @@ class Store:
                 msgspec.json.encode(transition).decode(),
             ),
         )
+
+    def put_order(self, order: OrderRow) -> bool:
+        """Keep what a person asked of a run, at once and with whatever waits; False where its id is known.
+
+        Raises:
+            sqlite3.Error, OSError: it cannot be kept; what waited is undone.
+        """
+        try:
+            self._begin()
+            new = put_order(self._db, order)
+            self.commit()
+        finally:
+            self.rollback()
+        return new
 
     def put_states(self, run_id: str, phases: dict[str, Any], live: bytes, frame_id: int) -> None:
         """Keep what a run's engine and its memory need to go on after a frame, in place of what was kept before."""

@@ -17,6 +17,7 @@ from collector.errors import StoreError
 from collector.health import Health
 from collector.live import Live
 from collector.phases import MACHINES, Machine
+from collector.store.orders import OrderRow
 from collector.store.queries import Reader
 from collector.tokens import Tokens
 from collector.web.api import Api
@@ -27,7 +28,6 @@ from collector.web.guard import Guard
 from collector.web.login import STILL, Login
 from collector.web.order import order_of
 from collector.web.record import Record
-from probe_wire import Tighten
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,7 +46,7 @@ def create_app(
     machines: Sequence[Machine] = MACHINES,
     record: Record | None = None,
     health: Health | None = None,
-    wish: Callable[[str, int, Tighten], None] = lambda *_: None,
+    carry_out: Callable[[OrderRow], bool] = lambda _: True,
     tokens: Tokens | None = None,
     behind_proxy: bool = False,
 ) -> Starlette:
@@ -56,13 +56,13 @@ def create_app(
     comes in can be kept (``/readyz``), ``alive`` whether a restart is the only help left (``/healthz``).
     ``allowed_hosts`` are further names to answer to, beside localhost and numeric addresses.
     ``address`` is where agents send to, ``guarded`` that they need a key: shown to a person who has no run yet. ``machines`` are what runs
-    are judged by, ``record`` how often they were right. ``health`` counts who is refused. ``wish`` asks the
-    agent of a run and rank to measure more often. ``tokens`` are asked for, where there are any; ``behind_proxy``
+    are judged by, ``record`` how often they were right. ``health`` counts who is refused. ``carry_out`` keeps an
+    order and asks the run's agents. ``tokens`` are asked for, where there are any; ``behind_proxy``
     believes what a proxy says of who asks.
     """
     health = health or Health()
     api = Api(reader, live, address, machines, record, guarded=guarded)
-    control = Control(reader, wish, health)
+    control = Control(reader, carry_out, health)
     answers = _Answers(api, control, feed, metrics, ready, alive)
     guards = [Middleware(Guard, health=health, allowed_hosts=tuple(allowed_hosts))]
     if tokens is not None:

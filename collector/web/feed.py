@@ -1,8 +1,8 @@
 """Feed: tells the open pages what is new. Written to by the inlet thread, read by the page's event loop.
 
 A page is sent two kinds of news. A *tick* says how far a run has come; only the newest of each run
-matters, so ticks are merged while they wait and a page gets at most two messages a second. A
-*transition* is sent whole and never silently dropped: where too many wait, the page is told to
+matters, so ticks are merged while they wait: a page gets six messages a second at the most, one of many
+pages two. A *transition* is sent whole and never silently dropped: where too many wait, the page is told to
 load everything again. On every (re)connection the page hears `hello` and asks for what it missed,
 so nothing here has to be remembered for a page that is away.
 """
@@ -18,6 +18,8 @@ from collector.phases.transition import Transition
 from probe_wire import Run
 
 RETRY_MILLISECONDS = 2000
+MESSAGES_PER_SECOND, MOST_SECONDS_BETWEEN = 20, 0.5
+"""To all pages together, unless one of them would then be told less often than every half second."""
 
 
 class Feed:
@@ -33,7 +35,7 @@ class Feed:
         *,
         pages: int = 200,
         waiting: int = 256,
-        seconds_between: float = 0.5,
+        seconds_between: float = 0.15,
         keep_alive_seconds: float = 15.0,
         on_tick_dropped: Callable[[], None] = lambda: None,
         on_overflow: Callable[[], None] = lambda: None,
@@ -95,11 +97,12 @@ class Feed:
                 self._boxes.discard(box)
 
     async def _rest(self, box: "_Mailbox") -> None:
-        """Let news gather, so that a busy collector costs each page two messages a second and no more."""
+        """Let news gather: a page that is told of something asks for it, and many pages must not ask all the time."""
         with self._lock:
             box.sent = True
+            crowded = min(len(self._boxes) / MESSAGES_PER_SECOND, MOST_SECONDS_BETWEEN)
         if self._seconds_between > 0 and not self._closed:
-            await asyncio.sleep(self._seconds_between)
+            await asyncio.sleep(max(self._seconds_between, crowded))
 
 
 class _Mailbox:

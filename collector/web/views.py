@@ -10,7 +10,7 @@ from itertools import count
 
 import msgspec
 
-from collector.live import SILENT_AFTER_SECONDS, LiveRun, State
+from collector.live import SILENT_AFTER_SECONDS, LiveRun, Progress, State
 from collector.phases import Judged, Machine, Span
 from collector.store.queries import RunRow, SeriesRow
 from probe_wire import Losses, Outcome, Quantity
@@ -62,7 +62,11 @@ class ProbeView(msgspec.Struct, frozen=True):
 
 
 class RunView(msgspec.Struct, frozen=True):
-    """A run in the list. ``overhead_ratio`` and ``losses`` are null where no live run tells them."""
+    """A run in the list. ``overhead_ratio`` and ``losses`` are null where no live run tells them.
+
+    ``judging_again`` is how many of its stored reports are judged again so far, as they are after an upgrade; its phases are
+    until then what was told of them. Null where its reports are judged as they come.
+    """
 
     id: str
     name: str
@@ -82,6 +86,7 @@ class RunView(msgspec.Struct, frozen=True):
     overhead_ratio: float | None
     losses: dict[str, int] | None
     phases: list[PhaseView]
+    judging_again: Progress | None = None
 
 
 class QuantityView(msgspec.Struct, frozen=True):
@@ -151,6 +156,7 @@ def run_view(row: RunRow, live: LiveRun | None, spans: Sequence[Span], known: Kn
         overhead_ratio=sum(rank.probe_seconds for rank in ranks) / total if total > 0 else None,
         losses=_sum([rank.losses for rank in ranks]) if ranks else None,
         phases=[phase_view(span, known) for span in spans if span.until_step is None],
+        judging_again=live.retrial if live else None,
     )
 
 

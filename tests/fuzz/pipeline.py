@@ -22,7 +22,8 @@ with atheris.instrument_imports(include=["collector", "probe_wire"]):
     from collector.health import Health
     from collector.live import Live
     from collector.phases import MACHINES
-    from collector.pipeline import Pipeline, TooManyRuns, UnknownSchema, UnknownStream
+    from collector.pipeline import Pipeline
+    from collector.refusals import TooManyRuns, UnknownSchema, UnknownStream
     from collector.store.sqlite import Store
     from collector.web.api import Api
     from probe_wire import Goodbye, Hello, Report, Schema, WireError, decode_for_collector

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from collector.engines.forwarder import Forwarder
+from collector.engines.postgresql import PostgreSQL
 from collector.store.queries import Reader
+from collector.store.sqlite import Store
 from probe_agent.outbox import ZmqOutbox
-from probe_wire import Run
+from probe_wire import Column, Estimate, Hello, Quantity, Report, Run, Schema, encode, pack
 from tests.integration.collector_process import ROOT, WITHOUT_TORCH, CollectorProcess, eventually
 from tests.integration.postgresql import PostgreSQLServer
 from tests.integration.reporter import draft
@@ -82,6 +85,34 @@ def test_every_point_is_in_the_database_once_though_forwarder_and_database_are_k
         assert database.rows(
             "SELECT title FROM phasewatch_quantities WHERE run_id = 'kept' AND name = 'probe_loss'"
         ) == [("Loss",)]
+
+
+def test_a_run_with_the_longest_names_is_forwarded_and_one_with_names_no_database_takes_holds_up_no_other(
+    tmp_path: Path, database: PostgreSQLServer
+) -> None:
+    longest = {f"label_{i}": "".join(chr(0x1F300 + (i * 200 + j) % 700) for j in range(200)) for i in range(16)}
+    store = Store(tmp_path / "store.db")
+    for i, (run_id, labels) in enumerate(
+        {"longest": longest, "nul": {"layer": "\0"}, "plain": {"layer": "fc"}}.items()
+    ):
+        stream = store.put_hello(Hello(Run(run_id, run_id, "host", 1, 0.0), 0, "a", 1), float(i))
+        schema = Schema(1, (Quantity("loss_of_names", "1", "Loss.", "Loss"),), (Column("loss_of_names", labels),))
+        store.put_schema(stream, schema, encode(schema))
+        report = Report(1, 1, 0.0, 1, *pack([Estimate(1.0)]))
+        store.put_report(stream, report, encode(report), float(i))
+    store.commit()
+    store.close()
+    engine = PostgreSQL(database.address)
+    forwarder = Forwarder(Reader(tmp_path / "store.db"), engine)
+    assert (forwarder.round(), forwarder.round()) == (2, 0)
+    engine.close()
+    query = (
+        "SELECT run_id, labels FROM phasewatch_series WHERE quantity = 'loss_of_names' AND cursor > 0 ORDER BY run_id"
+    )
+    assert database.rows(query) == [
+        ("longest", longest),
+        ("plain", {"layer": "fc"}),
+    ]
 
 
 def test_two_forwarders_at_once_double_nothing(tmp_path: Path, database: PostgreSQLServer) -> None:

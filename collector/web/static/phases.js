@@ -108,6 +108,13 @@ export function phaseChip(text, hue, meaning = "", tentative = false) {
   return el("span", { class: `chip${tentative ? " is-tentative" : ""}`, title: meaning || null }, dot, text);
 }
 
+/** Why the phases may lag behind the curves; nothing where they do not. */
+export function judgingAgain(progress) {
+  if (!progress) return null;
+  const far = `Judging again, as after an upgrade: ${whole(progress.judged)} of ${whole(progress.reports)} reports.`;
+  return el("p", { class: "quiet" }, `${far} Until then the phases are those told before.`);
+}
+
 /** Where the run is by every machine that has something to say; the others in one line. */
 export function phaseSummary(tracks) {
   if (tracks.length === 0) {

@@ -7,7 +7,7 @@ import { counters, healthPanel } from "./health.js";
 import { ask, tolerate } from "./link.js";
 import { marksOf } from "./marks.js";
 import { noiseTable } from "./noise.js";
-import { isBounded, phaseName, phaseSummary, tracksOf } from "./phases.js";
+import { isBounded, judgingAgain, phaseName, phaseSummary, tracksOf } from "./phases.js";
 import { SeriesSet } from "./series.js";
 import { Timeline } from "./timeline.js";
 
@@ -87,7 +87,8 @@ export class RunPage {
     const tracks = tracksOf(detail.spans, transitions);
     this.#tellHead(detail.run);
     renew(this.strip, detail.run, () => counters(detail.run));
-    renew(this.summary, tracks, () => phaseSummary(tracks));
+    const again = detail.run.judging_again;
+    renew(this.summary, [tracks, again], () => [judgingAgain(again), phaseSummary(tracks)].flat().filter(Boolean));
     renew(this.health, [detail.ranks, detail.probes, detail.unjudged, Math.floor(detail.now / QUIET_SECONDS)], () => healthPanel(detail));
     this.timeline.set(tracks, fresh);
     renew(this.noise, detail.judged, () => noiseTable(detail.judged));
@@ -108,6 +109,7 @@ export class RunPage {
     document.title = `${run.name} · step ${whole(run.step)} · Phasewatch`;
     const facts = [
       ["id", run.id],
+      ["ranks", run.world_size > 1 ? whole(run.world_size) : ""],
       ["host", run.host],
       ["pid", String(run.pid)],
       ["git", run.git_revision.slice(0, 12)],

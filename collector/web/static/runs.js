@@ -70,7 +70,8 @@ export class RunsPage {
 
   #tell(row, run) {
     const { link, cells } = row;
-    const details = [run.state, labelled(run.labels), run.host, run.git_revision.slice(0, 8)];
+    const again = run.judging_again ? `judging again, ${percent(run.judging_again.judged / Math.max(run.judging_again.reports, 1))}` : "";
+    const details = [run.state, again, labelled(run.labels), run.host, run.git_revision.slice(0, 8)];
     renew(link, [run.name, run.state], () => [
       el("span", { class: `state state-${run.state}`, role: "img", "aria-label": run.state }),
       run.name,

@@ -455,12 +455,40 @@ def test_a_run_made_anew_in_memory_is_shown_under_its_new_label(live: Live) -> N
         assert values["twin"] == ord(order[0]), name
 
 
+def test_series_that_come_in_another_order_after_a_restart_keep_their_own_values(live: Live) -> None:
+    page = exporter(live)
+    for order in ("ab", "ba"):
+        live.runs.clear()
+        run = lr.open_run(live, now=NOW)
+        lr.report(run, 1, [(lr.LOSS, {"layer": layer}, Estimate(ord(layer), 0.5, math.nan)) for layer in order])
+        found = find(read(page.render()), "phasewatch_train_loss_nats")
+        assert {dict(at)["layer"][-1]: value for at, value in found.items()} == {"a": ord("a"), "b": ord("b")}
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-300, 1e300, 5e-324, 0.1, 123456789.123, math.nan, math.inf, -math.inf])
+def test_a_number_is_on_the_page_to_its_last_bit(live: Live, value: float) -> None:
+    lr.report(lr.open_run(live, now=NOW), 1, [(lr.LOSS, {}, Estimate(value, value, value))])
+    samples = read(exporter(live).render())
+    assert repr(one(samples, "phasewatch_train_loss_nats")) == repr(value)
+    assert repr(one(samples, "phasewatch_train_loss_nats_stderr")) == repr(value)
+
+
 def test_a_phase_that_is_over_is_not_the_current_one(live: Live) -> None:
     run = lr.open_run(live, now=NOW)
     run.spans += [Span("critical_period", {}, "passed", 10, 20), Span("critical_period", {}, "over", 20, None)]
     samples = read(exporter(live).render())
     assert one(samples, "phasewatch_phase", machine="critical_period", phase="passed") == 0
     assert one(samples, "phasewatch_phase", machine="critical_period", phase="over") == 1
+
+
+def test_many_series_are_taken_together_or_not_at_all() -> None:
+    room = Room(10)
+    share = Share(room, 8, set())
+    assert not share.take_all(9)
+    assert (room.left, room.refused.total()) == (10, 0)
+    assert share.take_all(8)
+    assert not share.take_all(1)
+    assert not Share(room, 8, set()).take_all(3)
 
 
 def test_a_share_is_taken_to_its_last_series_and_no_further() -> None:

@@ -1,5 +1,6 @@
 """The inlet with a real socket and a real store: what is taken, refused, undone, and told."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,17 @@ import zmq
 from msgspec import structs
 
 from collector import inlet as inlet_module
+from collector import orders
 from collector.errors import BindError
 from collector.gate import Gate
 from collector.health import WISH_ANSWERS
-from collector.inlet import MOST_WISHES
+from collector.orders import NotKept
 from collector.phases import PhaseEngine, Transition
+from collector.store import arrivals, sealing
+from collector.store.orders import OrderRow
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
+from collector.wish_sender import MOST_WAITING
 from probe_wire import (
     MAX_MESSAGE_BYTES,
     Ack,
@@ -248,6 +253,46 @@ def test_a_wish_goes_once_to_the_latest_session_of_the_stream_it_is_about(setup:
     assert wishes(setup) == {"sent": 1}
 
 
+LOOK = OrderRow("look-1", "run-1", "fisher_trace", 4, 600.0, 5000, [0], 1.0, "127.0.0.1")
+
+
+def test_an_order_is_written_down_and_its_agent_asked_once_also_after_a_restart(tmp_path: Path) -> None:
+    first = Setup(tmp_path)
+    agent = first.agent()
+    agent.open(tightens=True)
+    assert first.inlet.orders.carry_out(LOOK) is True
+    assert Reader(first.path).order("look-1") == LOOK
+    assert agent.hear() == Tighten("fisher_trace", 5000, 4, 600.0, "asked for by order look-1")
+    first.close()
+    second = Setup(tmp_path)
+    agent = second.agent()
+    agent.open(tightens=True)
+    assert second.inlet.orders.carry_out(LOOK) is False
+    assert not agent.socket.poll(300)
+    second.close()
+
+
+def test_an_order_that_nobody_takes_or_that_cannot_be_written_down_is_not_carried_out(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(setup.path) as db:
+        db.execute("ALTER TABLE orders RENAME TO others")
+    db.close()
+    agent = setup.agent()
+    agent.open(tightens=True)
+    with pytest.raises(NotKept, match="no such table: orders"):
+        setup.inlet.orders.carry_out(LOOK)
+    agent.say(report(1))
+    agent.hear_ack(1)
+    setup.inlet.stop()
+    monkeypatch.setattr(orders, "ANSWER_SECONDS", 0.05)
+    with pytest.raises(NotKept, match="nobody took it within 0 s"):
+        setup.inlet.orders.carry_out(LOOK)
+    monkeypatch.setattr(orders, "MOST_WAITING", 1)
+    with pytest.raises(NotKept, match="1 others wait"):
+        setup.inlet.orders.carry_out(LOOK)
+
+
 def test_an_agent_of_a_former_release_is_sent_no_wish(setup: Setup) -> None:
     agent = setup.agent()
     golden = Path(__file__).parents[2] / "wire" / "golden" / "v1" / "hello_without_tightens.msgpack"
@@ -272,7 +317,7 @@ def test_wishes_for_streams_that_are_gone_are_forgotten_and_counted(setup: Setup
 def test_of_a_flood_of_wishes_so_many_are_sent_and_the_rest_is_counted(tmp_path: Path) -> None:
     made = Setup(tmp_path)
     made.inlet.stop()  # nobody takes them from the queue
-    for _ in range(MOST_WISHES + 5):
+    for _ in range(MOST_WAITING + 5):
         made.inlet.wish("run-1", 0, WISH)
     assert wishes(made) == {"too many": 5}
     made.close()
@@ -315,3 +360,71 @@ def test_the_socket_options_that_keep_the_collector_safe_are_set(setup: Setup) -
     }
     assert {option: setup.inlet._socket.getsockopt(option) for option in wanted} == wanted
     assert setup.inlet._socket.getsockopt_string(zmq.ZAP_DOMAIN) == "phasewatch"
+
+
+@pytest.mark.parametrize("heard_first", ["the old life", "the new life"])
+def test_what_an_ended_life_left_neither_ends_the_new_one_nor_hides_what_it_measures(
+    tmp_path: Path, heard_first: str
+) -> None:
+    setup = Setup(tmp_path)
+    dead, living = setup.agent(), setup.agent()
+    if heard_first == "the old life":
+        dead.open(epoch="old")
+        dead.say(report(1, 1.0))
+        dead.hear_ack(1)
+    living.open(epoch="new")
+    living.say(report(1, 5.0))
+    living.hear_ack(1)
+    adopter = setup.agent()
+    adopter.say(
+        Hello(RUN, 0, "old", 1, ended=True), SCHEMA, report(1, 1.0), report(2, 2.0), Goodbye(3, 20, 0.0, "ended")
+    )
+    adopter.hear_ack(3)
+
+    def seen(at: Setup) -> tuple[str, float, str | None]:
+        run = at.live.runs["run-1"]
+        (latest,) = run.settle().values()
+        return run.state(run.last_heard), latest.estimate.value, Reader(at.path).runs()[0].finished
+
+    assert seen(setup) == ("running", 5.0, None)
+    setup.close()
+    again = Setup(tmp_path)
+    again.pipeline.recover()
+    assert seen(again) == ("running", 5.0, None)
+    living = again.agent()
+    living.open(epoch="new", first=2)
+    living.say(Goodbye(2, 30, 0.0, "finished"))
+    living.hear_ack(2)
+    assert seen(again) == ("finished", 5.0, "finished")
+    again.close()
+    last = Setup(tmp_path)
+    last.pipeline.recover()
+    assert seen(last) == ("finished", 5.0, "finished")
+    last.close()
+
+
+def test_a_run_whose_past_is_damaged_goes_on_being_kept_and_is_judged_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "LEAST", 1)
+    monkeypatch.setattr(arrivals, "MOST", 1)
+    monkeypatch.setattr(sealing, "BLOCK", 8)
+    setup = Setup(tmp_path)
+    agent = setup.agent()
+    agent.open()
+    agent.say(*(report(seq) for seq in range(1, 10)))
+    agent.hear_ack(9)
+    setup.close()
+    with sqlite3.connect(setup.path) as db:
+        assert db.execute("UPDATE blocks SET envelopes = x'00'").rowcount
+        db.execute("DELETE FROM live_states")
+    db.close()
+    again = Setup(tmp_path)
+    again.pipeline.recover()
+    agent = again.agent()
+    agent.open(first=10)
+    agent.say(report(10))
+    agent.hear_ack(10)
+    assert Reader(again.path).runs()[0].reports == 10
+    assert again.count("phase_failures") == 1
+    again.close()

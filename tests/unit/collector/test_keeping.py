@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from collector.cli import app
 from collector.errors import StoreError
 from collector.store.backup import back_up
+from collector.store.layout import LAYOUT
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
 from probe_wire import Estimate, Outcome
@@ -217,7 +218,9 @@ def test_an_export_needs_a_known_ending_a_new_file_and_for_parquet_its_library(
 def test_a_store_of_another_layout_or_none_at_all_is_not_read(writer: Writer, tmp_path: Path) -> None:
     writer.store.close()
     spoil(writer.path, "PRAGMA user_version = 2")
-    with pytest.raises(StoreError, match=r"of layout 2; this release reads layout 3. An older one is taken over when"):
+    with pytest.raises(
+        StoreError, match=rf"of layout 2; this release reads layout {LAYOUT}. An older one is taken over when"
+    ):
         Reader(writer.path)
     (tmp_path / "text.db").write_text("this is no database, and long enough to be looked at" * 10)
     with pytest.raises(StoreError, match=r"which cannot be read: file is not a database. Name another with --store"):

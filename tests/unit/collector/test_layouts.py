@@ -16,13 +16,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from collector.cli import app
+from collector.errors import StoreError
+from collector.store import compaction
 from collector.store.examination import examine
 from collector.store.queries import Reader
 from collector.store.replay import replayed
 from collector.store.sqlite import Store
 from probe_wire import Estimate, Outcome, Report, Schema, decode_for_collector, encode, pack
-from tests.stored_reports import SMALL, WHOLE
+from tests.stored_reports import SMALL, WHOLE, Writer
 from tests.stored_truth import Put, assert_holds
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -68,7 +72,7 @@ def test_a_store_of_an_older_layout_is_taken_over_whole(tmp_path: Path, layout: 
     Store(path).close()
     for run_id, put in before.items():
         assert_holds(path, run_id, put)
-    assert table(path, "streams") == streams
+    assert table(path, "streams") == [(*stream, 0.0, 0) for stream in streams]
     after = table(path, "transitions")
     if layout == 2:
         assert after == told
@@ -78,6 +82,23 @@ def test_a_store_of_an_older_layout_is_taken_over_whole(tmp_path: Path, layout: 
         assert sorted(row[8] for row in after) == sorted(row[6] for row in told)
     Store(path).close()
     assert table(path, "transitions") == after, "once is enough"
+
+
+def test_a_store_of_the_layout_before_arrivals_goes_on_where_it_was(tmp_path: Path) -> None:
+    same = Writer(tmp_path / "same.db")  # what was put is the same to the last bit
+    same.fill(300)
+    same.fill(20, schema=SMALL)
+    same.goodbye()
+    same.commit()
+    path = golden(tmp_path, 3)
+    assert table(path, "blocks")
+    assert table(path, "log")
+    old = Writer(path, rank=1)
+    assert_holds(path, "run-1", same.committed)
+    old.fill(3)
+    assert [put.frame for put in old.committed] == [352, 353, 354], "the last number of the old one was 351"
+    assert_holds(path, "run-1", same.committed + old.committed)
+    assert [one for one in examine(path) if one.remedy] == []
 
 
 def test_the_next_number_goes_on_after_the_old_ones(tmp_path: Path) -> None:
@@ -104,6 +125,43 @@ def test_a_collector_killed_while_it_takes_a_store_over_leaves_it_to_the_next(tm
         Store(path).close()
         for run_id, put in before.items():
             assert_holds(path, run_id, put)
+
+
+@pytest.mark.parametrize("layout", [1, 2])
+def test_a_small_file_of_an_older_layout_is_written_anew_once_so_that_it_can_shrink(
+    tmp_path: Path, layout: int
+) -> None:
+    path = golden(tmp_path, layout)
+    before = messages(path)
+    Store(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    for run_id, put in before.items():
+        assert_holds(path, run_id, put)
+
+
+def test_a_large_one_is_written_anew_when_a_person_says_so_and_nobody_has_it_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compaction, "AT_START", 1000)
+    path = golden(tmp_path, 2)
+    before = messages(path)
+    collector = Store(path)
+    assert "store.not_compacted" in caplog.messages
+    assert [one.remedy for one in examine(path) if one.remedy] == [compaction.COMMAND]
+    doctor = CliRunner().invoke(app, ["doctor", "--compact", "--store", str(path)])
+    assert isinstance(doctor.exception, StoreError)
+    assert "database is locked. Is a collector running? Stop the collector" in str(doctor.exception)
+    collector.close()
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(shutil, "disk_usage", lambda _: full)
+        with pytest.raises(StoreError, match=r"Got 0 MB free on the disk of .*; to write it anew takes \d"):
+            compaction.compact(path)
+    assert CliRunner().invoke(app, ["doctor", "--compact", "--store", str(path)]).exit_code == 0
+    Store(path).close()
+    for run_id, put in before.items():
+        assert_holds(path, run_id, put)
 
 
 def test_an_older_store_is_judged_again_from_its_first_report(tmp_path: Path) -> None:

@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector import bounds
 from collector import inlet as inlet_module
-from collector import pipeline as pipeline_module
 from collector.allowance import Allowance
-from probe_wire import Ack, Column, Hello, Nack, Quantity, Run, Schema
-from tests.inlets import SCHEMA, Setup, report
+from collector.health import Health
+from collector.live import Live
+from collector.pipeline import Pipeline
+from collector.store.sqlite import Store
+from probe_wire import Ack, Column, Hello, Nack, Quantity, Run, Schema, encode
+from tests.inlets import RUN, SCHEMA, Setup, report
 
 
 @pytest.fixture
@@ -90,7 +94,19 @@ def test_a_run_has_so_many_series_and_the_agent_is_told_which_setting_says_so(
     refused = agent.hear()
     assert isinstance(refused, Nack)
     assert refused.reason == "bad_message"
-    assert "would have 6 series; 5 are taken (limits.run_series). Measure fewer layers" in refused.detail
+    assert "would have 6 series over all its ranks; 5 are taken. Measure fewer layers" in refused.detail
+    assert "or raise limits.run_series" in refused.detail
+
+
+def test_a_run_of_many_ranks_that_each_measure_a_hundred_series_is_taken_as_it_comes(tmp_path: Path) -> None:
+    store, live = Store(tmp_path / "s.db"), Live()
+    pipeline = Pipeline(store, live, Health(), (), tick=lambda *_: None)
+    columns = tuple(Column("q", {"layer": f"{i}"}) for i in range(100))
+    schema = Schema(1, (Quantity("q", "1", "Help.", "Title"),), columns)
+    for rank in range(128):
+        pipeline.schema(pipeline.hello(Hello(RUN, rank, "e", 1)), schema, encode(schema))
+    assert len(live.runs["run-1"].series) == 12_800
+    store.close()
 
 
 def test_the_series_of_a_run_are_counted_across_restarts(tmp_path: Path) -> None:
@@ -108,13 +124,13 @@ def test_the_series_of_a_run_are_counted_across_restarts(tmp_path: Path) -> None
         agent.say(Schema(2, (Quantity("q", "1", "Help.", "Title"),), (Column("q"),)))
         refused = agent.hear()
         assert isinstance(refused, Nack)
-        assert "would have 2 series; 1 are taken" in refused.detail
+        assert "would have 2 series over all its ranks; 1 are taken" in refused.detail
     finally:
         second.close()
 
 
 def test_a_stream_has_so_many_schemas(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_module, "MOST_SCHEMAS", 3)
+    monkeypatch.setattr(bounds, "MOST_SCHEMAS", 3)
     agent = setup.agent()
     agent.open()
     agent.say(*(Schema(i, SCHEMA.quantities, SCHEMA.columns) for i in (1, 2, 3, 3, 4)))
@@ -124,13 +140,24 @@ def test_a_stream_has_so_many_schemas(setup: Setup, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_schemas_of_a_stream_name_so_many_columns_together(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_module, "MOST_COLUMNS", 3)
+    monkeypatch.setattr(bounds, "MOST_COLUMNS", 3)
     agent = setup.agent()
     agent.open()
     agent.say(*(Schema(i, SCHEMA.quantities, SCHEMA.columns) for i in (1, 2, 3, 3, 4)))
     refused = agent.hear()
     assert isinstance(refused, Nack)
     assert "would have named 4 columns; 3 are taken" in refused.detail
+
+
+def test_the_schemas_of_a_stream_take_so_many_bytes_together(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(encode(SCHEMA))
+    monkeypatch.setattr(bounds, "MOST_BYTES", 3 * size)
+    agent = setup.agent()
+    agent.open()
+    agent.say(*(Schema(i, SCHEMA.quantities, SCHEMA.columns) for i in (1, 2, 3, 3, 4)))
+    refused = agent.hear()
+    assert isinstance(refused, Nack)
+    assert f"would take {4 * size:,} bytes; {3 * size:,} are taken" in refused.detail
 
 
 def test_a_key_opens_so_many_new_streams_at_once_and_known_ones_at_any_time(setup: Setup) -> None:

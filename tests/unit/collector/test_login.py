@@ -1,9 +1,11 @@
 """Who may see the page and who may control: tokens, tickets, origins, and orders."""
 
 import hmac
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,14 @@ from collector.access import access_in_words, keys_asked_for, tokens_asked_for
 from collector.config import load
 from collector.errors import AccessError
 from collector.health import ORDER_ANSWERS, REQUEST_REFUSALS, Health
+from collector.orders import NotKept
+from collector.store import orders
+from collector.store.orders import OrderRow
+from collector.store.queries import Reader
+from collector.store.sqlite import Store
 from collector.tokens import TICKET_SECONDS, Tokens
-from collector.web import control, create_app, login
+from collector.web import create_app, login
 from collector.web.guard import POLICY
-from probe_wire import Tighten
 from tests.collector_fixtures import STEPS, Seeded, digits_run, seed
 from tests.web_client import Client
 
@@ -41,7 +47,11 @@ class Door(Client):
 
     def __init__(self, seeded: Seeded, tokens: Tokens | None, **settings: Any) -> None:
         self.health = Health()
-        self.wishes: list[tuple[str, int, Tighten]] = []
+        self.orders_carried_out: list[OrderRow] = []
+        self.store = seeded.store
+        with closing(sqlite3.connect(seeded.store.path)) as db:  # each test begins without any
+            db.execute("DELETE FROM orders")
+            db.commit()
         self.tokens = tokens
         app = create_app(
             seeded.reader,
@@ -50,11 +60,17 @@ class Door(Client):
             lambda: b"a 1\n",
             lambda: True,
             health=self.health,
-            wish=lambda *wish: self.wishes.append(wish),
+            carry_out=self.carry_out,
             tokens=tokens,
             **settings,
         )
         super().__init__(app)
+
+    def carry_out(self, order: OrderRow) -> bool:
+        new = self.store.put_order(order)
+        self.store.commit()
+        self.orders_carried_out += [order] * new
+        return new
 
     def bearer(self, scope: str) -> dict[str, str]:
         assert self.tokens is not None
@@ -231,28 +247,57 @@ def order(door: Door, scope: str = "control", body: object = ORDER, **headers: s
 def test_an_order_asks_the_runs_agent_once_however_often_it_is_heard(door: Door) -> None:
     assert order(door).json() == {"id": "order-1", "ranks": [0], "repeated": False}
     assert order(door).json() == {"id": "order-1", "ranks": [0], "repeated": True}
-    ((run, rank, wish),) = door.wishes
-    assert (run, rank, wish.quantity, wish.times, wish.seconds) == (ID, 0, "fisher_trace", 8, 60.0)
+    (asked,) = door.orders_carried_out
+    assert (asked.run_id, asked.ranks, asked.quantity, asked.times, asked.seconds) == (ID, [0], "fisher_trace", 8, 60.0)
+    assert STEPS[4] + 1000 <= asked.until_step < STEPS[4] + 1000 + 10 * STEPS[4] * 60
     other = order(door, body=ORDER | {"times": 2})
-    assert (other.status_code, len(door.wishes)) == (409, 1)
+    assert (other.status_code, len(door.orders_carried_out)) == (409, 1)
     assert door.orders == {"taken": 1.0, "repeated": 1.0, "refused": 1.0}
+
+
+def test_an_order_is_not_carried_out_again_by_the_next_life_of_the_collector(
+    seeded: Seeded, door: Door, tokens: Tokens
+) -> None:
+    order(door)
+    carried_out = door.orders_carried_out
+    door.store = Store(seeded.store.path)
+    kept = Reader(seeded.store.path).order("order-1")
+    assert kept == carried_out[0]
+    assert (kept.given_by, abs(kept.given_at - time.time()) < 60) == ("127.0.0.1", True)
+    assert order(door).json()["repeated"] is True
+    assert door.carry_out(kept) is False, "nor where it passes the first look"
+    assert len(door.orders_carried_out) == 1
+    door.store.close()
+
+
+def test_an_order_that_cannot_be_written_down_is_not_carried_out(seeded: Seeded) -> None:
+    def full(_: OrderRow) -> bool:
+        raise NotKept("database or disk is full")
+
+    Door(seeded, None)
+    app = create_app(seeded.reader, seeded.live, seeded.feed, lambda: b"", lambda: True, carry_out=full)
+    answer = Client(app).request("POST", TIGHTEN, json=ORDER)
+    assert answer.status_code == 503
+    assert answer.json()["error"] == (
+        "Got the order 'order-1', which cannot be written down now: database or disk is full. It was not carried out; give it again."
+    )
 
 
 def test_ids_of_orders_are_remembered_within_a_bound(
     seeded: Seeded, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "REMEMBERED", 3)
+    monkeypatch.setattr(orders, "MOST", 3)
     door = Door(seeded, tokens)
     for number in range(5):
         order(door, body=ORDER | {"id": f"o{number}"})
     assert order(door, body=ORDER | {"id": "o4"}).json()["repeated"] is True
     assert order(door, body=ORDER | {"id": "o0"}).json()["repeated"] is False
-    assert len(door.wishes) == 6
+    assert len(door.orders_carried_out) == 6
 
 
 def test_who_may_read_may_not_control(door: Door) -> None:
     answer = order(door, "read")
-    assert (answer.status_code, door.wishes) == (403, [])
+    assert (answer.status_code, door.orders_carried_out) == (403, [])
     assert answer.json() == {"error": "Got the token to read; need the one to control."}
     assert door.refused == {"scope": 1.0}
 
@@ -276,7 +321,7 @@ def test_a_browser_writes_from_our_own_page_alone(
 ) -> None:
     cookie = {"cookie": f"phasewatch8080={tokens.ticket('control')}"}
     assert door.request("POST", TIGHTEN, json=ORDER, headers=cookie | headers).status_code == status
-    assert len(door.wishes) == (status == 200)
+    assert len(door.orders_carried_out) == (status == 200)
     assert door.refused == ({} if status == 200 else {"origin": 1.0})
 
 
@@ -285,7 +330,7 @@ def test_a_foreign_page_may_not_write_either_where_no_token_is_asked_for(seeded:
     assert order(door, origin="https://evil.example").status_code == 403
     assert order(door, **{"sec-fetch-site": "cross-site"}).status_code == 403
     assert door.request("POST", TIGHTEN, content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
-    assert door.wishes == []
+    assert door.orders_carried_out == []
     assert order(door).status_code == 200
 
 
@@ -305,7 +350,7 @@ def test_a_foreign_page_may_not_write_either_where_no_token_is_asked_for(seeded:
 )
 def test_an_order_out_of_bounds_is_refused_with_what_does_not_fit(door: Door, change: dict[str, object]) -> None:
     answer = order(door, body=ORDER | change)
-    assert (answer.status_code, door.wishes) == (400, [])
+    assert (answer.status_code, door.orders_carried_out) == (400, [])
     assert answer.json()["error"].startswith("Got a body that does not fit: ")
 
 
@@ -397,4 +442,4 @@ def test_whatever_a_stranger_asks_nothing_of_a_run_is_told_and_nothing_breaks(
     assert answer.status_code < 500
     assert ID.encode() not in answer.content.replace(path.encode(), b"")
     assert answer.status_code not in {200, 204} or path.startswith(("/login", "/static/", "/healthz", "/readyz"))
-    assert door.wishes == []
+    assert door.orders_carried_out == []

@@ -1,6 +1,7 @@
 """What a collector knows of a run's phases survives its restarts, its upgrades and its failed commits."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 
 from collector import judges as judges_module
+from collector import keepsake
 from collector.health import Health
 from collector.keepsake import packed
-from collector.live import Live
+from collector.live import Live, LiveRun
 from collector.phases import PhaseEngine, Transition
 from collector.pipeline import Pipeline
 from collector.store.archive import StoredFrame
@@ -63,6 +65,7 @@ def test_a_collector_restarted_after_every_few_reports_tells_what_one_that_never
     once, often = tmp_path / "once", tmp_path / "often"
     collector = Collector(once)
     collector.take(peak())
+    collector.pipeline.commit()
     spans = collector.live.runs["run-1"].spans
     collector.stop()
     monkeypatch.setattr(judges_module, "STATE_EVERY", 16)
@@ -71,6 +74,7 @@ def test_a_collector_restarted_after_every_few_reports_tells_what_one_that_never
         collector = Collector(often)
         judged = (Reader(often / "s.db").phase_state("run-1") or (0, {}))[0]
         collector.take(peak()[i : i + 7])
+        collector.pipeline.commit()
         kept = collector.live.runs["run-1"].spans
         collector.stop()
     assert {t.state for t in told(once)} >= {"suspected", "detected", "confirmed"}
@@ -117,7 +121,7 @@ def test_a_run_recalled_from_what_was_kept_of_it_is_what_it_was_and_only_what_ca
 def test_what_was_kept_of_a_run_by_another_release_is_passed_over(tmp_path: Path) -> None:
     collector = Collector(tmp_path)
     collector.take(peak()[:20])
-    collector.store.put_states("run-1", collector.pipeline._judges["run-1"].state(), b"of another release", 20)
+    collector.store.put_states("run-1", collector.pipeline.judges["run-1"].state(), b"of another release", 20)
     collector.pipeline.commit()
     was = views_of(collector)
     collector.stop()
@@ -130,7 +134,7 @@ def test_what_was_kept_of_a_run_by_another_release_is_passed_over(tmp_path: Path
 def test_a_state_of_another_version_of_the_machines_is_not_gone_on_from(tmp_path: Path) -> None:
     collector = Collector(tmp_path)
     collector.take(peak()[:60])
-    engine = collector.pipeline._judges["run-1"]
+    engine = collector.pipeline.judges["run-1"]
     state = engine.state() | {"versions": {"critical_period": "of_another_release"}}
     collector.store.put_states("run-1", state, packed(collector.live.runs["run-1"]), 60)
     collector.stop()
@@ -166,7 +170,7 @@ def test_a_state_that_is_damaged_and_an_engine_that_stumbles_do_not_stop_a_colle
 ) -> None:
     collector = Collector(tmp_path)
     collector.take(peak()[:60])
-    state = collector.pipeline._judges["run-1"].state()
+    state = collector.pipeline.judges["run-1"].state()
     state["tracks"][0]["span"] = [{"machine": 7}]
     collector.store.put_states("run-1", state, packed(collector.live.runs["run-1"]), 60)
     collector.stop()
@@ -189,3 +193,21 @@ def test_a_state_that_is_damaged_and_an_engine_that_stumbles_do_not_stop_a_colle
     last.take([1.0])
     last.stop()
     assert last.stream.high == 151, "reports go on being kept"
+
+
+def test_no_view_looks_at_a_run_while_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges_module, "STATE_EVERY", 1)
+    monkeypatch.setattr(judges_module, "OF_EACH_RANK", 1)
+    collector = Collector(tmp_path)
+    let_in: list[bool] = []
+
+    def packed(run: LiveRun) -> bytes:
+        looking = threading.Thread(target=lambda: let_in.append(collector.live.lock.acquire(blocking=False)))
+        looking.start()
+        looking.join()
+        return keepsake.packed(run)
+
+    monkeypatch.setattr(judges_module, "packed", packed)
+    collector.take(peak()[:3])
+    collector.stop()
+    assert let_in == [False] * 3

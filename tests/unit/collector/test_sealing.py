@@ -10,20 +10,21 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collector.store import archive, block, examination, sealing
+from collector.store import archive, arrivals, block, examination, sealing
 from collector.store.backup import back_up
 from collector.store.examination import examine
 from collector.store.log import Row
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
 from probe_wire import BadMessage, Estimate, Hello, Outcome, Report, encode, pack
-from tests.stored_reports import SMALL, WHOLE, Writer
+from tests.stored_reports import RUN, SMALL, WHOLE, Writer
 from tests.stored_truth import Put, assert_holds
 
 NUMBERS = st.floats(width=64) | st.sampled_from([math.nan, -math.nan, math.inf, -0.0, 5e-324, 1.5])
@@ -36,7 +37,9 @@ DOINGS = st.lists(REPORT | st.sampled_from(["commit", "commit", "rollback", "res
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of eight, and of four where a stream has ended."""
+    """Blocks of eight, and of four where a stream has ended, made as soon as they can be."""
+    monkeypatch.setattr(arrivals, "LEAST", 1)
+    monkeypatch.setattr(arrivals, "MOST", 1)
     monkeypatch.setattr(sealing, "BLOCK", 8)
     monkeypatch.setattr(sealing, "BUCKET", 4)
     monkeypatch.setattr(examination, "BUCKET", 4)
@@ -57,10 +60,12 @@ def assert_whole(path: Path) -> None:
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(doings=DOINGS)
+@given(doings=DOINGS, together=st.sampled_from([1, 5, 12]))
 def test_what_is_read_is_what_was_put_over_seals_rollbacks_and_restarts(
-    tmp_path: Path, small_blocks: None, doings: list[object]
+    tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch, doings: list[object], together: int
 ) -> None:
+    monkeypatch.setattr(arrivals, "MOST", together)
+    monkeypatch.setattr(arrivals, "LEAST", together)
     path = tmp_path / f"{time.monotonic_ns()}.db"
     writer = Writer(path)
     for doing in doings:
@@ -312,6 +317,36 @@ def test_what_is_sealed_between_two_questions_of_a_reader_is_still_read_once(
     read = [frame.message.seq for frame in Reader(writer.path).frames("run-1")]
     assert blocks(writer.path) == [8]
     assert read == list(range(1, 8))
+    writer.store.close()
+
+
+def test_a_run_of_many_ranks_is_read_in_order_and_in_parts_that_are_the_smaller_the_more_ranks_there_are(
+    tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path / "s.db")
+    streams = [writer.store.put_hello(Hello(RUN, rank, "b", 1), 1.0) for rank in range(3)]
+    for stream in streams:
+        writer.store.put_schema(stream, SMALL, encode(SMALL))
+    for seq in range(1, 20):
+        for stream in streams:
+            report = Report(seq, seq, 0.0, SMALL.id, *pack([Estimate(float(seq))]))
+            writer.store.put_report(stream, report, encode(report), 1.0)
+        writer.commit()
+    assert len(blocks(writer.path)) == 6
+    held: list[int] = []
+    whole = archive.block_bodies
+
+    def watched(*asked: Any) -> list[bytes] | None:
+        bodies = whole(*asked)
+        held.append(len(bodies or ()))
+        return bodies
+
+    monkeypatch.setattr(archive, "block_bodies", watched)
+    monkeypatch.setattr(archive, "LEAST_HELD", 1)
+    monkeypatch.setattr(archive, "HELD_BYTES", 3 * 3 * 350)  # three messages of each of three streams
+    read = [(frame.id, frame.rank, frame.message.seq) for frame in Reader(writer.path).frames("run-1")]
+    assert read == [(3 * i + rank + 1, rank, i + 1) for i in range(19) for rank in range(3)]
+    assert held == [3, 3, 3, 3, 3, 3, 2, 2, 2] * 2
     writer.store.close()
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from collector.errors import NotOwner, StoreError
+from collector.store.layout import LAYOUT
 from collector.store.queries import Reader
-from collector.store.sqlite import Store, Stream
+from collector.store.sqlite import Store
+from collector.store.streams import Stream
 from probe_wire import Column, Estimate, Goodbye, Hello, Outcome, Quantity, Report, Run, Schema, encode, pack
 
 RUN = Run("run-1", "digits", "host", 1, 10.0, {"dataset": "digits"})
@@ -169,7 +171,7 @@ def test_a_file_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s.db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(StoreError, match="of layout 99; this release knows layouts up to 3"):
+    with pytest.raises(StoreError, match=f"of layout 99; this release knows layouts up to {LAYOUT}"):
         Store(tmp_path / "s.db")
 
 

@@ -28,7 +28,7 @@ ESTIMATES = [
     wire.Estimate(0.5, 0.03, math.nan, 256, wire.Outcome.OK),
 ]
 MESSAGES: dict[str, wire.ToCollector | wire.ToAgent] = {
-    "hello": wire.Hello(RUN, 0, "epoch-1", 1, 7, True, 1_700_000_000.5, 12),
+    "hello": wire.Hello(RUN, 0, "epoch-1", 1, 7, True, 1_700_000_000.5, 12, True),
     "schema": wire.Schema(1, QUANTITIES, COLUMNS),
     "report": wire.Report(
         1,
@@ -74,12 +74,17 @@ def test_a_report_from_before_costs_had_memory_is_read_for_ever() -> None:
 
 def test_a_greeting_from_before_agents_could_tighten_is_read_for_ever_and_says_that_they_cannot() -> None:
     found = _decode("hello", (GOLDEN / "hello_without_tightens.msgpack").read_bytes())
-    assert found == msgspec.structs.replace(MESSAGES["hello"], tightens=False, time=0.0, waiting=0)
+    assert found == msgspec.structs.replace(MESSAGES["hello"], tightens=False, time=0.0, waiting=0, ended=False)
 
 
 def test_a_greeting_from_before_agents_told_the_time_is_read_for_ever() -> None:
     found = _decode("hello", (GOLDEN / "hello_without_time.msgpack").read_bytes())
-    assert found == msgspec.structs.replace(MESSAGES["hello"], time=0.0, waiting=0)
+    assert found == msgspec.structs.replace(MESSAGES["hello"], time=0.0, waiting=0, ended=False)
+
+
+def test_a_greeting_from_before_what_is_left_was_told_from_what_lives_is_read_for_ever() -> None:
+    found = _decode("hello", (GOLDEN / "hello_without_ended.msgpack").read_bytes())
+    assert found == msgspec.structs.replace(MESSAGES["hello"], ended=False)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +120,7 @@ def test_estimates_survive_the_columns_with_their_nans_and_outcomes() -> None:
     assert isinstance(schema, wire.Schema)
     unpacked = wire.unpack(report, schema)
     assert repr(unpacked) == repr(ESTIMATES)
+    assert repr([wire.unpack_one(report, position) for position in range(len(ESTIMATES))]) == repr(ESTIMATES)
 
 
 def test_a_report_of_the_wrong_length_is_refused_with_both_lengths() -> None:

@@ -1,0 +1,59 @@
+"""Acknowledgements: who is to be told what is durable, and when.
+
+To tell an agent costs as much as to take in a report. Where few wait, each is told at once. Where many do, all are told together once a
+second, and before that only those whom it keeps from something: who has just greeted, who has said goodbye and wants to end, and who
+has sent so much that it would soon have to wait before it sends more.
+"""
+
+import time
+from collections.abc import Callable
+
+from collector.sessions import Peer, Sessions
+from probe_wire import Ack
+
+FEW = 20
+TOGETHER_SECONDS = 1.0
+MOST_OPEN = 64
+"""Reports of one agent, an eighth of what it may have on the way."""
+
+
+class Acknowledgements:
+    """See the module. What is owed was taken in; `tell` is called when it is committed.
+
+    Args:
+        sessions: who is there.
+        send: sends a message to a peer that may be gone.
+    """
+
+    def __init__(self, sessions: Sessions, send: Callable[[Peer, Ack], bool]) -> None:
+        self._sessions = sessions
+        self._send = send
+        self._owed: set[Peer] = set()
+        self._told_all = time.monotonic()
+
+    def owe(self, peer: Peer) -> None:
+        """Something of this peer was taken in."""
+        self._owed.add(peer)
+
+    def forget(self, peer: Peer) -> None:
+        """It is told something else."""
+        self._owed.discard(peer)
+
+    def clear(self) -> None:
+        """Nothing of what was taken in is kept."""
+        self._owed.clear()
+
+    def tell(self, *, all_of_them: bool = False) -> None:
+        """Say what is committed to those whose turn it is."""
+        now = time.monotonic()
+        all_of_them |= len(self._owed) < FEW or now - self._told_all > TOGETHER_SECONDS
+        if all_of_them:
+            self._told_all = now
+        for peer in list(self._owed):
+            session = self._sessions.get(peer)
+            if session is None:
+                self._owed.discard(peer)
+            elif all_of_them or session.unacknowledged >= MOST_OPEN or session.stream.finished:
+                self._owed.discard(peer)
+                session.acknowledged = session.stream.high
+                self._send(peer, Ack(session.stream.high))

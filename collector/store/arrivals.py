@@ -1,0 +1,72 @@
+"""Arrivals: messages wait in the order in which they came until many of each stream can be put side by side at once.
+
+Where a thousand streams report, a page of the log changes for every report that is put in its place, and a page is written
+four times: twice its bytes for the write-ahead log, twice for the file. Here they come one after another on the same page; eight of
+a stream are then put in place for the price of one.
+"""
+
+import sqlite3
+from collections import Counter
+
+from collector.store.rows import insert
+from collector.store.sealing import SOME_SCHEMA, Sealer
+
+LEAST, MOST, MOST_BYTES = 512, 16_384, 8 * 2**20
+"""Reports that wait before they are put in place, if at the same time ``EACH`` of every stream do; and the most that may."""
+EACH = 8
+
+
+class Arrivals:
+    """See the module. Works within the caller's transaction."""
+
+    def __init__(self, db: sqlite3.Connection, sealer: Sealer) -> None:
+        self._db = db
+        self._sealer = sealer
+        self._new: list[tuple[int, int, int, float, bytes]] = []
+        self._reports: Counter[tuple[int, int]] = Counter()
+        self._bytes: Counter[tuple[int, int]] = Counter()
+        self._ended = False
+        self.recount()
+
+    def recount(self) -> None:
+        """Look at what is there: an earlier life or a transaction that was undone left it so."""
+        self._new.clear()
+        self._ended = False
+        rows = self._db.execute("SELECT place >> 32, COUNT(*), SUM(LENGTH(body)) FROM arrived GROUP BY 1").fetchall()
+        self._reports = Counter({(stream_id, SOME_SCHEMA): count for stream_id, count, _ in rows})
+        self._bytes = Counter({(stream_id, SOME_SCHEMA): size for stream_id, _, size in rows})
+
+    def put(self, frame: int, place: int, step: int, received_at: float, body: bytes, schema_id: int | None) -> None:
+        """A report against a schema, or a goodbye against none, has come."""
+        self._new.append((frame, place, step, received_at, body))
+        if schema_id is None:
+            self._ended = True
+        else:
+            of = place >> 32, schema_id
+            self._reports[of] += 1
+            self._bytes[of] += len(body)
+
+    def write(self) -> None:
+        """Write down what has come since this was done last."""
+        new, self._new = self._new, []
+        insert(self._db, "arrived", ("frame", "place", "step", "received_at", "body"), new)
+
+    def settle(self) -> None:
+        """Put everything in its place in the log, where it is time: also when a stream ends, so that it can be sealed."""
+        if not (self._ended or self._bytes.total() >= MOST_BYTES or self._enough(self._reports.total())):
+            return
+        self._db.execute(
+            "INSERT INTO log (place, frame, step, received_at, body) "
+            "SELECT place, frame, step, received_at, body FROM arrived ORDER BY place"
+        )
+        self._db.execute("DELETE FROM arrived")
+        for (stream_id, schema_id), count in self._reports.items():
+            self._sealer.arrived(stream_id, schema_id, count, self._bytes[stream_id, schema_id])
+        self._reports.clear()
+        self._bytes.clear()
+        self._ended = False
+
+    def _enough(self, waiting: int) -> bool:
+        if not LEAST <= waiting < MOST:
+            return waiting >= MOST
+        return waiting >= EACH * len({stream_id for stream_id, _ in self._reports})
