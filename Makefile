@@ -66,6 +66,9 @@ load: $(VENV)/develop  ## measure load
 soak: $(VENV)/develop  ## endless faults
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
+power-cut: $(VENV)/develop  ## cut power
+	$(BIN)/python benchmarks/power_cut.py
+
 fuzz: $(VENV)/develop  ## fuzz pipeline
 	$(BIN)/python -m pip install -q -c constraints.txt --group fuzz
 	@mkdir -p .fuzz
@@ -74,4 +77,4 @@ fuzz: $(VENV)/develop  ## fuzz pipeline
 clean:  ## remove everything made
 	rm -rf $(VENV) .demo .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help install demo servers test check format dashboards bench peers phases load soak fuzz clean
+.PHONY: help install demo servers test check format dashboards bench peers phases load soak power-cut fuzz clean

@@ -28,9 +28,11 @@ class Collector:
     Args:
         folder: where its store, keys and log are.
         keys: how many to make; with any, only who has one is let in (CURVE), else whoever is on this machine.
+        before: a program that runs it, as strace does.
     """
 
-    def __init__(self, folder: Path, *, keys: int = 0) -> None:
+    def __init__(self, folder: Path, *, keys: int = 0, before: tuple[str, ...] = ()) -> None:
+        self._before = before
         self.folder = folder
         self.store = folder / "store.db"
         self.inlet = "tcp://127.0.0.1:*"
@@ -54,7 +56,17 @@ class Collector:
     def start(self) -> None:
         """Start, and wait until it is ready."""
         port = self.page.rsplit(":", 1)[1]
-        command = [*COMMAND, "serve", "--store", self.store.name, "--inlet-address", self.inlet, "--web-port", port]
+        command = [
+            *self._before,
+            *COMMAND,
+            "serve",
+            "--store",
+            self.store.name,
+            "--inlet-address",
+            self.inlet,
+            "--web-port",
+            port,
+        ]
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own
                 command, cwd=self.folder, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment
@@ -70,7 +82,10 @@ class Collector:
 
     def end(self, how: signal.Signals) -> None:
         """Send it a signal that ends it, and wait until it has."""
-        self._process.send_signal(how)
+        pid = self._process.pid
+        if self._before:
+            (pid,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        os.kill(pid, how)
         self._process.wait(60)
         if self._process.stdout is not None:
             self._process.stdout.close()

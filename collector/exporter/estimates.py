@@ -1,12 +1,11 @@
 """Estimates as series: a value never goes without its standard error and how it came out."""
 
-from collections.abc import Hashable
 from functools import lru_cache
 from typing import NamedTuple
 
 from collector.exporter.catalogue import ESTIMATE_OUTCOME, Family
 from collector.exporter.names import Layers, families, label_pairs
-from collector.exporter.room import Share
+from collector.exporter.room import Refused, Share
 from collector.exporter.still import Still
 from collector.exporter.text import Page, numbers, prefix
 from collector.live import SeriesKey
@@ -50,7 +49,7 @@ class RunEstimates:
 
     def __init__(self, label: str) -> None:
         self.layers = Layers()
-        self.refused: set[Hashable] = set()
+        self.refused = Refused()
         self.label = label
         self._keys: list[SeriesKey] = []
         self._families: dict[str, tuple[Family, Family, Family]] = {}
@@ -75,6 +74,7 @@ class RunEstimates:
     def write(self, page: Page, still: Still, names: Names, share: Share) -> None:
         """The lines of every estimate there is room for; `learn` has seen the same still."""
         shown = self._shown(names, share)
+        share.refuse_all(SERIES_PER_ESTIMATE * still.unseen)
         found = [estimate for _, _, estimate in still.estimates]
         values = numbers([estimate.value for estimate in found])
         stderrs = numbers([estimate.stderr for estimate in found])

@@ -11,7 +11,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
 from collector.exporter import catalogue as c
-from collector.exporter.estimates import Names, RunEstimates
+from collector.exporter.estimates import SERIES_PER_ESTIMATE, Names, RunEstimates
 from collector.exporter.room import REASONS, Room, Share
 from collector.exporter.run_page import Machines, write_noise, write_probes, write_ranks, write_run, write_transitions
 from collector.exporter.still import Patience, Still, develop
@@ -67,7 +67,8 @@ class Exporter:
         return page.encode() + generate_latest(self._health.registry) + generate_latest(self._process)
 
     def _runs(self) -> Page:
-        stills, states, evicted = develop(self._live, self._patience, self._clock())
+        most, of_one = (limit // SERIES_PER_ESTIMATE for limit in (self._series_limit, self._run_series_limit))
+        stills, states, evicted = develop(self._live, self._patience, self._clock(), most, of_one)
         page, room, names = Page(), Room(self._series_limit), Names(self._reserved)
         kept = {still.run.id for still in stills}
         self._estimates = {run_id: known for run_id, known in self._estimates.items() if run_id in kept}

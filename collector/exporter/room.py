@@ -6,6 +6,7 @@ was left out is a number on it.
 
 from collections import Counter
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import Literal
 
 Reason = Literal["limit", "run_limit", "name"]
@@ -21,14 +22,18 @@ class Room:
         self.newly_refused = 0
 
 
+@dataclass
+class Refused:
+    """What of one run was refused before, so that each refusal is counted once however often Prometheus asks."""
+
+    named: set[Hashable] = field(default_factory=set)
+    unnamed: int = 0
+
+
 class Share:
-    """What is left of one page for one run.
+    """What is left of one page for one run; ``known`` outlives the page."""
 
-    ``known`` outlives the page: it holds what was refused before, so that each refusal is counted
-    once however often Prometheus asks.
-    """
-
-    def __init__(self, room: Room, limit: int, known: set[Hashable]) -> None:
+    def __init__(self, room: Room, limit: int, known: Refused) -> None:
         self._room = room
         self._left = limit
         self._known = known
@@ -56,9 +61,15 @@ class Share:
         self.charge(series)
         return True
 
+    def refuse_all(self, series: int) -> None:
+        """Count the series of a run that was not looked at, because there is no room for any."""
+        self._room.refused["limit"] += series
+        self._room.newly_refused += max(0, series - self._known.unnamed)
+        self._known.unnamed = max(series, self._known.unnamed)
+
     def refuse(self, series: int, what: Hashable, reason: Reason) -> None:
         """Count series that are left out."""
         self._room.refused[reason] += series
-        if what not in self._known:
-            self._known.add(what)
+        if what not in self._known.named:
+            self._known.named.add(what)
             self._room.newly_refused += series

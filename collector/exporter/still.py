@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Self
 
 import msgspec
@@ -32,6 +33,8 @@ class Still:
     quantities: dict[str, Quantity]
     estimates: list[tuple[SeriesKey, int, Estimate]]
     """Each series with its position and newest estimate."""
+    unseen: int
+    """Series that were not looked at, because earlier runs take all the room."""
     probes: dict[str, ProbeState]
     current: dict[tuple[str, Subject], str]
     """The phase each machine says each subject is in; the newest where spans overlap."""
@@ -43,8 +46,9 @@ class Still:
     last_transition_time: dict[str, float]
 
     @classmethod
-    def of(cls, run: LiveRun, now: float) -> Self:
-        """The run at this moment; the caller holds Live's lock."""
+    def of(cls, run: LiveRun, now: float, *, looks: bool = True) -> Self:
+        """The run at this moment, its estimates if one ``looks`` at them; the caller holds Live's lock."""
+        latest = run.settle() if looks else {}
         return cls(
             run=run.run,
             label=run.label,
@@ -55,7 +59,8 @@ class Still:
             ranks={rank: copy.copy(said) for rank, said in run.ranks.items()},
             unjudged=msgspec.structs.asdict(run.unjudged),
             quantities=dict(run.quantities),
-            estimates=[(key, latest.position, latest.estimate) for key, latest in run.settle().items()],
+            estimates=[(key, found.position, found.estimate) for key, found in latest.items()],
+            unseen=0 if looks else len(run.series),
             probes={name: replace(probe, outcomes=probe.outcomes.copy()) for name, probe in run.probes.items()},
             current={(s.machine, _subject(s.subject)): s.phase for s in run.spans if s.until_step is None},
             newest=_newest(run.transitions),
@@ -109,15 +114,23 @@ class Patience:
         return now - run.last_heard <= limit[run.state(now)]
 
 
-def develop(live: Live, patience: Patience, now: float) -> tuple[list[Still], Counter[State], int]:
+def develop(
+    live: Live, patience: Patience, now: float, most: int, most_of_one: int
+) -> tuple[list[Still], Counter[State], int]:
     """``(stills, runs in memory by state, runs evicted)``, in the order in which runs get their share of the page.
 
     The oldest run comes first, so what is shown stays shown when a new run fills the page; a
-    finished one comes after all that still measure.
+    finished one comes after all that still measure. When so many series are taken, at ``most_of_one`` run, no more are looked at.
     """
     with live.lock:
         states = Counter(run.state(now) for run in live.runs.values())
-        stills = [Still.of(run, now) for run in live.runs.values() if patience.keeps(run, now)]
+        kept = [
+            (run.state(now) == "finished", run.first_heard, run)
+            for run in live.runs.values()
+            if patience.keeps(run, now)
+        ]
+        kept.sort(key=lambda each: each[:2])
+        before = accumulate((min(len(run.series), most_of_one) for *_, run in kept), initial=0)
+        stills = [Still.of(run, now, looks=first < most) for (*_, run), first in zip(kept, before, strict=False)]
         evicted = live.evicted
-    stills.sort(key=lambda still: (still.state == "finished", still.first_heard))
     return stills, states, evicted

@@ -11,7 +11,7 @@ from collections import Counter
 from collector.store.rows import insert
 from collector.store.sealing import SOME_SCHEMA, Sealer
 
-LEAST, MOST, MOST_BYTES = 512, 16_384, 8 * 2**20
+LEAST, MOST, MOST_BYTES = 512, 16_384, 16 * 2**20
 """Reports that wait before they are put in place, if at the same time ``EACH`` of every stream do; and the most that may."""
 EACH = 8
 

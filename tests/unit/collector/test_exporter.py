@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from collector.exporter import CATALOGUE, CONTENT_TYPE, Exporter
 from collector.exporter.names import Layers, label_pairs, metric_name
-from collector.exporter.room import Room, Share
+from collector.exporter.room import Refused, Room, Share
 from collector.health import Health
 from collector.live import Latest, Live, RankState, SeriesKey
 from collector.phases import Span
@@ -408,6 +408,22 @@ def test_a_full_page_keeps_the_older_run_and_takes_the_finished_one_last(live: L
     assert one(samples, "phasewatch_series_refused", reason="limit") > 0
 
 
+def test_runs_for_which_there_is_no_room_at_all_are_counted_once_and_not_looked_at(live: Live) -> None:
+    for i in range(5):
+        run = lr.open_run(live, f"run-{i}", now=NOW - 10 + i)
+        lr.report(run, 1, ((lr.LOSS, {"layer": f"l{j}"}, Estimate(1.0)) for j in range(100)))
+        run.series = set(run.settle())
+    page = exporter(live, series_limit=700)
+    samples = [read(page.render()) for _ in range(3)][-1]
+    shown = [len(find(samples, "phasewatch_train_loss_nats", run=f"run-{i}")) for i in range(5)]
+    assert shown[0] == 100
+    assert shown[2:] == [0, 0, 0]
+    refused = one(samples, "phasewatch_series_refused", reason="limit")
+    assert refused >= 4 * (100 - shown[1] + 300)
+    assert one(samples, "phasewatch_refused_series_total") == refused
+    assert all(one(samples, "phasewatch_run_state", run=f"run-{i}", state="running") == 1 for i in range(5))
+
+
 def test_ranks_and_probes_of_a_hostile_run_are_bounded_too(live: Live) -> None:
     run = lr.open_run(live, now=NOW)
     for i in range(5000):
@@ -483,17 +499,17 @@ def test_a_phase_that_is_over_is_not_the_current_one(live: Live) -> None:
 
 def test_many_series_are_taken_together_or_not_at_all() -> None:
     room = Room(10)
-    share = Share(room, 8, set())
+    share = Share(room, 8, Refused())
     assert not share.take_all(9)
     assert (room.left, room.refused.total()) == (10, 0)
     assert share.take_all(8)
     assert not share.take_all(1)
-    assert not Share(room, 8, set()).take_all(3)
+    assert not Share(room, 8, Refused()).take_all(3)
 
 
 def test_a_share_is_taken_to_its_last_series_and_no_further() -> None:
     room = Room(10)
-    share = Share(room, 8, set())
+    share = Share(room, 8, Refused())
     assert [share.take(4, 1), share.take(3, 2), share.take(2, 3), share.take(1, 4), share.take(1, 5)] == [
         True,
         True,
@@ -501,7 +517,7 @@ def test_a_share_is_taken_to_its_last_series_and_no_further() -> None:
         True,
         False,
     ]
-    other = Share(room, 8, set())
+    other = Share(room, 8, Refused())
     assert [other.take(3, 6), other.take(2, 7), other.take(1, 8)] == [False, True, False]
     assert room.refused == {"run_limit": 3, "limit": 4}
     assert room.newly_refused == 7
