@@ -1,6 +1,7 @@
 """A crowd of light agents in a few processes, asked over pipes how they stand."""
 
 import multiprocessing
+import os
 import resource
 import time
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from light_client import POINTS, Client, noisy_columns, quantities, schema_of
 
 from probe_wire.agent_key import AgentKey
 
-TURN_SECONDS = 0.005
+TURN_SECONDS = 0.01
 """Between two looks at what the sockets have: asking thousands of them for each answer would cost more than the answers."""
-LOOK_SECONDS = 0.02
+NICE = 10
+"""A crowd is somewhere else, or is meant to be: it takes what the collector leaves of the processors."""
+LOOK_SECONDS = 0.25
 """How often clients of whom nothing is heard are looked after."""
 
 
@@ -114,6 +117,7 @@ class Crowd:
 def _generate(
     pipe: Connection, names: Sequence[tuple[str, int]], address: str, key: AgentKey | None, judged: int
 ) -> None:
+    os.nice(NICE)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     schema, columns = schema_of(quantities(judged)), noisy_columns(POINTS)

@@ -17,7 +17,7 @@ from probe_wire.agent_key import AgentKey
 
 POINTS = 20
 WINDOW = 512
-SILENCE_SECONDS = 2.0
+SILENCE_SECONDS = 4.0
 JUDGED = ("fisher_trace", "probe_loss", "local_complexity", "hessian_lambda_max")
 KINDS = 64
 
@@ -27,8 +27,8 @@ OPTIONS = {
     zmq.SNDHWM: WINDOW,
     zmq.HANDSHAKE_IVL: 30_000,
     zmq.RECONNECT_IVL_MAX: 5000,
-    zmq.HEARTBEAT_IVL: 2000,
-    zmq.HEARTBEAT_TIMEOUT: 6000,
+    zmq.HEARTBEAT_IVL: 5000,
+    zmq.HEARTBEAT_TIMEOUT: 15_000,
 }
 Columns = tuple[bytes, bytes, bytes, bytes, bytes]
 

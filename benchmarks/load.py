@@ -165,7 +165,7 @@ def main() -> None:
 def page(results: dict[str, Any]) -> str:
     """The results for people."""
     where = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
-    how = f"{results['seconds']:g} s a phase, CURVE, reports of 20 points, 50 ranks to a run, clients on the collector's cores"
+    how = f"{results['seconds']:g} s a phase, CURVE, reports of 20 points, 50 ranks to a run, clients on the collector's cores, niced"
     lines = [
         "# How much one collector takes",
         "",

@@ -39,7 +39,9 @@ from probe_wire import (
 
 GROUP_SECONDS = 0.05
 """The longest a report waits for others to share its commit, which it does where ``MANY`` shared the last one."""
-DRAIN, MANY = 1000, 20
+MOST_SECONDS = 0.5
+"""For which messages are taken in before a commit, where the disk is so slow that commits take as long."""
+DRAIN, MANY = 10_000, 20
 READY_SECONDS, ALIVE_SECONDS, CHECK_SECONDS = 5.0, 30.0, 10.0
 MOST_NAME_BYTES = 64
 REPORTS_PER_SECOND, SECONDS_AT_ONCE = 10_000.0, 5.0
@@ -78,6 +80,7 @@ class Inlet:
         self._stop = threading.Event()
         self._ticked = self._tried = time.monotonic()
         self._keeps = True
+        self._commit_took = 0.0
         self._thread = threading.Thread(target=self._serve, name="inlet", daemon=True)
 
     def start(self) -> None:
@@ -160,8 +163,10 @@ class Inlet:
         taken = 0
         try:
             self._pipeline.take_over()
-            taken = self._drain()
+            taken = self._drain(min(max(GROUP_SECONDS, self._commit_took), MOST_SECONDS))
+            began = time.monotonic()
             news = self._pipeline.commit()
+            self._commit_took = time.monotonic() - began
         except _Poison as poison:  # a message we cannot survive costs itself, not the collector
             logger.error("message.failed", exc_info=poison.__cause__)
             self._undo(f"the collector failed on a message: {poison.__cause__!r}", culprit=poison.peer)
@@ -175,8 +180,8 @@ class Inlet:
                 self._advise(item)
         return taken
 
-    def _drain(self) -> int:
-        until = time.monotonic() + GROUP_SECONDS
+    def _drain(self, seconds: float) -> int:
+        until = time.monotonic() + seconds
         for taken in range(DRAIN):
             message = self._gate.receive()
             if message is None:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from collector.phases import ALPHA, Machine, Turn
 from collector.phases import episode as life
 from collector.phases.machine import TESTED, Given, shared
-from collector.phases.noise_card import CORRELATED, ENOUGH
+from collector.phases.meter import ENOUGH
+from collector.phases.noise_card import CORRELATED
 from collector.phases.track import FIRST
 from dashboards.pages import MADE
 

@@ -37,7 +37,7 @@ class Accord:
             return choice if self.leads else NOTHING
         chosen = [self._probes.index(probe) for probe in choice.probes]
         tightened = [(self._probes.index(probe), times, until) for probe, times, until in choice.tight]
-        word = json.dumps([step, self._replica(), chosen, choice.wait, tightened]).encode()
+        word = json.dumps([step, self._replica(), chosen, choice.wait, tightened, dict(choice.halved)]).encode()
         try:
             words = [json.loads(word) for word in self.gang.exchange(word)]
             for i, what in enumerate(("steps", "weights")):
@@ -47,9 +47,9 @@ class Accord:
         except Dissolved as error:
             self.end(error)
             return choice if self.leads else NOTHING
-        _, _, chosen, wait, tightened = words[0]
+        _, _, chosen, wait, tightened, halved = words[0]
         tight = [Tight(self._probes[i], times, until) for i, times, until in tightened]
-        return Choice([self._probes[i] for i in chosen], choice.skipped if self.leads else [], wait, tight)
+        return Choice([self._probes[i] for i in chosen], choice.skipped if self.leads else [], wait, tight, halved)
 
     def end(self, error: Dissolved) -> None:
         """There is no gang any more."""

@@ -28,6 +28,7 @@ from probe_agent.process import Process
 from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.snapshot import LossFn
+from probe_agent.steps import listened_to
 from probe_agent.witness import asked_for as witness_asked_for
 from probe_wire import Tighten
 from probe_wire.agent_key import AgentKey, KeyFileError
@@ -101,6 +102,11 @@ def attach(
     door.check_types(model, optimizer)
     scaler = door.scaler(scaler, optimizer)
     optimizer = door.unwrapped_optimizer(optimizer)
+    if listened_to(optimizer):
+        warn(
+            "this optimizer is watched already. Each monitor measures by itself and has a budget of its own; close() the former if it "
+            "is from an earlier run of a notebook's cell."
+        )
     model = door.unwrapped(model)
     door.check_parameters(model, optimizer)
     subject = Subject(

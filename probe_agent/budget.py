@@ -13,13 +13,24 @@ ADVANCE = 1000.0
 class Claim(NamedTuple):
     """What one probe asks for: the ``seconds`` it is expected to take; those it ``had`` so far; whether it is ``due`` now.
 
-    An ``urgent`` one is paid before the others, from what they have saved as well.
+    An ``urgent`` one is paid before the others, from what they have saved as well. One that may be halved up to ``halvings`` times
+    is, rather than left out; half of it takes half the seconds.
     """
 
     seconds: float
     had: float
     due: bool = True
     urgent: bool = False
+    halvings: int = 0
+
+
+class Bought(NamedTuple):
+    """The claims that are paid for, by their places, and how often each was ``halved``; the seconds ``missing`` for the next; those ``left``."""
+
+    chosen: list[int]
+    missing: float
+    halved: dict[int, int]
+    left: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +89,23 @@ UNLIMITED = Budget(share=1000.0, allowance=math.inf)
 """For a job that is run to be looked at."""
 
 
-def affordable(claims: Sequence[Claim], left: float, fair: float) -> tuple[list[int], float]:
-    """Which of the due claims ``left`` seconds pay for, by their places; and the seconds missing for the next of them.
+def affordable(claims: Sequence[Claim], left: float, fair: float) -> Bought:
+    """Which of the due claims ``left`` seconds pay for.
 
     Those that had least come first. A claim that is too dear now keeps what it has saved, up to the ``fair`` share
     of all that was allowed: so a dear probe neither keeps the cheap ones waiting nor is starved by them, and each of
     n has an n-th part or all it asks for. After an urgent claim the others had less, and come first until that is made good.
     """
-    chosen, missing = [], math.inf
+    halved: dict[int, int] = {}
+    missing = math.inf
     for i in sorted(range(len(claims)), key=lambda i: (not claims[i].urgent, claims[i].had)):
-        seconds, had, due, _ = claims[i]
-        if due and seconds <= left:
-            chosen.append(i)
-            left -= seconds
+        seconds, had, due, _, most = claims[i]
+        times = next((k for k in range(most + 1) if seconds / 2**k <= left), None) if due else None
+        if times is not None:
+            halved[i] = times
+            left -= seconds / 2**times
             continue
         if due:
-            missing = min(missing, seconds - left)
+            missing = min(missing, seconds / 2**most - left)
         left -= max(0.0, min(seconds, fair - had))
-    return sorted(chosen), missing
+    return Bought(sorted(halved), missing, halved, left)

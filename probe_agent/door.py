@@ -22,7 +22,8 @@ from probe_agent.probe_set import ProbeSet, each, tensors_of
 from probe_agent.process import Process
 from probe_agent.recognition import named, recognise
 from probe_agent.schedule import Watch
-from probe_agent.snapshot import Snapshot, undisturbed
+from probe_agent.snapshot import Snapshot
+from probe_agent.undisturbed import drawing, undisturbed
 from probe_wire import Hello, Run, WireError, decode_for_collector, encode
 
 logger = logging.getLogger("probe_agent")
@@ -31,7 +32,7 @@ logger = logging.getLogger("probe_agent")
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module behind ``torch.compile``, Lightning Fabric and data-parallel wrappers: second derivatives need the plain one."""
     while True:
-        children = model._modules  # noqa: SLF001 - Fabric holds one module under two names, and named_children tells one
+        children = dict(model._modules.items())  # noqa: SLF001 - Fabric holds one module under two names, and named_children tells one
         inner = children.get("_original_module" if "_forward_module" in children else "_orig_mod")
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
@@ -108,8 +109,8 @@ def probe_set(model: nn.Module, batch: object, name: str = "probe batch") -> Pro
     tensors = _tensors(inputs)
     if not tensors or not isinstance(targets, Tensor) or targets.ndim == 0:
         raise AttachError(
-            f"Got a {name} of {type(inputs).__name__} inputs and {type(targets).__name__} targets; need tensors with the "
-            "samples along the first axis (inputs may also be a tuple or dict of tensors)."
+            f"Got a {name} of {type(inputs).__name__} inputs and {type(targets).__name__} targets; need dense tensors with "
+            "the samples along the first axis (inputs may also be a tuple or dict of tensors)."
         )
     sizes = {t.shape[0] if t.ndim else 0 for t in (*tensors, targets)}
     if len(sizes) != 1 or min(sizes) < 2:
@@ -130,11 +131,11 @@ def probe_set(model: nn.Module, batch: object, name: str = "probe batch") -> Pro
 
 
 def _tensors(inputs: object) -> list[Tensor]:
-    """What the inputs are made of, or nothing where they are no tensor, tuple or dict of tensors."""
+    """What the inputs are made of, or nothing where they are no dense tensor, tuple or dict of tensors."""
     if not isinstance(inputs, Tensor | dict | tuple | list):
         return []
     parts = tensors_of(tuple(inputs) if isinstance(inputs, list) else inputs)
-    return parts if all(isinstance(part, Tensor) for part in parts) else []
+    return parts if all(isinstance(part, Tensor) and part.layout is torch.strided for part in parts) else []
 
 
 def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
@@ -151,7 +152,7 @@ def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
         raise AttachError(
             f"Got a loss_fn of type {type(subject.loss_fn).__name__}; need a function of (outputs, targets)."
         )
-    with undisturbed(subject.probe_set.device, subject.seed):
+    with undisturbed(subject.probe_set.device, None):
         try:
             return _tried(subject, likelihood, step)
         except AttachError:
@@ -164,7 +165,7 @@ def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
     before = _versions(subject.model)
     subject = looked_through(subject, _copied(subject, step))
     snapshot = _copied(subject, step)
-    outputs, loss = _evaluated(snapshot, "probe batch")
+    (outputs, loss), draws = drawing(subject.probe_set.device, lambda: _evaluated(snapshot, "probe batch"))
     if not loss.requires_grad:
         raise AttachError(
             "Got a loss that does not depend on any trainable parameter; was it computed under no_grad or detached?"
@@ -180,7 +181,8 @@ def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
     for split in snapshot.further_sets:
         _evaluated(snapshot.on(split), f"{split} batch")
     found = _likelihood(snapshot, outputs, likelihood)
-    return replace(subject, likelihood=found, fresh=_writes_to_what_it_is_given(subject.snapshot(step)))
+    fresh = _writes_to_what_it_is_given(subject.snapshot(step))
+    return replace(subject, likelihood=found, fresh=fresh, draws=draws)
 
 
 def _copied(subject: Subject, step: int) -> Snapshot:

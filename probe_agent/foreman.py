@@ -32,7 +32,7 @@ from probe_agent.place import BESIDE, Choice, done
 from probe_agent.probe import Probe
 from probe_agent.process import Process
 from probe_agent.room import cores, free_bytes, short_of, weight_bytes
-from probe_agent.snapshot import undisturbed
+from probe_agent.undisturbed import undisturbed
 from probe_agent.update_rule import UpdateRule
 from probe_agent.worker import READY
 from probe_agent.worker_process import CLOSED, START_SECONDS, WorkerLost, WorkerProcess
@@ -78,7 +78,7 @@ class Foreman:
         stays = replace(subject, model=nothing, loss_fn=nothing)  # they come with each order
         try:
             self._setup = packed((stays, tuple(probes)), self._given)
-            with undisturbed(subject.probe_set.device, subject.seed):
+            with undisturbed(subject.probe_set.device, subject.seeded):
                 packed((copy_of(subject.model), subject.loss_fn, None), self._snapshot)
         except Exception as error:
             self._let_go()
@@ -150,8 +150,8 @@ class Foreman:
             need, home = weight_bytes(subject.model), subject.probe_set.device
             if short := short_of(self._copies * need, CPU) or short_of(self._copies * need // 2, home):
                 raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps a snapshot from being taken
-            with undisturbed(home, subject.seed):
-                order.body = packed((copy_of(subject.model), subject.loss_fn, rule()), self._snapshot)
+            with undisturbed(home, subject.seeded):
+                order.body = packed((copy_of(subject.model), subject.loss_fn, rule(), subject.halved), self._snapshot)
         except BaseException as error:
             if is_interruption(error):
                 raise

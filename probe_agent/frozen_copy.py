@@ -24,6 +24,14 @@ _HOOK_TABLES = (
     "_load_state_dict_post_hooks",
 )
 
+_SHARED = (
+    torch.utils.data.Dataset,
+    torch.utils.data.DataLoader,
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+)
+"""What a model may hold and its forward pass does not write to; a copy of it would take memory that nobody has counted."""
+
 
 def single(tensor: Tensor) -> Tensor:
     """Half precision taken to single; other tensors as they are."""
@@ -41,6 +49,10 @@ def copy_of(model: nn.Module, *, widen: bool = False) -> nn.Module:
         own = tensor.detach().clone()
         return single(own) if widen else own
 
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError(
+            "a module of torch.jit computes with the parameters it was made with; attach to what it was made from"
+        )
     frozen = copy.deepcopy(model, stand_ins(model.modules(), like))
     # Not .eval(): user classes override train() with side effects of their own.
     for module in frozen.modules():
@@ -85,6 +97,8 @@ def stand_ins(modules: Iterable[nn.Module], like: Callable[[Tensor], Tensor]) ->
             if table is not None:
                 memo[id(table)] = _load_bearing(table)
         for value in vars(module).values():
+            if isinstance(value, _SHARED):
+                memo[id(value)] = value
             _detach_graph(value, memo)
     return memo
 

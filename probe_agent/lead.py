@@ -1,7 +1,8 @@
-"""Lead: a Place where rank 0 measures for all ranks, after it was given what it lacks of the model."""
+"""Lead: a Place where rank 0 measures for all ranks, after it was given what it lacks of the model, or what they have added up."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import final
 
 from probe_agent.accord import Accord
@@ -9,26 +10,29 @@ from probe_agent.complaints import said
 from probe_agent.findings import Finding
 from probe_agent.gang import Dissolved
 from probe_agent.measuring import Subject
+from probe_agent.parts import Parts
 from probe_agent.place import Choice, Place, done
-from probe_agent.probe import Probe
+from probe_agent.probe import Probe, Summed
 from probe_agent.shards import Shards
 from probe_agent.update_rule import UpdateRule
 
 
 @final
 class Lead:
-    """For models of which no rank holds the whole. On the ranks other than 0 it only sends.
+    """For models of which no rank holds the whole. On the ranks other than 0 it only sends, or adds up.
 
     Args:
         accord: the ranks.
-        own: where rank 0 measures; None on the others.
+        own: where rank 0 measures what needs the whole; None on the others.
         shards: the model in parts.
+        parts: measures what does not.
     """
 
-    def __init__(self, accord: Accord, own: Place | None, shards: Shards) -> None:
+    def __init__(self, accord: Accord, own: Place | None, shards: Shards, parts: Parts) -> None:
         self._accord = accord
         self._own = own
         self._shards = shards
+        self._parts = parts
 
     def alone(self) -> bool:
         """Once the ranks have parted."""
@@ -39,7 +43,9 @@ class Lead:
         return 0.0 if self._own is None else self._own.busy()
 
     def expected(self, probe: Probe) -> float:
-        """The same."""
+        """The same; or what adding up took, and waiting for the others to."""
+        if isinstance(probe, Summed):
+            return self._parts.seconds(probe)
         return 0.0 if self._own is None else self._own.expected(probe)
 
     def once(self) -> float:
@@ -60,20 +66,37 @@ class Lead:
     ) -> Future[list[Finding]]:
         """What rank 0 finds; on the others nothing."""
         chosen = list(probes)
+        summed = [probe for probe in chosen if isinstance(probe, Summed)]
+        rest = [probe for probe in chosen if not isinstance(probe, Summed)]
+        found: list[Finding] = []
         if chosen and self._accord.gang is not None:
             try:
-                self._shards.gather()
-                whole = self._shards.rule(rule())
-                if self._own is not None:
-                    return self._own.measure(subject, step, chosen, lambda: whole, remaining)
+                own = rule()
+                found.extend(self._parts.findings(subject, step, summed, own))
+                if rest:
+                    self._shards.gather()
+                    if own is not None and not any(probe.sees_updates for probe in rest):
+                        own = replace(own, updates=())
+                    whole = self._shards.rule(own)
+                    if self._own is not None:
+                        return _with(found, self._own.measure(subject, step, rest, lambda: whole, remaining))
             except Dissolved as error:
                 self._accord.end(error)
             except Exception as error:  # noqa: BLE001 - an optimizer that cannot be read, say: the others must not wait
                 self._accord.leave(said(error))
-        return done([])
+        return done(found)
 
     def close(self) -> None:
         """Tell the other ranks not to wait for this one."""
         self._accord.leave("it has stopped watching")
         if self._own is not None:
             self._own.close()
+
+
+def _with(found: list[Finding], rest: Future[list[Finding]]) -> Future[list[Finding]]:
+    """All of it, when the rest comes."""
+    if rest.done():
+        return done([*found, *rest.result()])
+    both: Future[list[Finding]] = Future()
+    rest.add_done_callback(lambda ended: both.set_result([*found, *ended.result()]))
+    return both

@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, cast, final
 
@@ -24,7 +25,8 @@ from probe_agent.pairing import paired_stderr
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import ProbeSet, digest
 from probe_agent.room import HighWater, short_of, weight_bytes
-from probe_agent.snapshot import LossFn, Snapshot, undisturbed
+from probe_agent.snapshot import LossFn, Snapshot
+from probe_agent.undisturbed import undisturbed
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Column, Estimate, Outcome, ProbeCost
 
@@ -40,7 +42,9 @@ _AT_ONCE = 30.0
 class Subject:
     """What is watched: the live model and what its loss is evaluated on.
 
-    ``statistics`` stand in a snapshot in place of the model's own buffers of these names.
+    ``statistics`` stand in a snapshot in place of the model's own buffers of these names. ``halved`` says, by its name, how
+    often the samples of a probe are halved. Whether the model or the loss ``draws`` from the global random streams in evaluation
+    mode decides whether they are seeded.
     """
 
     model: nn.Module
@@ -52,7 +56,14 @@ class Subject:
     widen: bool = True
     fresh: bool = False
     logits: bool = False
+    draws: bool = True
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    halved: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def seeded(self) -> int | None:
+        """The seed of the global random streams while probes run; None where nothing draws from them."""
+        return self.seed if self.draws else None
 
     def snapshot(self, step: int, rule: UpdateRule | None = None) -> Snapshot:
         """The model as it is now.
@@ -90,6 +101,7 @@ class ProbeRecord:
     last: Finding | None = None
     seconds: float = 0.0
     peak: int = 0
+    halved: int = 0
 
 
 @final
@@ -124,7 +136,7 @@ class Measuring:
 
         ``remaining`` tells how many seconds of the budget are left.
         """
-        with undisturbed(subject.probe_set.device, subject.seed):
+        with undisturbed(subject.probe_set.device, subject.seeded):
             try:
                 if short := short_of(self._copies * weight_bytes(subject.model), subject.probe_set.device):
                     raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps a snapshot from being taken
@@ -140,16 +152,19 @@ class Measuring:
             self._notice_trainable(snapshot)
             identity = self._identity_of(subject)
             for i, probe in enumerate(probes):
-                left, usual = remaining(), self.seconds(probe)
+                halvings, most = subject.halved.get(probe.name, 0), probe.averages(snapshot.probe_set.n)
+                left, usual = remaining(), self.seconds(probe) * 2.0 ** (self._records[probe.name].halved - halvings)
                 if i and usual > left:
                     yield self._absent(probe, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence)
-                elif short := self._short_of_memory(probe, snapshot):
+                elif short := self._short_of_memory(probe, at := snapshot.halved(halvings, most)):
                     yield replace(self._absent(probe, Outcome.OUT_OF_MEMORY, short), blame="memory")
                 else:
                     snapshot.deadline.at = time.perf_counter() + min(
                         self._most, max(_PATIENCE, min(left / 2, _AT_ONCE), 2 * usual)
                     )
-                    yield self._run(probe, snapshot, identity)
+                    self._notice_samples(probe, halvings)
+                    part = {"probe_set": f"{identity['probe_set']}, {at.probe_set.n} of {most}"} if halvings else {}
+                    yield self._run(probe, at, {**identity, **part})
 
     def _notice_trainable(self, snapshot: Snapshot) -> None:
         """Forget the draws when other parameters are trained than before: the difference would not be a change of the network."""
@@ -158,6 +173,13 @@ class Measuring:
             self._trainable = trainable
             for record in self._records.values():
                 record.draws.clear()
+
+    def _notice_samples(self, probe: Probe, halvings: int) -> None:
+        """Forget the draws when they are of other samples than before."""
+        record = self._records[probe.name]
+        if record.halved != halvings:
+            record.halved = halvings
+            record.draws.clear()
 
     def _identity_of(self, subject: Subject) -> dict[str, str]:
         """What values depend on beside the network: where it changes, a series is another, and its evidence begins anew."""
@@ -172,24 +194,35 @@ class Measuring:
         short = short_of(need, snapshot.probe_set.device)
         return f"{short} Give a smaller probe batch, or a lighter preset." if short else ""
 
+    def of_sums(self, subject: Subject, probe: Probe, measure: Callable[[Memory], Iterator[Measurement]]) -> Finding:
+        """What a probe finds without a snapshot, where ranks have added up their parts of the model."""
+        return self._guarded(probe, measure, self._identity_of(subject))
+
+    def memory(self, probe: Probe) -> Memory:
+        """What the probe remembers."""
+        return self._records[probe.name].memory
+
     def _run(self, probe: Probe, snapshot: Snapshot, identity: Mapping[str, str]) -> Finding:
         record = self._records[probe.name]
         with HighWater(snapshot.probe_set.device) as memory:
-            found = self._guarded(probe, snapshot, identity)
+            found = self._guarded(
+                probe, partial(_measured, probe, snapshot), {"precision": snapshot.precision, **identity}
+            )
         record.peak = max(record.peak, memory.peak)
         return replace(found, cost=structs.replace(found.cost, memory_raised=memory.raised)) if memory.raised else found
 
-    def _guarded(self, probe: Probe, snapshot: Snapshot, identity: Mapping[str, str]) -> Finding:
+    def _guarded(
+        self, probe: Probe, measure: Callable[[Memory], Iterator[Measurement]], identity: Mapping[str, str]
+    ) -> Finding:
         record = self._records[probe.name]
         common = {
             "probe": probe.name,
-            "precision": snapshot.precision,
             "configuration": self._configurations[probe.name],
             **identity,
         }
         began = time.perf_counter()
         try:
-            measured = [_column(m, record, common) for m in islice(probe.measure(snapshot, record.memory), MOST + 1)]
+            measured = [_column(m, record, common) for m in islice(measure(record.memory), MOST + 1)]
             check(measured, record.last.columns if record.last else ())
         except NotApplicable as error:
             found = self._absent(probe, Outcome.NOT_APPLICABLE, str(error), time.perf_counter() - began)
@@ -213,6 +246,17 @@ class Measuring:
 
     def _absent(self, probe: Probe, outcome: Outcome, detail: str, seconds: float = 0.0) -> Finding:
         return Finding.without_value(probe, outcome, detail, seconds, self._records[probe.name].last)
+
+
+def _measured(probe: Probe, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+    if not probe.takes_complex and (
+        name := next((n for n, p in snapshot.model.named_parameters() if p.is_complex()), None)
+    ):
+        raise NotApplicable(
+            f"Got complex parameters ({name}), by which no derivative is taken here; need real ones, such as "
+            "torch.view_as_real of them that the model puts together."
+        )
+    return probe.measure(snapshot, memory)
 
 
 def _configuration(probe: Probe) -> str:

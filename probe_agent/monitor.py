@@ -23,8 +23,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from probe_agent.agenda import Agenda, Tight
-from probe_agent.budget import Budget, Claim, affordable
+from probe_agent.agenda import Agenda
+from probe_agent.budget import Budget
 from probe_agent.complaints import Complaints, said, tell
 from probe_agent.draft import Draft
 from probe_agent.findings import Finding, Measured, columns_of, complaints_of
@@ -32,13 +32,15 @@ from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
 from probe_agent.optimizers import Recorder, rule_of
 from probe_agent.outbox import Outbox
-from probe_agent.place import BESIDE, Choice, Place
+from probe_agent.place import Place
 from probe_agent.probe import Probe
+from probe_agent.purse import Purse
 from probe_agent.room import short_of, weight_bytes
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
 from probe_agent.steps import Steps
+from probe_agent.undisturbed import unseen
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Advice, Losses, Outcome, ProbeCost, Run, Tighten
 
@@ -81,18 +83,16 @@ class Monitor:
         self.step = step
         self.snapshots_skipped = 0
         self._measured = 0.0  # seconds of the training thread
-        self._charged = 0.0  # seconds for what a worker held training up beside it; the foreman's thread counts them
         self._live = live or subject.model  # what the optimizer updates, where that is not what is measured
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
         self.agenda = Agenda(self._watches, step, earns=budget.share > 0)
-        self._budget = budget
-        self._probes = probes_of(self._watches)
-        self._had = {probe.name: 0.0 for probe in self._probes}
+        probes = probes_of(self._watches)
+        self._purse = Purse(budget, probes, subject.probe_set.n)
         self._place = place
         self._complain = Complaints()
         self._recording = 0.0
-        self._recorder = Recorder() if any(probe.sees_updates for probe in self._probes) else None
+        self._recorder = Recorder() if any(probe.sees_updates for probe in probes) else None
         self._scalars = Scalars()
         self._skipped = SkippedSteps(scaler, step) if scaler else None
         self._advice: deque[Advice] = deque(maxlen=1000)
@@ -102,6 +102,7 @@ class Monitor:
         self._next_due = self.agenda.next
         self._in_step = False
         self._began: float | None = None
+        self._in = 0  # the thread that measures
         self._outbox = open_outbox(self)
         # The optimizer holds the monitor from here on, so that one line attaches it; the outbox's thread
         # does not, so that a monitor whose optimizer is gone ends with it.
@@ -123,6 +124,8 @@ class Monitor:
 
     def observe(self, **scalars: float | Tensor) -> None:
         """Report numbers the loop has anyway, such as ``observe(loss=loss)``; never required."""
+        if self._in == threading.get_ident():
+            return  # a model that observes in its forward pass is being measured
         try:
             for name, value in scalars.items():
                 self._scalars.observe(name, value)
@@ -145,7 +148,7 @@ class Monitor:
     @property
     def probe_seconds(self) -> float:
         """Seconds that measuring has taken from training."""
-        return self._measured + self._charged
+        return self._measured + self._purse.charged
 
     @property
     def training_seconds(self) -> float:
@@ -166,8 +169,16 @@ class Monitor:
         self._place.close()
         self._outbox.close(reason)
 
+    def __deepcopy__(self, memo: object) -> Self:
+        """The monitor itself: a model that holds it may be copied, and a copy is not watched."""
+        return self
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """None: a model that holds it may be saved, and sent to where nobody watches."""
+        return type(None), ()
+
     def __enter__(self) -> Self:
-        """The monitor itself."""
+        """Itself."""
         return self
 
     def __exit__(
@@ -192,6 +203,7 @@ class Monitor:
         if self.step >= self._next_due and not self._closed:
             self._guarded_measure()
 
+    @unseen()
     def _record_weights(self, recorder: Recorder) -> None:
         """Before the last two steps that lead to a measurement, so that it can tell what they did."""
         began = time.perf_counter()
@@ -218,7 +230,7 @@ class Monitor:
             self.snapshots_skipped += 1
             self._next_due = self.step + 1
             return
-        self._began = time.perf_counter()
+        self._began, self._in = time.perf_counter(), threading.get_ident()
         try:
             self._measure_what_is_due()
         except BaseException as error:
@@ -229,7 +241,7 @@ class Monitor:
         finally:
             self._next_due = self.agenda.next
             self._measured += time.perf_counter() - self._began
-            self._began = None
+            self._began, self._in = None, 0
             _turn.release()
 
     @property
@@ -238,12 +250,24 @@ class Monitor:
         began = self._began
         return self.probe_seconds + (0.0 if began is None else time.perf_counter() - began)
 
+    @unseen()
     def _measure_what_is_due(self) -> None:
         agenda = self.agenda
         scheduled, wanted = agenda.scheduled(self.step), agenda.wanted(self.step)
-        choice = self._place.agreed(self.step, self._chosen(wanted, agenda.offered(self.step)))
-        for words in agenda.hold(choice.tight):
+        wish = self._purse.choice(
+            self._place,
+            wanted,
+            agenda.offered(self.step),
+            training=self.training_seconds,
+            spent=self._spent,
+            steps=self.step - self._first_step,
+            beside=2 * self._recording,  # the weights are recorded again before the steps that are looked at next
+        )
+        choice = self._place.agreed(self.step, wish)
+        for words in (*agenda.hold(choice.tight), *self._purse.portions.hold(choice.halved)):
             tell(f"step {self.step}: {words}")
+        if (halved := self._purse.portions.halved) != self.subject.halved:
+            self.subject = replace(self.subject, halved=halved)
         if choice.wait:
             self.snapshots_skipped += scheduled
             agenda.put_off(self.step, choice.wait)
@@ -255,26 +279,8 @@ class Monitor:
         if self._recorder and self._next_due > self.step + 2:
             self._recorder.forget()
 
-    def _chosen(self, wanted: set[Probe], tight: Sequence[Tight]) -> Choice:
-        """Which of these probes can be measured now; those that are ``tight`` come first."""
-        training, steps = self.training_seconds, self.step - self._first_step
-        if busy := self._place.busy():
-            return Choice([], [], max(1, round(busy * steps / training)) if training > 0 else 1, tight)
-        probes, allowed = self._probes, self._budget.allowed(training)
-        urgent = {probe for probe, _, _ in tight}
-        chosen, missing = affordable(
-            [Claim(self._place.expected(p), self._had[p.name], p in wanted, p in urgent) for p in probes],
-            allowed - self._spent - self._place.once(),
-            allowed / max(1, len(probes)),
-        )
-        # The weights are recorded again before the steps that are looked at next, and that is to be paid for too.
-        missing += 2 * self._recording
-        wait = 0 if chosen or not wanted else self._budget.steps_to_wait(missing, training=training, steps=steps)
-        taken = [probes[i] for i in chosen]
-        return Choice(taken, [probe for probe in probes if probe in wanted and probe not in taken], wait, tight)
-
     def _measure(self, probes: Sequence[Probe], skipped: Iterable[Probe], *, scheduled: bool) -> None:
-        observed = [*(self._observed() if scheduled else ()), *self.agenda.account()]
+        observed = [*(self._observed() if scheduled else ()), *self.agenda.account(), *self._purse.portions.account()]
         draft = Draft(self.step, time.time(), observed, tuple(map(_left_out, skipped)))
         found = self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
         draft = replace(
@@ -300,10 +306,7 @@ class Monitor:
     def _report(self, draft: Draft, findings: Sequence[Finding]) -> None:
         """Queue what was found; in another thread where the probes did not run in this one."""
         complaints_of(findings, draft.step, self._complain)
-        for cost in (finding.cost for finding in findings):
-            taken = cost.seconds * (BESIDE if cost.apart else 1.0)
-            self._charged += taken if cost.apart else 0.0
-            self._had[cost.probe] += taken
+        self._purse.pay(finding.cost for finding in findings)
         columns = [*columns_of(findings, self._complain), *draft.columns]
         costs = (*(finding.cost for finding in findings), *draft.costs)
         self._outbox.put(replace(draft, columns=columns, costs=costs))
@@ -315,7 +318,7 @@ class Monitor:
 
     def _remaining(self) -> float:
         """Seconds of the budget that are left now."""
-        return self._budget.allowed(self.training_seconds) - self._spent
+        return self._purse.budget.allowed(self.training_seconds) - self._spent
 
 
 def _capturing() -> bool:

@@ -18,8 +18,9 @@ from probe_agent.job import Job
 from probe_agent.joint_probe_set import joint
 from probe_agent.lead import Lead
 from probe_agent.measuring import Subject
+from probe_agent.parts import Parts
 from probe_agent.place import Place, Resting
-from probe_agent.probe import Probe
+from probe_agent.probe import Probe, Summed
 from probe_agent.probe_set import ProbeSet, as_bytes, each
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.shards import Shards, is_sharded
@@ -29,6 +30,10 @@ logger = logging.getLogger("probe_agent")
 
 TRIAL_SECONDS: Final = 60.0
 """How long the ranks wait for one on which `attach` still tries the model out."""
+
+_DIFFERENTLY: Final = (
+    "Got ranks that watch a sharded model differently; need the same watches, seed and step in attach() on every rank."
+)
 
 _LOOKED_AT: Final = 64
 """Parameters, and numbers of each, that tell one replica from another."""
@@ -52,7 +57,8 @@ def mustered(
     Raises:
         AttachError: the subject cannot be measured; or it is a sharded model, and not every rank attaches.
     """
-    shards = _shards(job, subject.model)
+    probes = probes_of(watches)
+    shards = _shards(job, subject.model, whole=not all(isinstance(probe, Summed) for probe in probes))
     if shards is None:
         subject = try_out(subject)
         gang = job.meet() if job.size > 1 else None
@@ -60,7 +66,6 @@ def mustered(
         gang = shards.gang
         if shards.whole is not None:
             subject = try_out(_whole(subject, shards.whole))
-    probes = probes_of(watches)
     try:
         if gang is None or not _alike(gang, subject, probes, step, shards):
             logger.info("phasewatch: rank %d of %d watches alone.", job.rank, job.size)
@@ -72,14 +77,15 @@ def mustered(
     subject = replace(subject, probe_set=sets.pop(""), further_sets=sets)
     if shards is not None:
         own = None if shards.whole is None else place_of(subject)
-        return subject, Lead(Accord(gang, probes, str, alone=False), own, shards)
+        parts = Parts(shards.model, gang, probes)
+        return subject, Lead(Accord(gang, probes, str, alone=False), own, shards, parts)
     if divide:
         return subject, Team(Accord(gang, probes, partial(replica, subject.model)), gang.size, probes)
     return subject, place_of(subject) if gang.rank == 0 else Resting()
 
 
-def _shards(job: Job, model: nn.Module) -> Shards | None:
-    """The model put together, where each rank holds only parts of it."""
+def _shards(job: Job, model: nn.Module, *, whole: bool) -> Shards | None:
+    """The model in parts, where each rank holds only some; put together if the ``whole`` is needed."""
     if not is_sharded(model):
         return None
     gang = job.meet()
@@ -89,8 +95,11 @@ def _shards(job: Job, model: nn.Module) -> Shards | None:
             "need attach() on every rank: each holds a part of what is measured."
         )
     try:
-        shards = Shards(model, gang)
-        shards.gather()
+        if len(set(gang.exchange(str(whole).encode()))) > 1:
+            raise AttachError(_DIFFERENTLY)
+        shards = Shards(model, gang, whole=whole)
+        if whole:
+            shards.gather()
     except Dissolved as error:
         raise AttachError(
             f"Got a model sharded over ranks that could not be put together ({error}); need every rank to reach attach(): see the "
@@ -132,7 +141,5 @@ def _alike(gang: Gang, subject: Subject, probes: Sequence[Probe], step: int, sha
     facts = json.dumps([shapes, [probe.name for probe in probes], subject.seed, step, numbers])
     alike = len(set(gang.exchange(sha256(facts.encode()).digest(), TRIAL_SECONDS))) == 1
     if not alike and shards is not None:
-        raise AttachError(
-            "Got ranks that watch a sharded model differently; need the same watches, seed and step in attach() on every rank."
-        )
+        raise AttachError(_DIFFERENTLY)
     return alike

@@ -3,8 +3,9 @@
 Or the one rank that holds the whole of a sharded model (`Lead`); on a rank that only looks on, nowhere (`Resting`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, final
 
 from probe_agent.agenda import Tight
@@ -21,13 +22,14 @@ a core with training. Measured: 2 to 5 % on two virtual cores (`benchmarks/resul
 class Choice(NamedTuple):
     """What to measure now, what is due and has to be skipped, and how many steps to wait where nothing can be measured.
 
-    The ``tight`` probes are measured more often from here on.
+    The ``tight`` probes are measured more often from here on; ``halved`` says, by its name, how often the samples of a probe are halved.
     """
 
     probes: Sequence[Probe]
     skipped: Sequence[Probe]
     wait: int
     tight: Sequence[Tight] = ()
+    halved: Mapping[str, int] = MappingProxyType({})
 
 
 NOTHING = Choice([], [], 0)

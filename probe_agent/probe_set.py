@@ -3,11 +3,20 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Final
 
 import torch
 from torch import Tensor
 
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+FEWEST: Final = 32
+"""Below so many samples a set is not halved: the error of a mean is itself too uncertain then."""
+
+
+def kept(n: int, halvings: int) -> int:
+    """How many of n samples are left after so many halvings."""
+    return max(min(n, FEWEST), n >> halvings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,12 @@ class ProbeSet:
     def part(self, index: slice | Tensor) -> "ProbeSet":
         """Some of the samples, by a slice or a tensor of indices."""
         return ProbeSet(rows(self.inputs, index), self.targets[index])
+
+    def halved(self, halvings: int, most: int, generator: torch.Generator) -> "ProbeSet":
+        """A random part of the first ``most`` samples, in their order; with one generator each halving keeps some of those before."""
+        n = min(self.n, most)
+        order = torch.randperm(n, generator=generator, device=generator.device)[: kept(n, halvings)]
+        return self.part(order.sort().values.to(self.device))
 
 
 def each(inputs: Inputs, of: Callable[[Tensor], Tensor]) -> Inputs:

@@ -40,7 +40,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 @final
 class Shards:
-    """The live model in parts, and on rank 0 a whole copy of it in the CPU's memory, without a trace of sharding.
+    """The live model in parts, and on rank 0 a whole copy of it in the CPU's memory, without a trace of sharding, if ``whole`` is to be.
 
     Tensors travel one at a time over a line of the gang's own: no rank but 0 ever holds more than its parts,
     no device holds more than before, and the training's process groups are not used.
@@ -49,19 +49,19 @@ class Shards:
         AttachError: rank 0 has no room for the whole model.
     """
 
-    def __init__(self, model: nn.Module, gang: Gang) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, gang: Gang, *, whole: bool = True) -> None:
+        self.model = model
         self.gang = gang
-        self.whole = self._with_room_for_it() if gang.rank == 0 else None
+        self.whole = self._with_room_for_it() if whole and gang.rank == 0 else None
 
     def _with_room_for_it(self) -> nn.Module:
-        if short := short_of(3 * weight_bytes(self._model), torch.device("cpu")):
+        if short := short_of(3 * weight_bytes(self.model), torch.device("cpu")):
             self.gang.leave("it has no room for the whole model")
             raise AttachError(
-                f"{short} That is three times a sharded model's parameters, which rank 0 measures whole; give it the memory, or leave "
-                "out attach()."
+                f"{short} That is three times a sharded model's parameters, which rank 0 measures whole; give it the memory, or watch with "
+                "probes that each rank's part is enough for: watches=[Watch(LogSpaced(), (Weights(),))]."
             )
-        return plain_copy(self._model)
+        return plain_copy(self.model)
 
     def gather(self) -> None:
         """Bring the copy on rank 0 up to date. Every rank calls it at the same step.
@@ -69,7 +69,7 @@ class Shards:
         Raises:
             Dissolved: a rank did not.
         """
-        whole = self._joined(_tensors(self._model))
+        whole = self._joined(_tensors(self.model))
         if self.whole is not None:
             with torch.no_grad():
                 for name, tensor in _tensors(self.whole).items():
@@ -85,32 +85,32 @@ class Shards:
 
     def _joined(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors whole, in the order of their names, on rank 0; nothing on the others."""
-        own = {name: _part(tensor) for name, tensor in tensors.items()}
+        own = {name: part_of(tensor) for name, tensor in tensors.items()}
         held = [json.loads(word) for word in self.gang.exchange(json.dumps(own).encode())]
         whole = {}
         with torch.inference_mode(mode=False), torch.no_grad(), self.gang.line("shards") as line:
             for name, tensor in tensors.items():
-                givers = _givers([parts[name] for parts in held])
-                if self.gang.rank in givers and self.gang.rank:
+                of = givers([parts[name] for parts in held])
+                if self.gang.rank in of and self.gang.rank:
                     line.send([_local(tensor)], 0, 0).wait()
                 if self.gang.rank == 0:
-                    whole[name] = _put_together(line, tensor, givers)
+                    whole[name] = _put_together(line, tensor, of)
         return whole
 
 
-def _givers(parts: Sequence[Part]) -> dict[int, Part]:
+def givers(parts: Sequence[Part]) -> dict[int, Part]:
     """Which ranks give their part: of those that hold the same one, the first."""
-    givers: dict[int, Part] = {}
+    found: dict[int, Part] = {}
     for rank, part in enumerate(parts):
-        if part not in givers.values():
-            givers[rank] = part
-    return givers
+        if part not in found.values():
+            found[rank] = part
+    return found
 
 
-def _put_together(line: Line, tensor: Tensor, givers: Mapping[int, Part]) -> Tensor:
+def _put_together(line: Line, tensor: Tensor, parts: Mapping[int, Part]) -> Tensor:
     whole = torch.empty(tensor.shape, dtype=tensor.dtype)
     covered = 0
-    for rank, (offset, size) in givers.items():
+    for rank, (offset, size) in parts.items():
         part = _local(tensor) if rank == 0 else torch.empty(size, dtype=tensor.dtype)
         if rank:
             line.recv([part], rank, 0).wait()
@@ -121,7 +121,7 @@ def _put_together(line: Line, tensor: Tensor, givers: Mapping[int, Part]) -> Ten
     return whole
 
 
-def _part(tensor: Tensor) -> Part:
+def part_of(tensor: Tensor) -> Part:
     """What this rank holds of a tensor."""
     if not isinstance(tensor, DTensor):
         return (0,) * tensor.ndim, tuple(tensor.shape)

@@ -1,14 +1,10 @@
 """Snapshot: the model at one step as probes may see it. Evaluating it leaves no trace in training."""
 
-import random
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -154,6 +150,23 @@ class Snapshot:
         """The same snapshot with one of the further sets as its probe set; what `once` keeps there is its own."""
         return self.once(f"on {split}", lambda: replace(self, probe_set=self.further_sets[split]))
 
+    def halved(self, halvings: int, most: int) -> "Snapshot":
+        """The same snapshot with the first ``most`` samples of each of its sets halved so often."""
+        if not halvings:
+            return self
+
+        def fewer(of: ProbeSet) -> ProbeSet:
+            return of.halved(halvings, most, self.generator("halving"))
+
+        return self.once(
+            f"{most} samples halved {halvings} times",
+            lambda: replace(
+                self,
+                probe_set=fewer(self.probe_set),
+                further_sets={split: fewer(of) for split, of in self.further_sets.items()},
+            ),
+        )
+
     def views(self) -> Iterator[tuple[dict[str, str], "Snapshot"]]:
         """The snapshot on its probe set, without a label, and on each further set, labelled as its split."""
         yield {}, self
@@ -203,33 +216,3 @@ def _on_copies(loss_fn: LossFn) -> LossFn:
     return lambda outputs, targets: loss_fn(
         outputs.clone() if isinstance(outputs, Tensor) else outputs, targets.clone()
     )
-
-
-@contextmanager
-def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
-    """Run probes inside: on leaving, every random stream and switch of the process is as it was.
-
-    Inside, gradients are enabled, autocast is off, nothing is compiled and the global streams are seeded, so that a model
-    that draws in evaluation mode draws the same at every snapshot.
-    """
-    python_stream = random.getstate()
-    numpy_stream = np.random.get_state()  # noqa: NPY002 - the legacy stream is the one training code shares
-    devices = [device] if device.type == "cuda" else []
-    with ExitStack() as stack:
-        stack.callback(random.setstate, python_stream)
-        stack.callback(np.random.set_state, numpy_stream)
-        stack.enter_context(torch.random.fork_rng(devices=devices))
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type != "cpu":
-            stack.enter_context(torch.autocast("cpu", enabled=False))
-        if "torch._dynamo" in sys.modules:
-            # What a copy compiles counts towards the limit of the training's own recompilations, and has no second derivative.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)
-        for cuda in devices:
-            torch.cuda.default_generators[cuda.index or 0].manual_seed(seed)
-        yield

@@ -12,8 +12,32 @@ from torch.utils.hooks import RemovableHandle
 
 Listener = Callable[..., None]
 
+_LISTENER = "phasewatch"
+
 _STEPPING = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
 """The file whose code is running while listeners are called."""
+
+
+def _uncompiled(listener: Listener) -> Listener:
+    """The listener as it is, also where the optimizer's step is compiled: no part of it, and nothing it calls is compiled."""
+    set_compiler = torch._C._dynamo.eval_frame.set_eval_frame  # noqa: SLF001 - torch.compiler.disable would import the compiler
+
+    def listen(*args: object) -> None:
+        compiler = set_compiler(None)
+        try:
+            listener(*args)
+        finally:
+            set_compiler(compiler)
+
+    listen.__name__ = _LISTENER
+    listen._torchdynamo_disable, listen._torchdynamo_disable_msg = True, None  # type: ignore[attr-defined]  # noqa: SLF001
+    return listen
+
+
+def listened_to(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a monitor listens to its steps."""
+    table = optimizer._optimizer_step_post_hooks  # noqa: SLF001 - no public name leads to the tables
+    return any(listener.__name__ == _LISTENER for listener in table.values() if hasattr(listener, "__name__"))
 
 
 def _nobody(*_: object) -> None:
@@ -37,8 +61,8 @@ class Steps:
         _clear(optimizer._optimizer_step_pre_hooks)  # noqa: SLF001 - no public name leads to the tables
         _clear(optimizer._optimizer_step_post_hooks)  # noqa: SLF001
         self._places = (
-            optimizer.register_step_pre_hook(before),
-            optimizer.register_step_post_hook(after),
+            optimizer.register_step_pre_hook(_uncompiled(before)),
+            optimizer.register_step_post_hook(_uncompiled(after)),
         )
         _all.add(self)
 

@@ -68,13 +68,13 @@ def main(channel: int, given: int, snapshot: int, last_words: int, parent: int) 
             return
         faulthandler.dump_traceback_later(process.patience, exit=True, file=last_words)
         try:
-            model, loss_fn, rule = unpacked(body, memory, device)
+            model, loss_fn, rule, halved = unpacked(body, memory, device)
         except Exception as error:  # noqa: BLE001 - a module of the script's that cannot be imported here
             faulthandler.cancel_dump_traceback_later()
             connection.send(said(error))
             continue
         connection.send(READY)
-        at = replace(subject, model=model, loss_fn=loss_fn)
+        at = replace(subject, model=model, loss_fn=loss_fn, halved=halved)
         own = partial(copy.deepcopy, rule)  # probes may keep parts of a rule
         wanted = [probe for name in names for probe in probes if probe.name == name]
         for finding in measuring.findings(at, step, wanted, own, lambda: math.inf):

@@ -14,6 +14,9 @@ from probe_post.spool import Message
 from probe_wire import Ack, Advice, Hello, Nack, Tighten, WireError, decode_for_agent, encode
 
 ACK_SECONDS = 2.0
+SILENCE_SECONDS, MOST_SILENCE_SECONDS = 4.0, 60.0
+"""How long an answer may be missing before all is sent again; three times what answers took lately, and twice as long after each time:
+a collector that has too much to do is not helped by hearing everything twice."""
 HEARTBEAT_SECONDS = 15.0
 POISON_REFUSALS = 3
 """After so many refusals of one message it is given up: it would never be taken."""
@@ -66,6 +69,8 @@ class Courier:
         self._next_hello = 0.0
         self._last_sent = 0.0
         self._last_ack = 0.0
+        self._patience = SILENCE_SECONDS
+        self._timed = (0, 0.0)  # a number that was sent once, and when: how long answers take; (0, …) where none is
         self._poison = 0
 
     # -- the conversation -------------------------------------------------------------------------
@@ -76,9 +81,11 @@ class Courier:
         if (
             self.greeted
             and self._sent > self._acknowledged
-            and now - max(self._last_ack, self._last_sent) > ACK_SECONDS
+            and now - max(self._last_ack, self._last_sent) > self._patience
         ):
             self.greeted = False  # no answer: greet again and go back
+            self._timed = (0, now)
+            self._patience = min(2 * self._patience, MOST_SILENCE_SECONDS)
         if (breaks := self._breaks()) != self._broken:
             self._broken = breaks
             if self.greeted:
@@ -111,6 +118,8 @@ class Courier:
                 return
             self._sent = message.seq
             self._may_send += 1 / self._rate
+            if not self._timed[0]:
+                self._timed = (message.seq, now)
 
     def _send(self, message: Message) -> bool:
         if message.schema is not None and message.schema[0] not in self._schemas_sent:
@@ -148,6 +157,11 @@ class Courier:
         before = len(self._ledger)
         self._ledger.acknowledge(seq)
         self._acknowledged = seq
+        timed, since = self._timed
+        if 0 < timed <= seq:
+            took = self._last_ack - since
+            self._patience = min(max(SILENCE_SECONDS, 3 * took), MOST_SILENCE_SECONDS)
+            self._timed = (0, since)
         if len(self._ledger) < before:
             self.refusals = self._poison = 0
         if not self.greeted:
@@ -160,6 +174,7 @@ class Courier:
         if self.greeted or nack.reason in _BACKOFF:
             self._next_hello = time.monotonic() + _BACKOFF.get(nack.reason, 0.0)
         self.greeted = False
+        self._timed = (0, 0.0)
         self.refusals += 1
         if nack.reason in _TOLD:
             self._complain(nack.reason, nack.detail)

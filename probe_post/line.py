@@ -64,9 +64,9 @@ class Line:
         socket.setsockopt(zmq.HANDSHAKE_IVL, 30_000)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-        socket.setsockopt(zmq.HEARTBEAT_TTL, 6000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
+        socket.setsockopt(zmq.HEARTBEAT_TTL, 15_000)
         if self._key is not None:
             socket.curve_serverkey = self._key.collector.encode()
             socket.curve_publickey = self._key.public.encode()

@@ -107,8 +107,8 @@ class Watched(Plain):
     def _settle(self, budget: Budget) -> None:
         """Forget what the first measurement took: from here on the share is all there is."""
         monitor = self.monitor
-        monitor._budget, monitor._measured, monitor._charged = budget, 0.0, 0.0  # noqa: SLF001 - no run is long enough here to pay it back
-        monitor._had = dict.fromkeys(monitor._had, 0.0)  # noqa: SLF001
+        purse, monitor._measured = monitor._purse, 0.0  # noqa: SLF001 - no run is long enough here to pay it back
+        purse.budget, purse.charged, purse._had = budget, 0.0, dict.fromkeys(purse._had, 0.0)  # noqa: SLF001
         self._seconds = 0.0
         self._first_reports = len(self._outbox.drafts)
 

@@ -19,6 +19,8 @@ SECOND_KEY = math.log(20.0)
 """Log e-value at which the sign test agrees."""
 SIGNS_FROM = 48
 """Probes of a phase from which a claim needs the sign test not to speak against it: fewer make too few pairs."""
+SHARP = 4.0
+"""Standard deviations of a single probe between two means that need no signs: noise that lasted for ever would not go as far."""
 HOLD = 8
 """Probes a claim must have stood before it is confirmed, at least."""
 HOLD_OF_RISE = 0.5

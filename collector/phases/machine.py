@@ -35,6 +35,8 @@ LEVEL: tuple[When, ...] = ("settle", "still", "hover", "calm")
 """What leads to a phase that is a level."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
+JUDGEMENT = 2
+"""Counted up whenever the same machine would judge the same measurements otherwise: it is part of every version."""
 LEAST_POINTS = 8
 """Probes since a phase began without which nothing is judged: two windows of four."""
 
@@ -179,8 +181,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def version(self) -> str:
-        """Twelve hexadecimal digits of the SHA-256 of the machine as JSON: two equal machines, one version."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
+        """Twelve hexadecimal digits of the SHA-256 of the machine as JSON and of ``JUDGEMENT``: equal machines, one version."""
+        return hashlib.sha256(b"%d" % JUDGEMENT + msgspec.json.encode(self)).hexdigest()[:12]
 
     def turns_from(self, phase: str) -> tuple[Turn, ...]:
         """The turns that leave a phase, in the order they were written."""

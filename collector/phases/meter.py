@@ -25,12 +25,26 @@ FLOOR = 0.005
 
 CHANCE = 1.25
 """Factor by which some two dozen residuals may overstate a standard deviation by chance alone."""
+MORE = 1.15
+"""Factor over the reported error from which the series is believed to stray more than it says, of many residuals."""
 GUESSED = 7.0
 """How much larger noise is taken, over the count of residuals, where it is not the reported error: the far tail of Student's t."""
 GUESSED_MOST = (1.5, 1.2)
 """The most of that: without any reported error, and with one that the series shows to be too small."""
+UNTRIED = 3.0
+"""Residuals with which a reported error, as yet believed, is doubled: so few could not show that training adds to it."""
+PROCESS = 1.25
+"""By what factor noise is taken larger besides where a reported error is too small: what training adds is rarely independent."""
+AS_REPORTED = {1: 1.15, 2: 1.15, 4: 1.1}
+"""Factors over the reported error, by block size, up to which a series strays as that error says."""
+ENOUGH = 12
+"""Residuals of means of four without which nothing is said of how noise is correlated."""
+DOUBT = 1.2
+"""The least of `NoiseMeter.lasting` where noise has not been shown to be independent and as large as reported."""
 LASTING_MOST = 3.0
 """The most of `NoiseMeter.lasting`: that of an AR(1) process of coefficient 0.8, sqrt(1.8 / 0.2). A few means of eight may show more by chance."""
+GROWS = (0.75, 1.6)
+"""Bounds on the noise in means of four over that in means of two: less is chance, more than a random walk's is a bend."""
 UNSEEN = 1.5
 """By what factor noise is taken larger where it cannot be seen yet whether it lasts."""
 TINY = 1e-300
@@ -82,6 +96,8 @@ class NoiseMeter:
         self.probes = 0
         self.replaced = 0
         self.paired = Ring(KEPT // 2)
+        """The newest reported errors."""
+        self._reported = Ring(KEPT)  # those of the probes the residuals are of
         self.level = 0.0
         """About how large values are of late, without their sign."""
         self.residuals = {m: Ring(KEPT // every) for m, every in EVERY.items()}
@@ -97,6 +113,7 @@ class NoiseMeter:
         self.replaced += replaced
         if paired > 0.0:
             self.paired.append(short(paired))
+            self._reported.append(short(paired))
         self.level += (abs(y) - self.level) / min(self.probes, KEPT)
         self._x.append(x)
         self._y.append(y)
@@ -128,17 +145,33 @@ class NoiseMeter:
 
     def _scatter(self, m: int) -> float:
         ring = self.residuals[m]
-        if not len(ring):
-            return math.nan
-        size = _MAD * ring.quantile(0.5) or _MEAN * sum(ring.numbers) / len(ring)  # quantised values have median 0
-        return size * (1.0 + 3.0 / (len(ring) * EVERY[m]))
+        return self._size(m) * (1.0 + 3.0 / (len(ring) * EVERY[m])) if len(ring) else math.nan
+
+    def _size(self, m: int) -> float:
+        ring = self.residuals[m]
+        return _MAD * ring.quantile(0.5) or _MEAN * sum(ring.numbers) / len(ring)  # quantised values have median 0
+
+    def as_reported(self, *blocks: int) -> bool:
+        """Whether means of so many probes stray by no more than the reported errors say: noise of known size, independent.
+
+        False where no error is reported, and with few probes.
+        """
+        if not len(self._reported) or len(self.residuals[4]) < ENOUGH:
+            return False
+        known = math.hypot(self._reported.quantile(0.5), self.floor)
+        return all(self._size(m) <= AS_REPORTED[m] * known for m in blocks)
+
+    def single(self) -> float:
+        """The largest standard deviation that single probes may have: as believed, or as they or means of two show."""
+        return max(self.sigma() * self.lasting(), *(self._size(m) for m in (1, 2) if len(self.residuals[m])))
 
     def sigma(self) -> float:
         """The standard deviation of one probe at present; NaN with fewer than three.
 
         The geometric mean of what the blocks show, the largest twice: for white noise each is right and their
         errors partly cancel, and correlated noise shows in the larger ones. Where the estimator reports
-        its error, that is believed until the series shows more than chance would add to it.
+        its error, that is believed until the series shows more than chance would add to it, and then is
+        taken larger in proportion: the errors of a peak are not those of the level after it.
         """
         if self._sigma is None:
             self._sigma = self._present()
@@ -155,20 +188,23 @@ class NoiseMeter:
             return UNSEEN
         if not self.seen() > 0.0:
             return 1.0
-        return min(max(1.0, (self.seen(8) / self.seen() / CHANCE) ** 2), LASTING_MOST)
+        return min(
+            max(1.0 if self.as_reported(1, 2, 4) else DOUBT, (self.seen(8) / self.seen() / CHANCE) ** 2), LASTING_MOST
+        )
 
     def _present(self) -> float:
-        weights = {m: weight for m, (weight, least) in _TELLING.items() if len(self.residuals[m]) >= least}
-        if not weights:
+        blocks = [m for m, (_, least) in _TELLING.items() if len(self.residuals[m]) >= least]
+        if not blocks:
             return math.nan
-        scatter = {m: self.seen(m) for m in weights}
-        logs = sum(weight * math.log(scatter[m] or TINY) for m, weight in weights.items())
-        found = math.exp(logs / sum(weights.values())) if any(scatter.values()) else 0.0
-        known = math.hypot(self.paired.quantile(0.5), self.floor) if len(self.paired) else self.floor
-        if len(self.paired) and found <= CHANCE * known:
-            return known
-        most = GUESSED_MOST[bool(len(self.paired))]
-        return max(found * min(1.0 + GUESSED / len(self.residuals[1]), most), known)
+        few = GUESSED / len(self.residuals[1])
+        if not len(self.paired):
+            return max(_together({m: self.seen(m) for m in blocks}) * min(1.0 + few, GUESSED_MOST[0]), self.floor)
+        known, then = (math.hypot(ring.quantile(0.5), self.floor) for ring in (self.paired, self._reported))
+        excess = _together({m: self._size(m) for m in blocks}) / then
+        untried = 1.0 + UNTRIED / len(self.residuals[1])
+        if excess > MORE * untried:
+            return known * max(1.0, excess * PROCESS * min(1.0 + few, GUESSED_MOST[1]))
+        return known * untried
 
     def _residual(self, m: int) -> float:
         """How far the last means of ``m`` probes stray from a polynomial, as the noise of one probe.
@@ -197,7 +233,7 @@ class NoiseMeter:
             "probes": self.probes,
             "replaced": self.replaced,
             "level": self.level,
-            "paired": packed(self.paired.numbers, are_short=True),
+            "paired": packed(self._reported.numbers, are_short=True),
             "residuals": [packed(self.residuals[m].numbers, are_short=True) for m in EVERY],
             "x": packed(self._x),
             "y": packed(self._y),
@@ -209,8 +245,20 @@ class NoiseMeter:
         self._seen.clear()
         self.probes, self.replaced = state["probes"], state["replaced"]
         self.level = state["level"]
-        self.paired = Ring(KEPT // 2, unpacked(state["paired"], are_short=True))
+        self._reported = Ring(KEPT, unpacked(state["paired"], are_short=True))
+        self.paired = Ring(KEPT // 2, list(self._reported.numbers))
         for (m, every), ring in zip(EVERY.items(), state["residuals"], strict=True):
             self.residuals[m] = Ring(KEPT // every, unpacked(ring, are_short=True))
         self._local = Ring(LOCAL, list(self.residuals[1].numbers)[-LOCAL:])
         self._x, self._y = unpacked(state["x"]), unpacked(state["y"])
+
+
+def _together(scatter: dict[int, float]) -> float:
+    """The geometric mean of what block sizes show, by their weight."""
+    if not any(scatter.values()):
+        return 0.0
+    if 4 in scatter and 2 in scatter:
+        low, high = (factor * max(scatter[2], TINY) for factor in GROWS)
+        scatter = scatter | {4: min(max(scatter[4], low), high)}
+    weights = {m: _TELLING[m][0] for m in scatter}
+    return math.exp(sum(w * math.log(scatter[m] or TINY) for m, w in weights.items()) / sum(weights.values()))

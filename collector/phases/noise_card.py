@@ -5,11 +5,9 @@ from itertools import pairwise
 from typing import Literal
 
 from collector.phases.figures import finite, rounded
-from collector.phases.meter import NoiseMeter
+from collector.phases.meter import ENOUGH, NoiseMeter
 from collector.phases.transition import NoiseCard
 
-ENOUGH = 12
-"""Residuals of means of four without which nothing is said of how noise is correlated."""
 CORRELATED = 0.3
 """AR(1) coefficient from which noise is called correlated: below it the tests keep their promise."""
 WANDERS = 2.0
@@ -61,8 +59,8 @@ def autocorrelation(meter: NoiseMeter) -> float:
 
 
 def wanders(meter: NoiseMeter) -> bool:
-    """Whether a series looks like a random walk."""
-    if len(meter.residuals[4]) < ENOUGH:
+    """Whether a series looks like a random walk: not where single probes stray no more than their reported errors."""
+    if len(meter.residuals[4]) < ENOUGH or meter.as_reported(1):
         return False
     one, two, four = (meter.seen(m) for m in (1, 2, 4))
     return one > 0.0 and four > WANDERS * one and all(GROWS < growth < BENDS for growth in (two / one, four / two))

@@ -109,8 +109,14 @@ class Observed:
         return tuple(turn for turn in turns if not turn.given or all(self.holds(each) for each in turn.given))
 
     def lasts(self, case: Verdict) -> bool:
-        """Whether a change has lasted for longer than correlated noise does, by the signs of pairs, once there are enough."""
+        """Whether a change has lasted for longer than correlated noise does, by the signs of pairs, once there are enough.
+
+        They are not asked of noise that is independent and as large as reported, nor of a change too large for any noise.
+        """
         if case.turn.when not in TESTED or case.after.n > LONGEST:  # more probes than the signs see
+            return True
+        meter = self.trends.cleaner.meter
+        if case.apart >= life.SHARP * meter.single() or meter.as_reported(1, 2, 4):
             return True
         newest, before = self.trends.newest()
         return before + newest.size < life.SIGNS_FROM or life.agrees(case.turn.when, newest, before, 0.0)

@@ -1,7 +1,8 @@
 """Spikes: sudden rises of a noisy curve above its running median, and whether it comes down again.
 
-The reference is an estimate that a spike cannot raise: the median of the past values, and the median of their
-distances from it. One probe far out is chance or a bad batch; two in a row are a spike. While it lasts the
+The reference is an estimate that a spike cannot raise: the median of the past values, carried on along their decline
+where there is one, and the median of their distances from it; a loss that falls fast would hide its spikes behind its
+own fall. One probe far out is chance or a bad batch; two in a row are a spike. While it lasts the
 reference stays as it was; what stays up for long is the new level. No probability model holds for the tails of
 a loss: the evidence quoted is the bound of Vysochanskij and Petunin (1980) for unimodal noise, 4 / (9 z^2) a
 probe, as if probes were independent.
@@ -22,6 +23,10 @@ BEHIND = 32
 """Past probes whose median and spread a new one is compared with."""
 LEAST = 12
 """Past probes without which nothing is judged."""
+DECLINES = 0.5
+"""Spreads by which the median of the newer half must lie below that of the older one to be more than chance."""
+AHEAD = 0.53
+"""From the middle of the newer half to the next probe, in units of the distance between the middles of the halves: 8.5 of 16."""
 CALM = 5
 """Probes in a row that end a spike."""
 CLIMBING = 8
@@ -84,13 +89,25 @@ class Spikes:
         return cases
 
     def _climbs(self) -> bool:
-        middle = self._values.quantile(0.5)
+        middle = self._usual()
         last = [value - middle for _, value in self._above[-CLIMBING:]]
         return sum(last[CLIMBING // 2 :]) > CLIMB * sum(last[: CLIMBING // 2])
 
     def _is_above(self, value: float, spreads: float, least: float) -> bool:
-        beyond, spread = value - self._values.quantile(0.5), self._spread()
-        return spread > 0.0 and beyond > spreads * spread and beyond > least * abs(self._values.quantile(0.5))
+        usual, spread = self._usual(), self._spread()
+        beyond = value - usual
+        return spread > 0.0 and beyond > spreads * spread and beyond > least * abs(usual)
+
+    def _usual(self) -> float:
+        """What the next value would be without a spike."""
+        middle = self._values.quantile(0.5)
+        if len(self._values) < 2 * LEAST:
+            return middle
+        half = len(self._values) // 2
+        values = list(self._values.numbers)
+        older, newer = (sorted(part)[half // 2] for part in (values[:half], values[-half:]))
+        decline = older - newer - DECLINES * self._spread()
+        return min(middle, newer - AHEAD * decline) if decline > 0.0 else middle
 
     def _spread(self) -> float:
         """The robust standard deviation of one probe."""
@@ -102,12 +119,12 @@ class Spikes:
 
     def _learn(self, step: int, value: float) -> None:
         if len(self._values) >= LEAST:
-            self._away.append(abs(value - self._values.quantile(0.5)))
+            self._away.append(abs(value - self._usual()))
         self._values.append(value)
         self._steps.append(step)
 
     def _verdict(self, turn: Turn, found: list[tuple[int, float]]) -> Verdict:
-        middle, spread = self._values.quantile(0.5), self._spread()
+        middle, spread = self._usual(), self._spread()
         values = [value for _, value in found]
         mean = sum(values) / len(values)
         usual = Window(self._steps[0], self._steps[-1], len(self._steps), middle, spread / math.sqrt(len(self._steps)))

@@ -10,7 +10,7 @@ from collector.phases import episode as life
 from collector.phases.episode import Episode, Suspicion
 from collector.phases.evidence import evidence
 from collector.phases.figures import rounded
-from collector.phases.machine import EQUIVALENCE, LEVEL, TESTED, Machine, Turn, When
+from collector.phases.machine import EQUIVALENCE, LEVEL, RAW, TESTED, Machine, Turn, When
 from collector.phases.observed import Observed
 from collector.phases.slopes import Steepest
 from collector.phases.spans import Span
@@ -80,8 +80,8 @@ class Track:
         cases = self.observed.cases(step, turns, self._alpha) if whole else []
         shown = [case for case in cases if case.shown and self.observed.lasts(case)]
         shown += self.observed.at_once(turns)
-        if shown and not self.observed.assessable():  # whatever it wanders like, what diverges has diverged
-            shown = [case for case in shown if case.turn.when == "diverge"]
+        if shown and not self.observed.assessable():  # what single values tell is no trend
+            shown = [case for case in shown if case.turn.when in RAW]
         if shown:
             known += self._detected(max(shown, key=lambda case: case.log_e), step)
         elif whole:

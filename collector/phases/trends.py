@@ -166,7 +166,7 @@ class Trends:
         )
 
     def _tested(self, turn: Turn, buckets: Buckets, sigma: float, alpha: Callable[[Turn], float]) -> Verdict | None:
-        """Of the folds whose change reaches the least effect, the one with most evidence."""
+        """The folds whose change reaches the least effect, together; the one with most evidence is shown."""
         if not sigma > 0.0:  # all values equal, or the noise unknown
             return None
         if turn.flat:
@@ -180,20 +180,20 @@ class Trends:
             return np.asarray(enough & (k >= LEAST_WINDOW) & turn.admits(value_of(after, self._value_scale)))
 
         folds = (reflection.rise if turn.when == "rise" else reflection.fall)(scaled, 1.0, counts)
-        log_e = folds.log_e
-        j = int(log_e.argmax()) if log_e.size else -1
-        if j < 0 or not log_e[j] > 0.0:
+        log_e = folds.together()
+        if not log_e > 0.0:
             return None
-        before, after_from = int(folds.before_from[j]), int(folds.after_from[j])
+        j = int(folds.log_e.argmax())
+        after_from = int(folds.after_from[j])
         allowed = alpha(turn)
-        shown = float(log_e[j]) >= math.log(1.0 / allowed)
+        shown = log_e >= math.log(1.0 / allowed)
         return self._verdict(
             turn,
             "reflected_gauss_e_process",
-            float(log_e[j]),
+            log_e,
             allowed,
             buckets,
-            slice(before, after_from),
+            slice(int(folds.before_from[j]), int(folds.before_until[j])),
             slice(after_from, len(buckets)),
             sigma,
             self._turned(turn, buckets, sigma) if shown else (after_from, after_from, after_from),
@@ -248,6 +248,7 @@ class Trends:
             noise,
             (int(buckets.last[at]), int(buckets.first[first]), int(buckets.last[last])),
             against,
+            abs(later - earlier),
         )
 
     def _turned(self, turn: Turn, buckets: Buckets, sigma: float) -> tuple[int, int, int]:

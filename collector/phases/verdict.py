@@ -12,8 +12,9 @@ class Verdict:
     """The strongest case there is at present for a turn; it is shown where ``log_e`` reaches log(1 / ``alpha``).
 
     The windows are in the units of the quantity, ``change`` is the relative change between them, and ``noise`` the
-    relative standard deviation of one probe. ``happened`` is the step where it took place and those between
-    which it did. ``against`` says that it speaks against a claim that was made.
+    relative standard deviation of one probe; ``apart`` is the distance of the means on the axis of the test. ``happened``
+    is the step where it took place and those between which it did. ``against`` says that it speaks against a claim that
+    was made.
     """
 
     turn: Turn
@@ -26,6 +27,7 @@ class Verdict:
     noise: float
     happened: tuple[int, int, int]
     against: bool = False
+    apart: float = 0.0
 
     @property
     def shown(self) -> bool:

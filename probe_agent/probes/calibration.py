@@ -41,6 +41,7 @@ class Calibration(Probe):
     name: ClassVar[str] = "calibration"
     quantities: ClassVar[tuple[Quantity, ...]] = (CONFIDENCE, ERROR, FLOOR)
     needs: ClassVar = frozenset({Need.CLASSES})
+    takes_complex: ClassVar[bool] = True
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """The three quantities of the probe set, then those of the further sets in their order."""

@@ -76,6 +76,10 @@ class FisherTrace(Probe):
         if self.draws < 1:
             raise ValueError(f"Got draws={self.draws}; need at least one label draw a sample.")
 
+    def averages(self, n: int) -> int:
+        """All of them."""
+        return n
+
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """Whole first, then the layers in the order of the model; the true trace before the empirical."""
         found = self._found(snapshot)

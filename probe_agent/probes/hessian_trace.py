@@ -58,6 +58,10 @@ class HessianTrace(Probe):
         if self.groups < 2:
             raise ValueError(f"Got groups={self.groups}; need at least two to see a spread.")
 
+    def averages(self, n: int) -> int:
+        """All of them, in groups."""
+        return n
+
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
         """The trace, the layers' traces, then the residual, not applicable where the loss is not a known likelihood."""
         if snapshot.probe_set.n < 2:

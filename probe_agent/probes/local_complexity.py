@@ -58,16 +58,14 @@ DEFECT = Quantity(
 )
 
 AUTOMATIC = 0.02
-"""The radius in units of the inputs' spread, rather than of whatever they are in. Humayun et al. (2024) use 0.005 of
-their normalised pixels, where a small network has one or two crossed units a point and the curve is mostly counting
-noise; at this one it has some ten and keeps its shape."""
+"""The radius in units of the inputs' spread, rather than of whatever they are in. Humayun et al. (2024) use 0.005 of their normalised
+pixels, where a small network has one or two crossed units a point and the curve is mostly noise; here it has some ten."""
 
 SMALL_COUNT = 2.0
 """Crossed units a point at which the small radius is set: few enough to see what happens right at the inputs."""
 
 FEW = 16
 """The fewest points that are looked around, and those the number of points and the small radius are chosen with."""
-
 
 SEARCHES = 4
 """Passes in search of the small radius."""
@@ -78,19 +76,17 @@ SEARCHES = 4
 class LocalComplexity(Probe):
     """Crossed units around the first probe inputs, of the whole network and of each layer, at two radii and on other inputs.
 
-    Each input has a random frame of its own, drawn once for the run: inputs and frames together are
-    independent draws of one pair, so sd / √points is the standard error of the mean over both.
-    With one frame for all inputs, as published, it would be too small, some 3 times in a trained
-    network, since all inputs would share the luck of the frame.
+    Each input has a random frame of its own, drawn once for the run: inputs and frames together are independent draws of one pair,
+    so sd / √points is the standard error of the mean over both. With one frame for all inputs, as published, it would be too
+    small, some 3 times in a trained network, since all inputs would share the luck of the frame.
 
-    The series without labels are of the probe set at the larger radius. ``radius="small"`` is at the
-    small one; ``split="random"`` around uniformly random inputs of the probe inputs' range, "test" and "ood"
-    around the further sets. Token inputs are moved about in the space of their embedding.
+    The series without labels are of the probe set at the larger radius. ``radius="small"`` is at the small one; ``split="random"``
+    around uniformly random inputs of the probe inputs' range, "test" and "ood" around the further sets. Token inputs are moved about
+    in the space of their embedding.
 
-    Exact counts are of piecewise linear activation functions that bend at zero; for others (GELU, SiLU,
-    tanh …) the sign of the pre-activation is a proxy, and setting ``activation`` says so. Where the training
-    loss is below the rounding of its type the quantity follows rounding, not learning: it is then
-    NOT_CONVERGED, and setting ``floor`` says at what loss.
+    Exact counts are of piecewise linear activation functions that bend at zero; for others (GELU, SiLU, tanh …) the sign of the
+    pre-activation is a proxy, and setting ``activation`` says so. Where the training loss is below the rounding of its type the
+    quantity follows rounding, not learning: it is then NOT_CONVERGED, and setting ``floor`` says at what loss.
 
     The cost is 2 · points · directions forward passes of one input, 6400 by default, and as many for the small
     radius and each further split with ``side_points`` for points. Where points differ little they are fewer, down
@@ -137,6 +133,10 @@ class LocalComplexity(Probe):
             raise ValueError(f"Got directions={self.directions}; need at least one.")
         if self.radius is not None and not self.radius > 0:
             raise ValueError(f"Got radius={self.radius}; need a positive length, or None to choose it from the inputs.")
+
+    def averages(self, n: int) -> int:
+        """The points that are looked around."""
+        return min(n, self.points)
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
         """Whole first, then the layers in the order they run; then the small radius, then the other splits."""

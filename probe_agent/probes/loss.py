@@ -58,6 +58,7 @@ class Loss(Probe):
     name: ClassVar[str] = "loss"
     quantities: ClassVar[tuple[Quantity, ...]] = (LOSS, ACCURACY, LOSS_GAP, ACCURACY_GAP)
     uses: ClassVar = frozenset({Need.CLASSES})
+    takes_complex: ClassVar[bool] = True
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """Loss and accuracy of the probe set, then of each further set, with the gaps between them."""

@@ -1,7 +1,7 @@
 """The weights probe: how large the weights are, how far they have come, and how the optimizer moves them."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from probe_agent.estimators.fisher import layer_of
 from probe_agent.needs import Need
-from probe_agent.probe import Measurement, Memory, Probe
-from probe_agent.snapshot import Snapshot
+from probe_agent.probe import Measurement, Memory, Summed, Sums
+from probe_agent.update_rule import UpdateRule
 from probe_wire import Estimate, Outcome, Quantity
 
 NORM = Quantity(
@@ -63,7 +63,7 @@ TRAINABLE = Quantity(
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights(Probe):
+class Weights(Summed):
     """Norms of the weights and of what the optimizer does to them, whole and by layer.
 
     These are the numbers themselves and no samples of anything: their standard error is 0. They are
@@ -73,48 +73,54 @@ class Weights(Probe):
     name: ClassVar[str] = "weights"
     quantities: ClassVar[tuple[Quantity, ...]] = (NORM, DISTANCE, UPDATE, COSINE, RATE, TRAINABLE)
     uses: ClassVar = frozenset({Need.OPTIMIZER, Need.UPDATES})
+    takes_complex: ClassVar[bool] = True
 
     per_layer: bool = True
 
-    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
-        """The whole network first, then the layers in the order of the model."""
-        weights = {name: p.detach() for name, p in snapshot.model.named_parameters()}
+    def sums(
+        self, parameters: Mapping[str, Tensor], updates: tuple[Mapping[str, Tensor], ...], step: int, memory: Memory
+    ) -> Sums:
+        """Squared norms, and how far the last two steps went the same way."""
+        parameters = _real(parameters)
         if "weights" not in memory:
-            memory["step"], memory["weights"] = snapshot.step, {name: p.clone() for name, p in weights.items()}
+            memory["step"], memory["weights"] = step, {name: p.clone() for name, p in parameters.items()}
         start: Mapping[str, Tensor] = memory["weights"]
-        travelled = {name: p - start[name] for name, p in weights.items() if name in start}
-        updates = () if snapshot.rule is None else snapshot.rule.updates
-        yield from self._norms(NORM, _squares(weights), {})
-        yield from self._norms(DISTANCE, _squares(travelled), {"start_step": str(memory["step"])})
-        yield from self._ratios(weights, updates)
-        yield self._cosine(updates)
-        rates = () if snapshot.rule is None else tuple(snapshot.rule.learning_rates.values())
+        found = {
+            "weights": _squares(parameters.items()),
+            "travelled": _squares((name, p - start[name]) for name, p in parameters.items() if name in start),
+        }
+        steps = [_real(update) for update in updates]
+        if steps:
+            found["moved"] = _squares(steps[0].items())
+            found["before"] = _squares((name, parameters[name] - update) for name, update in steps[0].items())
+        if len(steps) > 1:
+            now, earlier = steps
+            found["earlier"] = _squares(earlier.items())
+            found["along"] = {name: float((now[name].double() * earlier[name].double()).sum()) for name in now}
+        return found
+
+    def of(self, sums: Sums, rule: UpdateRule | None, trainable: int, memory: Memory) -> Iterator[Measurement]:
+        """The whole network first, then the layers in the order of the model."""
+        yield from self._norms(NORM, sums["weights"], {})
+        yield from self._norms(DISTANCE, sums["travelled"], {"start_step": str(memory["step"])})
+        yield from self._ratios(sums)
+        yield Measurement(quantity=COSINE, estimate=_exact(_cosine(sums)))
+        rates = () if rule is None else tuple(rule.learning_rates.values())
         yield Measurement(quantity=RATE, estimate=_exact(max(rates, default=math.nan)))
-        yield Measurement(quantity=TRAINABLE, estimate=_exact(float(sum(p.numel() for p in snapshot.params.values()))))
+        yield Measurement(quantity=TRAINABLE, estimate=_exact(float(trainable)))
 
     def _norms(self, quantity: Quantity, squares: dict[str, float], settings: dict[str, str]) -> Iterator[Measurement]:
         for labels, of in self._groups(squares):
             norm = math.sqrt(math.fsum(squares[name] for name in of))
             yield Measurement(quantity=quantity, estimate=_exact(norm), labels=labels, settings=settings)
 
-    def _ratios(
-        self, weights: Mapping[str, Tensor], updates: tuple[Mapping[str, Tensor], ...]
-    ) -> Iterator[Measurement]:
-        moved = _squares(updates[0]) if updates else {}
-        before = _squares({name: weights[name] - step for name, step in updates[0].items()}) if updates else {}
-        for labels, of in self._groups(weights):
-            numerator = math.fsum(moved.get(name, math.nan if not updates else 0.0) for name in of)
+    def _ratios(self, sums: Sums) -> Iterator[Measurement]:
+        moved, before = sums.get("moved"), sums.get("before", {})
+        for labels, of in self._groups(sums["weights"]):
+            numerator = math.nan if moved is None else math.fsum(moved.get(name, 0.0) for name in of)
             denominator = math.fsum(before.get(name, 0.0) for name in of)
             ratio = math.sqrt(numerator / denominator) if denominator > 0 else math.nan
             yield Measurement(quantity=UPDATE, estimate=_exact(ratio), labels=labels)
-
-    def _cosine(self, updates: tuple[Mapping[str, Tensor], ...]) -> Measurement:
-        if len(updates) < 2:
-            return Measurement(quantity=COSINE, estimate=_exact(math.nan))
-        now, before = updates
-        along = math.fsum(float((now[name].double() * before[name].double()).sum()) for name in now)
-        lengths = math.sqrt(math.fsum(_squares(now).values()) * math.fsum(_squares(before).values()))
-        return Measurement(quantity=COSINE, estimate=_exact(along / lengths if lengths > 0 else math.nan))
 
     def _groups(self, names: Mapping[str, object]) -> Iterator[tuple[dict[str, str], list[str]]]:
         """Labels and parameter names of the whole network and of each layer."""
@@ -126,11 +132,25 @@ class Weights(Probe):
             yield from (({"layer": layer}, of) for layer, of in layers.items())
 
 
-def _squares(tensors: Mapping[str, Tensor]) -> dict[str, float]:
-    """Squared norm of each tensor."""
+def _real(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each complex number as two; integers, which nobody learns, left out."""
     return {
-        name: float(torch.linalg.vector_norm(t.detach(), dtype=torch.float64).square()) for name, t in tensors.items()
+        name: torch.view_as_real(t) if t.is_complex() else t
+        for name, t in tensors.items()
+        if t.is_complex() or t.is_floating_point()
     }
+
+
+def _squares(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, float]:
+    """Squared norm of each tensor."""
+    return {name: float(torch.linalg.vector_norm(t.detach(), dtype=torch.float64).square()) for name, t in tensors}
+
+
+def _cosine(sums: Sums) -> float:
+    if "along" not in sums:
+        return math.nan
+    along, now, before = (math.fsum(sums[which].values()) for which in ("along", "moved", "earlier"))
+    return along / math.sqrt(now * before) if now * before > 0 else math.nan
 
 
 def _exact(value: float) -> Estimate:

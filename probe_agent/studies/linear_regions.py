@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.errors import NotApplicable
-from probe_agent.snapshot import undisturbed
 from probe_agent.studies.convex_polygons import OUTER, Floats, Ints, Polygons, TooMany, cut
 from probe_agent.studies.decision_boundary import contenders, distances_to, level, parted
 from probe_agent.studies.network_on_plane import NetworkOnPlane, Plane
+from probe_agent.undisturbed import undisturbed
 
 Box = tuple[float, float, float, float]
 """Left, right, bottom and top."""

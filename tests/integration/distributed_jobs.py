@@ -196,6 +196,15 @@ def fully_sharded(_: str) -> dict[str, Any]:
     monitor.close()
     found["watched"], found["sharded"] = numbers(model), reports(monitor)
 
+    model, optimizer = sharded()
+    monitor = watch(model, optimizer, data(rank()), "summed", watches=[Watch(Every(2), (Weights(),))])
+    found["course"] = [numbers(model)]
+    for _ in range(STEPS):
+        train(model, optimizer, 1)
+        found["course"].append(numbers(model))
+    monitor.close()
+    found["summed"], found["put_together"] = reports(monitor), monitor._place._shards.whole is not None
+
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     split = parallelize_module(
         network(), mesh, {"0": ColwiseParallel(), "3": ColwiseParallel(), "5": RowwiseParallel()}

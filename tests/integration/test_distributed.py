@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
@@ -141,7 +142,9 @@ def test_a_sharded_model_is_measured_whole_and_trains_on_the_same_to_the_bit(par
     found = parts[0]["fully_sharded"]
     assert all(rank["fully_sharded"]["watched"] == found["unwatched"] for rank in parts)
     assert steps(found["sharded"]) == [0, 2, 4]
-    assert differing(found["sharded"][0], found["plain"][0]) == {}
+    differ = differing(found["sharded"][0], found["plain"][0])
+    assert all(one == pytest.approx(other, rel=1e-12) for one, other in differ.values())
+    assert {name.split("[")[0] for name in differ} <= {"weight_norm "}, "the order in which parts are added up"
     last = found["sharded"][-1]
     norm = sum(x * x for x in found["watched"]) ** 0.5
     assert last["columns"]["weight_norm []"][0] == pytest.approx(norm, rel=1e-12)
@@ -152,7 +155,29 @@ def test_a_sharded_model_is_measured_whole_and_trains_on_the_same_to_the_bit(par
 
 def test_a_tensor_parallel_model_is_measured_whole(parts: Found) -> None:
     found = parts[0]["fully_sharded"]
-    assert differing(found["tensor_parallel"][0], found["whole"][0]) == {}
+    differ = differing(found["tensor_parallel"][0], found["whole"][0])
+    assert all(one == pytest.approx(other, rel=1e-12) for one, other in differ.values())
+
+
+def test_of_a_sharded_model_the_weights_are_added_up_where_they_lie_and_nothing_is_put_together(parts: Found) -> None:
+    first, other = (found["fully_sharded"] for found in parts)
+    assert [found["put_together"] for found in (first, other)] == [False, False]
+    assert not any(report["columns"] for report in other["summed"])
+    course = np.array(first["course"])
+    updates = np.diff(course, axis=0)
+    assert steps(first["summed"]) == [0, 2, 4]
+    for report in first["summed"][1:]:
+        t, got = report["step"], {name: values[0] for name, values in report["columns"].items()}
+        before, last = updates[t - 2 : t]
+        assert got["weight_norm []"] == pytest.approx(np.linalg.norm(course[t]), rel=1e-12)
+        assert got["distance_from_start []"] == pytest.approx(np.linalg.norm(course[t] - course[0]), rel=1e-6)
+        assert got["update_ratio []"] == pytest.approx(np.linalg.norm(last) / np.linalg.norm(course[t - 1]), rel=1e-5)
+        cosine = last @ before / np.linalg.norm(last) / np.linalg.norm(before)
+        assert got["update_cosine []"] == pytest.approx(cosine, rel=1e-5)
+        assert got["trainable_parameters []"] == course.shape[1]
+        layers = [value for name, value in got.items() if name.startswith("weight_norm [(")]
+        assert np.hypot.reduce(layers) == pytest.approx(got["weight_norm []"], rel=1e-12)
+    assert {outcome for report in first["summed"] for outcome, _ in report["costs"].values()} == {0}
 
 
 def test_a_sharded_model_needs_every_rank_and_flattened_parameters_are_refused(parts: Found) -> None:

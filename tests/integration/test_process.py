@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -105,9 +105,11 @@ EXPECTED = {
 class Job:
     """A small training job that waits for the worker after each step, so that every step is measured."""
 
-    def __init__(self, *probes: Probe, where: Any = SETTINGS, model: nn.Module | None = None) -> None:
+    def __init__(
+        self, *probes: Probe, where: Any = SETTINGS, model: nn.Module | None = None, samples: int = 24
+    ) -> None:
         torch.manual_seed(0)
-        self.x, self.y = torch.randn(24, 6), torch.randint(3, (24,))
+        self.x, self.y = torch.randn(samples, 6), torch.randint(3, (samples,))
         self.model = model or nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
         self.outbox = ListOutbox()
@@ -164,11 +166,18 @@ def jobs() -> Iterator[Callable[..., Job]]:
 def test_every_probe_gives_the_same_numbers_as_in_the_training_thread(jobs: Callable[..., Job]) -> None:
     torch.set_num_threads(1)
     probes = tuple(probe() for probe in PROBES)
-    here, there = jobs(*probes, where="inline"), jobs(*probes, where=Process(threads=1))
+    here, there = jobs(*probes, where="inline", samples=64), jobs(*probes, where=Process(threads=1), samples=64)
     for job in (here, there):
         torch.manual_seed(1)
-        job.steps(2)
+        job.steps(1)
+        job.monitor._purse.portions.halved = {"fisher_trace": 1}
+        job.monitor.subject = replace(job.monitor.subject, halved={"fisher_trace": 1})
+        job.steps(1)
     assert len(here.outbox.drafts) == len(there.outbox.drafts) == 3
+    fisher = [
+        e.n for d in there.outbox.drafts for _, c, e in d.columns if (c.quantity, c.labels) == ("fisher_trace", {})
+    ]
+    assert fisher == [64, 64, 32], "a portion is the same there, too"
     for ours, theirs in zip(here.outbox.drafts, there.outbox.drafts, strict=True):
         assert [(c, repr(e)) for _, c, e in ours.columns] == [(c, repr(e)) for _, c, e in theirs.columns]
     assert all(torch.equal(a, b) for a, b in zip(here.model.parameters(), there.model.parameters(), strict=True))

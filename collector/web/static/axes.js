@@ -48,7 +48,7 @@ export function linearRange(values, bounds, ratio) {
   const reach = Math.max(high - low, Math.abs(high) * 1e-6, 1e-12);
   const [bandLow, bandHigh] = extent(bounds);
   if (bandLow !== null) [low, high] = [Math.max(Math.min(low, bandLow), low - reach), Math.min(Math.max(high, bandHigh), high + reach)];
-  const pad = Math.max(0.06 * (high - low), Math.abs(high) * 1e-6, 1e-12);
+  const pad = Math.max(0.06 * (high - low), Math.abs(high) * (high > low ? 1e-6 : 0.05), 1e-12);
   [low, high] = [low - pad, high + pad];
   if (ratio) return [Math.max(low, -0.02), Math.min(high, 1.02)];
   return [low < 0 && extent(values)[0] >= 0 ? 0 : low, high];

@@ -1,5 +1,6 @@
 """The door: what cannot be watched is refused with what we got, what we need, and what to do."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -55,6 +56,12 @@ def wrapped() -> Monitor:
     return attach(model)
 
 
+def traced() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is on its way out
+        return torch.jit.trace(nn.Linear(3, 2), torch.zeros(1, 3))
+
+
 GOOD_Y = torch.zeros(6, dtype=torch.long)
 REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "a model without parameters": (
@@ -100,7 +107,11 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "targets that are no tensor": (
         lambda: attach(probe_batch=(torch.randn(2, 3), [0, 1])),
-        "Tensor inputs and list targets; need tensors",
+        "Tensor inputs and list targets; need dense tensors",
+    ),
+    "sparse inputs": (
+        lambda: attach(probe_batch=(torch.eye(6, 3).to_sparse(), GOOD_Y)),
+        "Tensor inputs and Tensor targets; need dense tensors",
     ),
     "another device": (
         lambda: attach(probe_batch=(torch.randn(6, 3, device="meta"), GOOD_Y.to("meta"))),
@@ -135,6 +146,10 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "a forward that closes over the live model": (
         wrapped,
         "reaches around the copy to the live model .it writes to",
+    ),
+    "a model of torch.jit": (
+        lambda: attach(traced()),
+        "a module of torch.jit computes with the parameters it was made with; attach to what it was made from",
     ),
     "a step below zero": (lambda: attach(step=-5), r"a run the collector would refuse: .*Check step \(-5\)"),
     "two probes of one name": (
@@ -313,7 +328,7 @@ def test_a_budget_that_is_none_is_refused_at_the_door() -> None:
 def test_a_preset_and_a_budget_may_be_given_by_name() -> None:
     monitor = attach(watches="light", budget="1%")
     assert [watch.probes for watch in monitor._watches] == [watch.probes for watch in light()]
-    assert monitor._budget == Budget.of("1%")
+    assert monitor._purse.budget == Budget.of("1%")
     monitor.close()
 
 

@@ -14,11 +14,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from probe_agent import job as job_module
+from probe_agent.accord import Accord
 from probe_agent.gang import Dissolved, Gang
 from probe_agent.job import Job
 from probe_agent.joint_probe_set import joint
+from probe_agent.measuring import Subject
+from probe_agent.parts import Parts
+from probe_agent.place import Choice
 from probe_agent.probe_set import ProbeSet
+from probe_agent.probes.fisher_trace import FisherTrace
+from probe_agent.probes.weights import Weights
 from probe_agent.running_statistics import from_bytes, running_statistics, to_bytes
+from probe_wire import Outcome
 
 
 def each(size: int, does: Callable[[Gang], Any], store: Any = None) -> list[Any]:
@@ -112,6 +119,30 @@ def test_a_rank_that_does_not_come_is_waited_for_as_long_as_was_said_and_named()
     first, _, third = each(3, talk)
     assert str(first) == "waited 0.2 s in vain for rank 1" or str(first) == str(third)
     assert isinstance(third, Dissolved)
+
+
+def test_all_ranks_measure_on_as_many_samples_as_rank_0_can_pay_for() -> None:
+    probe = FisherTrace()
+
+    def agree(gang: Gang) -> Choice:
+        return Accord(gang, [probe], str).on(3, Choice([probe], [], 0, (), {probe.name: gang.rank + 2}))
+
+    assert [choice.halved for choice in each(3, agree)] == [{probe.name: 2}] * 3
+
+
+def test_a_rank_that_cannot_add_up_its_part_of_a_model_is_an_outcome_with_its_name() -> None:
+    model, batch = nn.Linear(2, 2), ProbeSet(torch.zeros(2, 2), torch.zeros(2))
+
+    def measure(gang: Gang) -> list[tuple[int, str]]:
+        parts, subject = Parts(model, gang, [Weights()]), Subject(model, batch, nn.MSELoss(), None, 0)
+        (well,) = parts.findings(subject, 0, [Weights()], None)
+        model.weight = nn.Parameter(torch.zeros(3, 3))  # of another shape than it started from
+        (ill,) = parts.findings(subject, 1, [Weights()], None)
+        return [(found.cost.outcome, found.cost.detail) for found in (well, ill)]
+
+    [[(well, _), (ill, why)]] = each(1, measure)
+    assert (well, ill) == (Outcome.OK, Outcome.FAILED)
+    assert "rank 0: FAILED: RuntimeError" in why
 
 
 def test_a_claim_is_won_by_one_rank() -> None:

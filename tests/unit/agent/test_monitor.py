@@ -362,7 +362,7 @@ def test_recording_the_last_updates_does_not_eat_up_what_the_measurement_saves()
 
 
 def test_what_a_budget_leaves_out_is_in_the_report_as_a_cost_without_points() -> None:
-    monitor, outbox, optimizer, model = setup(Slowing(since=0), Weight(), budget=Budget(share=0.0, allowance=0.03))
+    monitor, outbox, optimizer, model = setup(Slowing(since=0), Weight(), budget=Budget(share=0.0, allowance=0.039))
     step(optimizer, model)
     monitor.close()
     assert [d.step for d in outbox.drafts] == [0, 1]
@@ -457,3 +457,56 @@ def test_two_monitors_on_two_optimizers_count_their_own_steps() -> None:
     assert (first.step, second.step) == (2, 3)
     first.close()
     second.close()
+
+
+class Watched(nn.Linear):
+    """A model that keeps its monitor, and tells it of every forward pass."""
+
+    monitor: Monitor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.monitor is not None:
+            self.monitor.observe(passes=1.0)
+        return super().forward(x)
+
+
+def test_a_model_that_holds_its_monitor_is_watched_copied_and_saved_as_any_other() -> None:
+    model, outbox = Watched(3, 2), ListOutbox()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])),
+        run="test",
+        watches=[Watch(Every(1), (Loss(),))],
+        budget=Budget(share=1000),
+        outbox=outbox,
+    )
+    step(optimizer, model, 3)
+    assert [cost.outcome for draft in outbox.drafts for cost in draft.costs] == [Outcome.OK] * 4
+    passes = [e.n for draft in outbox.drafts for _, c, e in draft.columns if c.quantity == "observed_passes"]
+    assert passes == [1, 1, 1], "those of training, and none of the probes'"
+    assert copy.deepcopy(model).monitor is model.monitor
+    torch.optim.swa_utils.AveragedModel(model)
+    assert pickle.loads(pickle.dumps(model)).monitor is None  # noqa: S301
+    model.monitor.close()
+
+
+def test_a_second_monitor_of_one_optimizer_is_told_of_and_one_that_was_closed_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def attach(optimizer: torch.optim.Optimizer, model: nn.Module) -> Monitor:
+        batch = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
+        settings = {"run": "test", "watches": [Watch(Every(1), (Loss(),))], "outbox": ListOutbox()}
+        return probe_agent.attach(model, optimizer, loss_fn=F.cross_entropy, probe_batch=batch, **settings)  # type: ignore[arg-type]
+
+    first, _, optimizer, model = setup(Loss())
+    with caplog.at_level(logging.WARNING, "probe_agent"):
+        second = attach(optimizer, model)
+        assert "this optimizer is watched already" in caplog.text
+        first.close()
+        second.close()
+        caplog.clear()
+        attach(optimizer, model).close()
+    assert caplog.text == ""

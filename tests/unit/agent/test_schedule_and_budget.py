@@ -83,12 +83,12 @@ def test_a_share_of_nothing_still_looks_again() -> None:
 
 def test_claims_are_paid_in_the_order_of_what_they_had() -> None:
     claims = [Claim(2.0, had=5.0), Claim(2.0, had=1.0), Claim(2.0, had=3.0)]
-    assert affordable(claims, left=4.5, fair=0.0) == ([1, 2], pytest.approx(1.5))
+    assert affordable(claims, left=4.5, fair=0.0)[:2] == ([1, 2], pytest.approx(1.5))
 
 
 def test_a_dear_claim_saves_up_while_the_cheap_ones_go_on() -> None:
     cheap, dear = Claim(1.0, had=3.0), Claim(10.0, had=0.0)
-    chosen, missing = affordable([cheap, dear], left=5.0, fair=4.0)
+    chosen, missing, *_ = affordable([cheap, dear], left=5.0, fair=4.0)
     assert chosen == [0], "of the 5 seconds 4 are the dear one's, and 1 is left"
     assert missing == 5.0
     assert affordable([cheap, dear], left=4.5, fair=4.0)[0] == []
@@ -97,7 +97,7 @@ def test_a_dear_claim_saves_up_while_the_cheap_ones_go_on() -> None:
 
 def test_what_is_not_due_keeps_its_savings_too() -> None:
     cheap, later = Claim(1.0, had=9.0), Claim(10.0, had=0.0, due=False)
-    assert affordable([cheap, later], left=9.5, fair=9.0) == ([], pytest.approx(0.5))
+    assert affordable([cheap, later], left=9.5, fair=9.0)[:2] == ([], pytest.approx(0.5))
 
 
 def test_over_a_long_run_every_probe_gets_its_nth_part_or_all_it_asks_for() -> None:

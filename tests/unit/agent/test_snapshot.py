@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from probe_agent.frozen_copy import copy_of
 from probe_agent.probe_set import ProbeSet
-from probe_agent.snapshot import Snapshot, undisturbed
+from probe_agent.snapshot import Snapshot
+from probe_agent.undisturbed import undisturbed
 
 
 def take(model: nn.Module, inputs: Tensor, step: int = 0) -> Snapshot:
@@ -245,3 +246,15 @@ def test_tied_weights_of_two_modules_move_together() -> None:
     expected = F.linear(F.linear(snapshot.probe_set.inputs, weight).tanh(), weight)
     torch.testing.assert_close(snapshot.outputs({"one.weight": weight}), expected)
     assert snapshot.model.other.weight is snapshot.model.one.weight is snapshot.params["one.weight"]
+
+
+def test_what_a_model_holds_beside_its_weights_and_never_writes_to_is_not_copied() -> None:
+    model = nn.Linear(2, 2)
+    model.optimizer = torch.optim.Adam(model.parameters())  # type: ignore[assignment]
+    model.data = torch.utils.data.TensorDataset(torch.zeros(4, 2))  # type: ignore[assignment]
+    model.seen = [0]  # type: ignore[assignment]
+    frozen = copy_of(model)
+    assert (frozen.optimizer, frozen.data) == (model.optimizer, model.data)
+    assert frozen.seen == model.seen
+    assert frozen.seen is not model.seen
+    assert frozen.weight is not model.weight

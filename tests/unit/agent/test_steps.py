@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import nn
 
 from probe_agent.complaints import CAUSES, Complaints, said
@@ -47,6 +48,33 @@ def test_who_stops_within_a_step_lets_others_hear_it_and_the_next_one_clears_the
     assert places(sgd) == (1, 2), "places that nobody is in"
     Steps(sgd, lambda *_: None, lambda *_: None)
     assert places(sgd) == (1, 2), "they went, and another came"
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, of what it imports
+def test_of_a_step_that_is_compiled_no_more_and_no_less_is_compiled_and_listeners_run_as_they_are() -> None:
+    heard: list[object] = []
+
+    def listen(*_: object) -> None:
+        with torch.inference_mode(mode=False):  # what the compiler cannot take
+            heard.append(torch.compiler.is_compiling())
+
+    def frames(*, listened_to: bool) -> int:
+        torch._dynamo.reset()
+        counter, sgd = torch._dynamo.testing.CompileCounter(), optimizer()
+        steps = Steps(sgd, listen, listen) if listened_to else None
+
+        @torch.compile(backend=counter)
+        def step() -> None:
+            sgd.step()
+
+        for _ in range(3):
+            step()
+        if steps:
+            steps.stop()
+        return int(counter.frame_count)
+
+    assert frames(listened_to=True) == frames(listened_to=False) > 0
+    assert heard == [False] * 6
 
 
 def test_another_thread_may_stop_while_a_step_is_under_way() -> None:

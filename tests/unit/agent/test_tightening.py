@@ -153,7 +153,7 @@ def test_within_the_budget_a_tightened_probe_comes_first_and_the_others_have_the
         urgent = {probe for probe, _, _ in tight}
         allowed = budget.allowed(step)
         claims = [Claim(1.0, had[probe], probe in wanted, probe in urgent) for probe in had]
-        chosen, missing = affordable(claims, allowed - sum(had.values()), allowed / 2)
+        chosen, missing, *_ = affordable(claims, allowed - sum(had.values()), allowed / 2)
         if not chosen:
             agenda.put_off(step, budget.steps_to_wait(missing, training=max(step, 1), steps=max(step, 1)))
             continue
@@ -177,7 +177,7 @@ def test_what_a_budget_cannot_pay_for_between_two_scheduled_steps_is_no_loss() -
     job = Job(Watch(Every(100), (Loss(),)))
     job.wish("probe_loss", until=10**6)
     job.train(110)
-    job.monitor._budget = Budget(share=0.0, allowance=0.0)
+    job.monitor._purse.budget = Budget(share=0.0, allowance=0.0)
     job.train(199)
     assert [draft.step for draft in job.outbox.drafts] == [0, 25, 50, 75, 100]
     assert job.monitor.snapshots_skipped == 0
@@ -200,7 +200,7 @@ def test_a_flood_of_wishes_interrupts_training_once_between_two_scheduled_steps(
 
 def test_an_urgent_claim_is_paid_first_also_from_what_others_have_saved() -> None:
     claims = [Claim(2.0, had=9.0, urgent=True), Claim(2.0, had=1.0), Claim(10.0, had=0.0, due=False)]
-    chosen, missing = affordable(claims, left=4.0, fair=8.0)
+    chosen, missing, *_ = affordable(claims, left=4.0, fair=8.0)
     assert (chosen, missing) == ([0], 8.0)
     assert affordable([claims[0]._replace(urgent=False), *claims[1:]], left=4.0, fair=8.0)[0] == []
 

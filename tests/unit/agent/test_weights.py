@@ -12,8 +12,10 @@ from torch import Tensor, nn
 import probe_agent
 from probe_agent import Budget, Every, ListOutbox, Watch
 from probe_agent.optimizers import Recorder, rule_of
+from probe_agent.probes.loss import Loss
 from probe_agent.probes.weights import Weights
 from probe_wire import Outcome
+from tests.problems import EVERY_PROBE
 
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 0, 1, 1, 0, 1, 0])
@@ -174,3 +176,45 @@ def test_parameters_of_another_model_are_not_told_of() -> None:
     model, other = model_of(), model_of(1)
     rule = rule_of(SGD([{"params": other.parameters()}, {"params": model[2].parameters(), "lr": 0.5}], lr=0.1), model)
     assert rule.learning_rates == {"2.weight": 0.5, "2.bias": 0.5}
+
+
+class Waves(nn.Module):
+    """Complex weights, integers nobody learns, a weight without elements, one that is a single number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.scale = nn.Parameter(torch.randn(3, 4, dtype=torch.complex64)), nn.Parameter(torch.tensor(1.5))
+        self.table, self.none = nn.Parameter(torch.arange(3), requires_grad=False), nn.Parameter(torch.empty(0, 2))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x.to(torch.complex64) @ self.w).abs()) * self.scale
+
+
+def test_complex_weights_count_as_two_numbers_each_and_derivatives_by_them_are_not_taken() -> None:
+    model = Waves()
+    optimizer, outbox = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), ListOutbox()
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(X, Y),
+        run="test",
+        watches=[Watch(Every(1), (Weights(), Loss(), *EVERY_PROBE))],
+        budget=Budget(share=1000),
+        outbox=outbox,
+    )
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, optimizer)
+    monitor.close()
+    outcomes = {cost.probe: cost.outcome for cost in outbox.drafts[-1].costs}
+    measured = {probe for probe, outcome in outcomes.items() if outcome == Outcome.OK}
+    assert measured == {"weights", "loss", "calibration"}
+    assert set(outcomes.values()) == {Outcome.OK, Outcome.NOT_APPLICABLE}
+    found = {c.quantity: e.value for _, c, e in outbox.drafts[-1].columns if not c.labels}
+    learned = [(p, before[name]) for name, p in model.named_parameters() if name != "table"]
+    norm = math.sqrt(sum(float(p.detach().abs().square().sum()) for p, _ in learned))
+    moved = math.sqrt(sum(float((p.detach() - start).abs().square().sum()) for p, start in learned))
+    assert found["weight_norm"] == pytest.approx(norm, rel=1e-6)
+    assert found["distance_from_start"] == pytest.approx(moved, rel=1e-5)

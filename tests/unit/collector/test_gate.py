@@ -73,9 +73,9 @@ def test_every_option_that_keeps_the_collector_safe_is_set_on_the_live_socket(
         zmq.BACKLOG: 4096,
         zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
         zmq.HANDSHAKE_IVL: 10_000,
-        zmq.HEARTBEAT_IVL: 5000,
+        zmq.HEARTBEAT_IVL: 15_000,
         zmq.HEARTBEAT_TIMEOUT: 15_000,
-        zmq.HEARTBEAT_TTL: 15_000,
+        zmq.HEARTBEAT_TTL: 45_000,
         zmq.IMMEDIATE: 0,  # the agents' side
         zmq.MECHANISM: zmq.CURVE if guarded else zmq.NULL,
         zmq.CURVE_SERVER: int(guarded),

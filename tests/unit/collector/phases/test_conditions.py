@@ -32,7 +32,7 @@ def ramps(*pieces: tuple[float, float, int], seed: int = 0, sd: float = 0.15) ->
 
 RISE_AND_STEP = ramps((0, 10, 60), (10, 10, 40), (6, 6, 80))  # at the change it is lower, and goes on as it was
 RISE_AND_FALL = ramps((0, 10, 60), (10, 10, 40), (10, 4, 80))
-STEP = ramps((0, 0, 60), (-3, -3, 100))
+FALL = ramps((0, 0, 60), (0, -3, 100), sd=0.5)
 
 
 def judged(
@@ -107,13 +107,13 @@ def test_a_new_life_that_measures_otherwise_begins_anew_only_where_it_passes_the
 
 
 def _until(state: str, model: Machine) -> int:
-    """The step at which a drop reaches a state."""
-    return next(one.known_step for one in judged(PhaseEngine([model]), STEP) if one.state == state)
+    """The step at which a fall reaches a state."""
+    return next(one.known_step for one in judged(PhaseEngine([model]), FALL) if one.state == state)
 
 
 def test_a_claim_nobody_acted_on_yet_is_taken_back_and_can_be_shown_anew() -> None:
     at = _until("detected", LATE) + 10
-    values = [*STEP[: at // 10], *ramps((-3, -3, 40), (-6, -6, 80), seed=1)]
+    values = [*FALL[: at // 10], *ramps((-3, -3, 40), (-6, -6, 80), seed=1)]
     phases = PhaseEngine([LATE])
     told = judged(phases, values, OTHER, at)
     assert states(told) == ["suspected", "detected", "retracted", "detected", "confirmed"]
@@ -129,7 +129,7 @@ def test_a_claim_nobody_acted_on_yet_is_taken_back_and_can_be_shown_anew() -> No
 def test_a_claim_that_was_acted_on_stands() -> None:
     at = _until("detected", DROP) + 10
     phases = PhaseEngine([DROP])
-    told = judged(phases, [*STEP[: at // 10], *ramps((0, 0, 60))], OTHER, at)
+    told = judged(phases, [*FALL[: at // 10], *ramps((0, 0, 60))], OTHER, at)
     assert states(told) == ["suspected", "detected"]
     assert phases.phases[-1].phase == "dropped"
 
@@ -137,7 +137,7 @@ def test_a_claim_that_was_acted_on_stands() -> None:
 def test_what_was_suspected_is_taken_back() -> None:
     at = _until("suspected", DROP) + 10
     phases = PhaseEngine([DROP])
-    told = judged(phases, [*STEP[: at // 10], *ramps((0, 0, 60))], OTHER, at)
+    told = judged(phases, [*FALL[: at // 10], *ramps((0, 0, 60))], OTHER, at)
     assert states(told) == ["suspected", "retracted"]
     assert told[1].known_step == at
     assert phases.judged[0].suspected is None
@@ -153,7 +153,7 @@ def test_however_often_it_is_measured_otherwise_alpha_is_spent_once() -> None:
 
 
 def test_a_restart_around_the_change_tells_the_same_to_the_byte() -> None:
-    for values, model, at in ((RISE_AND_STEP, PEAK, CHANGED), (STEP, LATE, _until("detected", LATE) + 10)):
+    for values, model, at in ((RISE_AND_STEP, PEAK, CHANGED), (FALL, LATE, _until("detected", LATE) + 10)):
         straight, again, other = PhaseEngine([model]), PhaseEngine([model]), OTHER
         for i, value in enumerate(values):
             column = Column("q", {}, other if 10 * i >= at else ONE)

@@ -99,7 +99,7 @@ def test_a_rise_is_found_however_slow_it_is(length: int) -> None:
 
 def test_a_rise_within_a_few_probes_is_seen() -> None:
     found = [entered(told(curves.rise_peak_decay(seed, rise=(5.0, 8.0)))) for seed in range(20)]
-    assert found.count(PEAK) >= 18
+    assert found.count(PEAK) >= 17
 
 
 def test_a_dip_before_the_rise_is_not_the_peak() -> None:

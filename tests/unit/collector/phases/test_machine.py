@@ -62,6 +62,13 @@ def test_cycles_and_ways_past_an_optional_phase_are_allowed() -> None:
     assert [t.to_phase for t in m.turns_from("a")] == ["b", "c"]
 
 
+def test_the_version_changes_where_the_same_machine_judges_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = machine("a b", turn("a", "b"))
+    before = one.version
+    monkeypatch.setattr("collector.phases.machine.JUDGEMENT", -1)
+    assert one.version != before
+
+
 def test_the_version_follows_the_content_alone() -> None:
     one, same = machine("a b", turn("a", "b")), machine("a b", turn("a", "b"))
     assert one.version == same.version

@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.phases.meter import FLOOR, GUESSED, KEPT, LASTING_MOST, LOCAL, UNSEEN, NoiseMeter, Ring
+from collector.phases.meter import (
+    DOUBT,
+    FLOOR,
+    GROWS,
+    GUESSED,
+    KEPT,
+    LASTING_MOST,
+    LOCAL,
+    UNSEEN,
+    UNTRIED,
+    NoiseMeter,
+    Ring,
+    _together,
+)
 
 
 def measured(
@@ -91,17 +104,45 @@ def test_noise_that_lasts_is_taken_larger_for_what_has_been_flat() -> None:
     assert measured(np.zeros(100)).lasting() == 1.0
     white = [measured(ar1(seed, 150, 0.0)).lasting() for seed in range(40)]
     lasts = [measured(ar1(seed, 150, 0.8)).lasting() for seed in range(40)]
-    assert min(white) == 1.0
-    assert np.median(white) < 1.2
+    assert min(white) == DOUBT
+    assert np.median(white) <= DOUBT
+    known = [measured(ar1(seed, 150, 0.0), 1.1).lasting() for seed in range(40)]
+    assert min(known) == np.median(known) == 1.0
     assert np.median(lasts) == max(lasts) == LASTING_MOST
 
 
 def test_reported_errors_are_believed_until_the_series_shows_more() -> None:
     y = 0.1 * np.random.default_rng(4).standard_normal(100)
-    assert measured(y, paired=0.1).sigma() == pytest.approx(math.hypot(0.1, FLOOR), rel=1e-6)
-    assert measured(y, paired=0.5).sigma() == pytest.approx(math.hypot(0.5, FLOOR), rel=1e-6)
-    assert measured(y, paired=0.01).sigma() == measured(y).sigma()
+    untried = 1.0 + UNTRIED / KEPT
+    assert measured(y, paired=0.1).sigma() == pytest.approx(math.hypot(0.1, FLOOR) * untried, rel=1e-6)
+    assert measured(y, paired=0.5).sigma() == pytest.approx(math.hypot(0.5, FLOOR) * untried, rel=1e-6)
+    assert measured(y, paired=0.01).sigma() == pytest.approx(measured(y).sigma(), rel=0.25)
+    assert measured(y[:8], paired=0.1).sigma() >= 1.5 * math.hypot(0.1, FLOOR)  # few probes could not show more
     assert measured(y).sigma() == pytest.approx(0.1 * (1.0 + GUESSED / KEPT), rel=0.25)
+
+
+def test_what_a_series_shows_beyond_its_reported_errors_goes_on_in_proportion_to_them() -> None:
+    """A peak's noise is larger than that of the level after it, and both twice what was reported."""
+    sd = np.where(np.arange(200) < 160, 1.0, 0.2)
+    y, meter = sd * np.random.default_rng(3).standard_normal(200), NoiseMeter(relative=True)
+    for i in range(200):
+        meter.take(i, float(y[i]), float(0.5 * sd[i]), replaced=False)
+    assert 0.2 < meter.sigma() < 0.6
+
+
+def test_noise_is_as_reported_where_no_block_size_shows_more() -> None:
+    white = [measured(ar1(seed, 150, 0.0), 1.1).as_reported(1, 2, 4) for seed in range(40)]
+    lasts = [measured(ar1(seed, 150, 0.8), 0.45).as_reported(1, 2, 4) for seed in range(40)]
+    assert sum(white) >= 25
+    assert sum(lasts) <= 1
+    assert measured(ar1(0, 20, 0.0), 9.0).as_reported(1) is False  # too few to tell
+    assert measured(ar1(0, 150, 0.0)).as_reported(1) is False  # nothing was reported
+
+
+def test_means_of_four_count_neither_for_less_than_noise_nor_for_a_bend() -> None:
+    assert _together({1: 1.0, 2: 1.0, 4: 9.0}) == pytest.approx(GROWS[1] ** 0.5)
+    assert _together({1: 1.0, 2: 1.0, 4: 0.1}) == pytest.approx(GROWS[0] ** 0.5)
+    assert _together({1: 0.0, 2: 0.0, 4: 0.0}) == 0.0
 
 
 def test_a_curve_without_noise_is_not_believed_to_the_last_digit() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from collector.phases.history import Buckets
-from collector.phases.reflection import _LIGHTEST, RATES, Folds, fall, log_weight, rise
+from collector.phases.reflection import _LIGHTEST, BEFORE, GAP, RATES, Folds, fall, log_weight, rise
 
 
 def buckets(y: np.ndarray, variance: np.ndarray | float = 1.0, n: np.ndarray | None = None) -> Buckets:
@@ -18,7 +18,7 @@ def buckets(y: np.ndarray, variance: np.ndarray | float = 1.0, n: np.ndarray | N
 
 
 def weight(split: int) -> float:
-    """The definition: with split = 2^j (2i - 1), 1 / ((j+1)(j+2) i(i+1))."""
+    """The definition: with split = 2^j (2i - 1), 1 / ((j+1)(j+2) i(i+1)); a fold of either shape has half of it."""
     j = 0
     while split % 2 == 0:
         split, j = split // 2, j + 1
@@ -26,14 +26,16 @@ def weight(split: int) -> float:
     return 1.0 / ((j + 1) * (j + 2) * i * (i + 1))
 
 
-def summed(y: list[float], variance: list[float], k: int) -> float:
-    """One fold of single probes, pair by pair."""
+def summed(y: list[float], variance: list[float], k: int, gap: float = 0.0, before: float = 1.0) -> float:
+    """One fold of single probes, probe by probe; the gap and what lies before it in units of k, as whole probes."""
     b, unit = len(y) - k, math.sqrt(sum(variance) / len(y))
-    pairs = [(b - i, b + i - 1) for i in range(1, k + 1)]
-    d = sum(y[left] - y[right] for left, right in pairs)
-    v = sum(variance[left] + variance[right] for left, right in pairs)
+    end = b - math.ceil(gap * k)
+    first = max(len(y) - math.ceil((1 + gap + before) * k), 0)
+    m = end - first
+    d = k * math.fsum(y[first:end]) / m - math.fsum(y[b:])
+    v = math.fsum(variance[b:]) + (k / m) ** 2 * math.fsum(variance[first:end])
     e = sum(math.exp(rate / unit * d - (rate / unit) ** 2 * v / 2) for rate in RATES) / len(RATES)
-    return math.log(e * weight(b))
+    return math.log(e * weight(b) / 2)
 
 
 def is_told(found: float, defined: float) -> bool:
@@ -41,34 +43,43 @@ def is_told(found: float, defined: float) -> bool:
     return found == pytest.approx(defined, rel=1e-9) or (found == -math.inf and defined < 0.0)
 
 
-def test_it_is_the_definition_summed_pair_by_pair() -> None:
+def test_it_is_the_definition_summed_probe_by_probe() -> None:
     rng = np.random.default_rng(0)
     y, variance = rng.standard_normal(41) - 2.5 * (np.arange(41) > 25), rng.uniform(0.25, 4.0, 41)
     folds = fall(buckets(y, variance), 0.0)
-    assert folds.k.tolist() == list(range(1, 21))
-    assert np.isfinite(folds.log_e).sum() >= 5
-    for j, k in enumerate(range(1, 21)):
+    close, apart = range(1, 21), range(1, int(41 / (2 + GAP)) + 1)
+    assert folds.k.tolist() == [*close, *apart]
+    assert np.isfinite(folds.log_e[: len(close)]).sum() >= 5
+    assert np.isfinite(folds.log_e[len(close) :]).sum() >= 1
+    for j, (k, shape) in enumerate([*((k, (0.0, 1.0)) for k in close), *((k, (GAP, BEFORE)) for k in apart)]):
         b = 41 - k
-        assert is_told(folds.log_e[j], summed(y.tolist(), variance.tolist(), k))
-        assert folds.before[j] == pytest.approx(y[b - k : b].mean())
+        until = b - math.ceil(shape[0] * k)
+        first = max(41 - math.ceil((1 + shape[0] + shape[1]) * k), 0)
+        assert is_told(folds.log_e[j], summed(y.tolist(), variance.tolist(), k, *shape))
+        assert folds.before[j] == pytest.approx(y[first:until].mean())
         assert folds.after[j] == pytest.approx(y[b:].mean())
-        assert (folds.before_from[j], folds.after_from[j]) == (b - k, b)
+        assert (folds.before_from[j], folds.before_until[j], folds.after_from[j]) == (first, until, b)
+    assert folds.together() == pytest.approx(math.log(np.exp(folds.log_e).sum()))
 
 
 def test_older_buckets_are_means_of_a_window_before_that_may_be_longer() -> None:
     n = np.array([8.0, 8.0, 4.0, 2.0, 1.0, 1.0, 1.0])
     y = np.array([9.0, 8.0, 9.0, 6.0, 3.0, 2.0, 1.0])
     folds = fall(buckets(y, 2.0, n), 0.0)
-    assert folds.k.tolist() == [1.0, 2.0, 3.0, 5.0, 9.0]
-    assert folds.before_from.tolist() == [5, 3, 2, 1, 0]  # buckets that reach k probes back, or a few more
-    for j, (k, first, split) in enumerate(zip(folds.k, folds.before_from, folds.after_from, strict=True)):
-        before, after = n[first:split], n[split:]
-        assert after.sum() == k <= before.sum()
+    assert folds.k.tolist() == [1.0, 2.0, 3.0, 5.0, 9.0, 1.0, 2.0, 3.0, 5.0]
+    assert folds.before_from.tolist() == [5, 3, 2, 1, 0, 3, 2, 1, 0]  # buckets that reach far enough back, or further
+    for j, (k, first, until, split) in enumerate(
+        zip(folds.k, folds.before_from, folds.before_until, folds.after_from, strict=True)
+    ):
+        before, after = n[first:until], n[split:]
+        assert after.sum() == k
+        assert j >= 5 or (until == split and before.sum() >= k)
+        assert j < 5 or n[until:split].sum() >= GAP * k
         ratio = k / before.sum()
-        mean = float(before @ y[first:split] / before.sum()), float(after @ y[split:] / k)
+        mean = float(before @ y[first:until] / before.sum()), float(after @ y[split:] / k)
         drop, v = k * (mean[0] - mean[1]), 2.0 * k + 2.0 * before.sum() * ratio**2
         e = np.mean([math.exp(r / math.sqrt(2) * drop - r * r / 4 * v) for r in RATES])
-        assert is_told(folds.log_e[j], math.log(e * weight(int(n.sum() - k))))
+        assert is_told(folds.log_e[j], math.log(e * weight(int(n.sum() - k)) / 2))
         assert (folds.before[j], folds.after[j]) == pytest.approx(mean)
 
 
@@ -96,17 +107,17 @@ def test_an_e_value_has_under_the_null_a_mean_of_its_weight_at_most(n: list[int]
     grid = np.linspace(-14.0, 14.0, 561)
     at = [fall(buckets(np.zeros(sizes.size), sigma**2, sizes), 0.0)]
     for j, k in enumerate(at[0].k):
-        first, split = at[0].before_from[j], at[0].after_from[j]
-        before = sizes[first:split].sum()
+        first, until = at[0].before_from[j], at[0].before_until[j]
+        before = sizes[first:until].sum()
         sd = sigma * math.sqrt(1.0 / k + 1.0 / before)  # of the difference of the means
         density = np.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
         e = []
         for z in grid:
             y = np.zeros(sizes.size)
-            y[first:split] = z * sd
+            y[first:until] = z * sd
             e.append(math.exp(fall(buckets(y, sigma**2, sizes), 0.0).log_e[j]))
         mean = float(np.trapezoid(np.array(e) * density, grid))
-        assert 0.0 < mean <= 1.001 * weight(int(sizes.sum() - k))
+        assert 0.0 < mean <= 1.001 * weight(int(sizes.sum() - k)) / 2
 
 
 def test_the_definition_has_under_the_null_exactly_the_mean_of_its_weight() -> None:
@@ -114,12 +125,12 @@ def test_the_definition_has_under_the_null_exactly_the_mean_of_its_weight() -> N
     sd = math.sqrt(2.0 * k)  # of the difference of the sums of two windows
     density = np.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
     e = [math.exp(summed([0.0] * (n - k - 1) + [z * sd] + [0.0] * k, [1.0] * n, k)) for z in grid]
-    assert float(np.trapezoid(np.array(e) * density, grid)) == pytest.approx(weight(n - k), rel=1e-3)
+    assert float(np.trapezoid(np.array(e) * density, grid)) == pytest.approx(weight(n - k) / 2, rel=1e-3)
 
 
 def _ever_crosses(y: np.ndarray, sigma: np.ndarray, alpha: float) -> bool:
     return any(
-        fall(buckets(y[:n], sigma[:n] ** 2), 0.0).log_e.max() >= math.log(1.0 / alpha) for n in range(2, y.size + 1)
+        fall(buckets(y[:n], sigma[:n] ** 2), 0.0).together() >= math.log(1.0 / alpha) for n in range(2, y.size + 1)
     )
 
 
@@ -138,6 +149,27 @@ def test_a_fall_is_evidence_of_a_fall_at_the_fold_where_it_fell_and_not_of_a_ris
     assert folds.log_e.max() > math.log(1e6)
     assert int(folds.after_from[folds.log_e.argmax()]) == 30
     assert rise(buckets(y, 0.09), 0.0).log_e.max() < 0.0
+
+
+def _gathered(y: np.ndarray, gap: float, before: float) -> float:
+    """The most that any fold of a shape ever gathers of a curve without noise: half its squared standard score."""
+    found = []
+    for k in range(1, int(y.size / (2 + gap)) + 1):
+        window = y[max(y.size - math.ceil((1 + gap + before) * k), 0) : y.size - k - math.ceil(gap * k)]
+        found.append((window.mean() - y[-k:].mean()) ** 2 / (1 / k + 1 / window.size) / 2)
+    return max(found)
+
+
+def test_of_a_rounded_top_windows_apart_gather_two_fifths_more_than_windows_that_touch() -> None:
+    top = -(np.arange(-45.0, 46.0) ** 2)
+    assert _gathered(top, GAP, BEFORE) == pytest.approx(1.4 * _gathered(top, 0.0, 1.0), rel=0.05)
+
+
+def test_what_folds_show_together_is_the_sum_and_nothing_where_there_is_none() -> None:
+    folds = fall(buckets(np.concatenate([np.ones(60), np.zeros(6)]), 0.09), 0.0)
+    assert folds.together() == pytest.approx(math.log(np.exp(folds.log_e).sum()))
+    assert folds.together() > folds.log_e.max() > 0.0
+    assert fall(buckets(np.arange(9.0)), 1.0).together() == -math.inf
 
 
 def test_a_rise_is_the_fall_of_the_mirror_image() -> None:

@@ -1,12 +1,13 @@
 """Two probes far above the median are a spike, one is not; what stays up is the new level."""
 
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
 
-from collector.phases import MACHINES, Track
+from collector.phases import KINDS, MACHINES, Track
 from collector.phases.machine import Turn
 from collector.phases.spikes import BEHIND, CALM, CLIMBING, LEAST, Spikes
 from tests.phase_runs import turn
@@ -50,6 +51,27 @@ def test_what_is_far_in_spreads_but_small_beside_the_level_is_no_spike() -> None
 def test_values_that_can_hardly_be_told_apart_do_not_overflow() -> None:
     values = [0.0, 0.0, 0.0, *[1.0] * 6, 2.0, -1.0, -1.0, 6.0, 6.0, 0.0, 0.0, 0.0, 0.0, 1.3e-180]
     assert shown(values, UP, DOWN, LOST)[-1] == len(values) - 1
+
+
+def test_a_loss_that_falls_fast_does_not_hide_its_spikes_behind_its_own_fall() -> None:
+    fall = 2.0 * (1.0 + np.arange(120.0) / 5.0) ** -0.7
+    for at, seed in itertools.product((100, 110), range(3)):
+        values = fall * (1.0 + 0.01 * np.random.default_rng(seed).standard_normal(fall.size))
+        assert shown(values.tolist(), UP) == []
+        values[at : at + 4] *= 1.15
+        assert shown(values.tolist(), UP)[0] == at + 1
+
+
+def test_a_spike_is_called_and_ends_though_the_series_wanders_like_a_random_walk() -> None:
+    walk = 5.0 + 0.02 * np.cumsum(np.random.default_rng(1).standard_normal(200))
+    walk[150:156] *= 1.8
+    judge = Track(KINDS["spike"], {}, 0.01)
+    told = [one for i, value in enumerate(walk.tolist()) for one in judge.update(i, value)]
+    assert not judge.observed.assessable()
+    assert [(one.to_phase, one.known_step) for one in told if one.state == "detected"] == [
+        ("spike", 151),
+        ("calm", 160),
+    ]
 
 
 def test_a_drop_is_no_spike() -> None:

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from collector.phases import MACHINES, Track, Transition
+from collector.phases import KINDS, MACHINES, Track, Transition
 from collector.phases.track import FIRST, MAX_SPANS
 from tests import curves
 from tests.phase_runs import entered, machine, passed, plain, rows, states, turn
@@ -29,12 +29,12 @@ def ramps(*pieces: tuple[float, float, int], seed: int = 0, sd: float = 0.15) ->
 
 
 def peak(seed: int = 0) -> curves.Curve:
-    return ramps((0, 10, 50), (10, 4, 50), (4, 4, 60), seed=seed)
+    return ramps((0, 10, 50), (10, 4, 50), (4, 4, 60), seed=seed, sd=0.6)
 
 
 def dip(seed: int = 2) -> curves.Curve:
-    """Down from step 600 to step 750."""
-    return ramps((0, 0, 60), (-3, -3, 15), (0, 0, 85), seed=seed)
+    """Down from step 600 to step 700."""
+    return ramps((0, 0, 60), (-3, -3, 10), (0, 0, 90), seed=seed)
 
 
 def followed(model=DROP, curve: curves.Curve | None = None, alpha: float = 0.01) -> tuple[Track, list[Transition]]:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -56,10 +56,34 @@ def test_a_peak_is_suspected_then_detected_then_confirmed() -> None:
         assert detected.happened_between[0] <= 500 <= detected.happened_between[1]
 
 
+@pytest.mark.parametrize("paired", [0.1, math.nan], ids=["error reported", "no error reported"])
+def test_a_sharp_step_is_known_at_its_fourth_probe_without_asking_the_signs(paired: float) -> None:
+    known = []
+    for seed in range(10):
+        y = 4.0 + 0.1 * (np.random.default_rng(seed).standard_normal(130) - 8.0 * (np.arange(130) >= 120))
+        _, told = followed(KINDS["onset_down"], curves.Curve(np.arange(130), y, np.full(130, paired)))
+        known += [one.known_step - 119 for one in told if one.state == "detected"]
+    assert len(known) == 10
+    assert np.median(known) <= 4
+    assert min(known) >= 1
+
+
+def test_a_step_no_larger_than_lasting_noise_still_asks_the_signs() -> None:
+    """Noise that lasts makes excursions of two and three standard deviations, not of four."""
+    judge = Track(KINDS["onset_down"], {}, 0.01)
+    wander, rng = 0.0, np.random.default_rng(0)
+    for i in range(120):
+        wander = 0.8 * wander + 0.6 * float(rng.standard_normal())
+        judge.update(i, 4.0 + 0.1 * wander)
+    meter = judge.observed.trends.cleaner.meter
+    assert not meter.as_reported(1, 2, 4)
+    assert meter.single() >= 0.1 * 1.3  # more than what single probes show of it
+
+
 def test_a_training_loop_is_told_once_in_the_state_the_turn_asks_for() -> None:
     for act in ("detected", "confirmed"):
         model = machine("flat dropped", turn("flat", "dropped", "fall", act=act))
-        _, told = followed(model, ramps((0, 0, 60), (-3, -3, 100)))
+        _, told = followed(model, ramps((0, 0, 60), (0, -3, 100), sd=0.5))
         assert states(told) == ["suspected", "detected", "confirmed"]
         assert [t.state for t in told if t.act] == [act]
 
@@ -131,7 +155,7 @@ def test_evidence_that_would_suffice_and_is_not_claimed_says_why(seed: int, said
 
 def test_what_is_suspected_is_known_while_it_is() -> None:
     judge, seen = Track(DROP, {}, 0.01), []
-    for row in rows(dip()):
+    for row in rows(ramps((0, 0, 60), (0, -3, 100), sd=0.5)):
         told = judge.update(*row)
         seen.append(judge.suspected)
         if "suspected" in states(told):

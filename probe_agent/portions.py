@@ -1,0 +1,123 @@
+"""Portions: on how many of its samples each probe is measured, where the budget has no room for all of them.
+
+A probe whose values are means over samples (`Probe.averages`) is halved rather than left out: fewer samples give the same with
+a greater standard error. They are always some of the former ones. A series begins anew wherever their number changes, since other
+samples have another mean, so changes are rare: a probe is halved only when it was left out the last time it was due, never
+below `FEWEST` samples, and never while a transition is suspected. It is doubled after several measurements in a row with room for
+twice what that takes; if that had to be undone, after twice as many. So of n measurements some log n change the samples.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple, final
+
+from probe_agent.probe_set import FEWEST, kept
+from probe_wire import Column, Estimate, Quantity
+
+PORTION = Quantity(
+    name="probe_portion",
+    unit="ratio",
+    help="The part of its samples that a probe is measured on. Below 1 the budget has no room for all of them: standard errors are "
+    "larger, and series begin anew where it changes.",
+    title="Part of the samples a probe is measured on",
+)
+
+PATIENCE: Final = 8
+"""Measurements in a row with room to spare before a probe gets samples back."""
+
+ROOM: Final = 4
+"""So many times what it takes now must be there for a probe to be doubled: what that takes, and as much again."""
+
+
+class Trial(NamedTuple):
+    """What a probe took before it was halved, and how often it was."""
+
+    seconds: float
+    times: int
+
+
+@final
+class Portions:
+    """Says how often the samples of a probe should be halved; that holds once all ranks have agreed.
+
+    Args:
+        samples: how many each probe has at most, by its name; of those that can be halved.
+
+    Attributes:
+        halved: how often they are, of the probes that are not measured on all.
+    """
+
+    def __init__(self, samples: Mapping[str, int]) -> None:
+        self.halved: Mapping[str, int] = {}
+        self._samples = dict(samples)
+        self._most = {name: (n // FEWEST).bit_length() - 1 for name, n in samples.items() if n >= 2 * FEWEST}
+        self._missed: set[str] = set()
+        self._rich: Counter[str] = Counter()
+        self._patience = dict.fromkeys(self._most, PATIENCE)
+        self._doubled: set[str] = set()
+        self._trials: dict[str, Trial] = {}
+        self._ever: dict[str, None] = {}
+
+    def halvings(self, name: str) -> int:
+        """How often more the probe may be halved now."""
+        return self._most.get(name, 0) - self.halved.get(name, 0) if name in self._missed else 0
+
+    def left_out(self, names: Iterable[str]) -> None:
+        """These were due and could not be measured."""
+        self._missed.update(names)
+
+    def wished(self, name: str, seconds: float, halvings: int, left: float) -> int:
+        """How often the samples of a probe that is measured now should be halved in all.
+
+        Args:
+            name: of the probe.
+            seconds: it is expected to take as it is.
+            halvings: that the budget needs.
+            left: seconds that the budget has beside all that is measured now.
+        """
+        self._missed.discard(name)
+        if name not in self._most:
+            return 0
+        now = self.halved.get(name, 0)
+        if halvings:
+            if name in self._doubled:
+                self._doubled.discard(name)
+                self._patience[name] *= 2
+            self._trials[name] = Trial(seconds, halvings)
+            return now + halvings
+        self._rich[name] = self._rich[name] + 1 if now and left >= (ROOM - 1) * seconds else 0
+        if self._rich[name] < self._patience[name]:
+            return now
+        self._rich[name] = 0
+        self._doubled.add(name)
+        return now - 1
+
+    def took(self, name: str, seconds: float) -> None:
+        """A measurement that came out well took so long. A probe that is hardly cheaper on fewer samples gets all of them, for good."""
+        trial = self._trials.pop(name, None)
+        if trial and seconds > trial.seconds * (1 + 0.5**trial.times) / 2:
+            self._most.pop(name, None)
+
+    def hold(self, agreed: Mapping[str, int]) -> list[str]:
+        """Do as agreed, here and on every rank. Returns what is new, in words."""
+        before, self.halved = self.halved, {name: times for name, times in agreed.items() if times}
+        self._ever |= dict.fromkeys(self.halved)
+        return [
+            f"{name} is measured on {self._kept(name)} of {self._samples[name]} samples: {self._reason(name, times)}"
+            for name in {**before, **self.halved}
+            if (times := before.get(name, 0)) != self.halved.get(name, 0)
+        ]
+
+    def account(self) -> Iterator[tuple[Quantity, Column, Estimate]]:
+        """The portions, as series of their own, of the probes that were ever halved."""
+        for name in self._ever:
+            n = self._kept(name)
+            yield PORTION, Column(PORTION.name, {"probe": name}), Estimate(n / self._samples[name], 0.0, 0.0, n)
+
+    def _kept(self, name: str) -> int:
+        return kept(self._samples[name], self.halved.get(name, 0))
+
+    def _reason(self, name: str, before: int) -> str:
+        if self.halved.get(name, 0) > before:
+            return "the budget has no room for more"
+        return "the budget has room again" if name in self._most else "fewer would not be cheaper"
