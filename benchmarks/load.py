@@ -178,7 +178,7 @@ def page(results: dict[str, Any]) -> str:
         lines.append(f"| {title} | " + " | ".join(value(one) for one in results["rounds"]) + " |")
     lines += [
         "",
-        "*To the page* counts the time for which the feed lets news gather, 0.15 s where few pages are open.",
+        "*To the page* counts the time for which the feed lets news gather, 0.1 s where few pages are open.",
         "*Storm* is from SIGKILL until one more report of every client is acknowledged; *ready* is until the collector answers again,",
         "which is when it has read its runs back from the store.",
     ]

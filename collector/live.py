@@ -5,6 +5,8 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, repeat
 from typing import Literal, NamedTuple
 
 from collector.phases import Judged, Span, Transition, Unused
@@ -51,6 +53,9 @@ class Latest(NamedTuple):
     step: int
     estimate: Estimate
     position: int
+
+
+_latest = partial(tuple.__new__, Latest)  # as `Latest._make`, at a third of the price
 
 
 @dataclass(slots=True)
@@ -180,8 +185,8 @@ class LiveRun:
     def settle(self) -> dict[SeriesKey, Latest]:
         """The newest point of every series: looked up when somebody asks, and not for every report."""
         for keys, schema, report in self._unsettled.values():
-            for position, (key, estimate) in enumerate(zip(keys, unpack(report, schema), strict=True)):
-                self.latest[key] = Latest(report.step, estimate, position)
+            found = zip(repeat(report.step), unpack(report, schema), count(), strict=False)
+            self.latest.update(zip(keys, map(_latest, found), strict=True))
         self._unsettled.clear()
         return self.latest
 

@@ -51,15 +51,16 @@ def unpack(report: Report, schema: Schema) -> list[Estimate]:
     """
     check(report, schema)
     doubles, counts = f"<{len(schema.columns)}d", f"<{len(schema.columns)}I"
-    rows = zip(
-        struct.unpack(doubles, report.values),
-        struct.unpack(doubles, report.stderrs),
-        struct.unpack(doubles, report.paired),
-        struct.unpack(counts, report.ns),
-        report.outcomes,
-        strict=True,
+    return list(
+        map(
+            Estimate,
+            struct.unpack(doubles, report.values),
+            struct.unpack(doubles, report.stderrs),
+            struct.unpack(doubles, report.paired),
+            struct.unpack(counts, report.ns),
+            map(_OUTCOMES.__getitem__, report.outcomes),
+        )
     )
-    return [Estimate(value, stderr, paired, n, _OUTCOMES[outcome]) for value, stderr, paired, n, outcome in rows]
 
 
 def unpack_one(report: Report, position: int) -> Estimate:

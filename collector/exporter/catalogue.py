@@ -224,6 +224,18 @@ SERIES_REFUSED = Family(
     ("reason",),
 )
 
+OF_RANK = (
+    OVERHEAD,
+    RUN_LOST_REPORTS,
+    REPORTS_DROPPED,
+    SNAPSHOTS_SKIPPED,
+    SCALARS_DROPPED,
+    RUN_WAITING,
+    RUN_LAG,
+    RUN_CLOCK,
+)
+"""What each rank of a run says about itself."""
+
 CATALOGUE = (
     RUN_INFO,
     RUN_STATE,

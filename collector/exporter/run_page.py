@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import get_args, get_type_hints
 
 from collector.exporter import catalogue as c
 from collector.exporter.names import Layers, label_pairs
 from collector.exporter.room import Share
 from collector.exporter.still import Still, Subject
-from collector.exporter.text import Page
+from collector.exporter.text import Page, number, prefix
 from collector.live import State
 from collector.phases.transition import NoiseCard
 from collector.phases.transition import State as ClaimState
@@ -59,18 +60,18 @@ def write_run(page: Page, still: Still, machines: Machines, share: Share) -> Non
 
 def write_ranks(page: Page, still: Still, share: Share) -> None:
     """What each rank said about itself."""
-    for rank, said in still.ranks.items():
-        if share.take(8, ("rank", rank)):
-            labels = [("run", still.label), ("rank", str(rank))]
-            page.add(c.OVERHEAD, labels, said.overhead_ratio)
-            page.add(c.RUN_LOST_REPORTS, labels, said.lost)
-            page.add(c.REPORTS_DROPPED, labels, said.losses.reports_dropped)
-            page.add(c.SNAPSHOTS_SKIPPED, labels, said.losses.snapshots_skipped)
-            page.add(c.SCALARS_DROPPED, labels, said.losses.scalars_dropped)
-            page.add(c.RUN_WAITING, labels, said.waiting)
-            for family, seconds in ((c.RUN_LAG, said.lag), (c.RUN_CLOCK, said.clock_ahead)):
-                if math.isfinite(seconds):
-                    page.add(family, labels, seconds)
+    lines = [page.lines(family) for family in c.OF_RANK]
+    for rank, figures in still.ranks.items():
+        if share.take(len(c.OF_RANK), ("rank", rank)):
+            for of_family, begins, value in zip(lines, _rank_prefixes(still.label, rank), figures, strict=True):
+                if math.isfinite(value):
+                    of_family.append(begins + number(value))
+                    page.series += 1
+
+
+@lru_cache(maxsize=20_000)
+def _rank_prefixes(label: str, rank: int) -> list[str]:
+    return [prefix(family.name, [("run", label), ("rank", str(rank))]) for family in c.OF_RANK]
 
 
 def write_probes(page: Page, still: Still, share: Share) -> None:

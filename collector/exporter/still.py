@@ -1,6 +1,5 @@
 """Still: one run as it stood when Prometheus asked. Copied under Live's lock, formatted outside it."""
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +27,8 @@ class Still:
     step: int
     first_heard: float
     last_heard: float
-    ranks: dict[int, RankState]
+    ranks: dict[int, tuple[float, ...]]
+    """What each rank said about itself, in the order of `catalogue.OF_RANK`."""
     unjudged: dict[str, int]
     quantities: dict[str, Quantity]
     estimates: list[tuple[SeriesKey, int, Estimate]]
@@ -56,7 +56,7 @@ class Still:
             step=run.step,
             first_heard=run.first_heard,
             last_heard=run.last_heard,
-            ranks={rank: copy.copy(said) for rank, said in run.ranks.items()},
+            ranks={rank: _figures(said) for rank, said in run.ranks.items()},
             unjudged=msgspec.structs.asdict(run.unjudged),
             quantities=dict(run.quantities),
             estimates=[(key, found.position, found.estimate) for key, found in latest.items()],
@@ -77,6 +77,20 @@ class Still:
         for (quantity, outcome), count in found.items():
             counts.setdefault(quantity, Counter())[Outcome(outcome)] = count
         return counts
+
+
+def _figures(said: RankState) -> tuple[float, ...]:
+    losses = said.losses
+    return (
+        said.overhead_ratio,
+        said.lost,
+        losses.reports_dropped,
+        losses.snapshots_skipped,
+        losses.scalars_dropped,
+        said.waiting,
+        said.lag,
+        said.clock_ahead,
+    )
 
 
 def _newest(told: Iterable[Transition]) -> dict[tuple[str, Subject], Transition]:

@@ -1,7 +1,7 @@
 """Feed: tells the open pages what is new. Written to by the inlet thread, read by the page's event loop.
 
 A page is sent two kinds of news. A *tick* says how far a run has come; only the newest of each run
-matters, so ticks are merged while they wait: a page gets six messages a second at the most, one of many
+matters, so ticks are merged while they wait: a page gets ten messages a second at the most, one of many
 pages two. A *transition* is sent whole and never silently dropped: where too many wait, the page is told to
 load everything again. On every (re)connection the page hears `hello` and asks for what it missed,
 so nothing here has to be remembered for a page that is away.
@@ -35,7 +35,7 @@ class Feed:
         *,
         pages: int = 200,
         waiting: int = 256,
-        seconds_between: float = 0.15,
+        seconds_between: float = 0.1,
         keep_alive_seconds: float = 15.0,
         on_tick_dropped: Callable[[], None] = lambda: None,
         on_overflow: Callable[[], None] = lambda: None,
