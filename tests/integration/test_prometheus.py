@@ -351,6 +351,31 @@ def _fails(folder: Path, mutant: tuple[str, str, str]) -> bool:
     text = (own / file).read_text(encoding="utf-8")
     assert right in text, mutant
     (own / file).write_text(text.replace(right, wrong), encoding="utf-8")
-    tested = run_program("promtool", "test", "rules", own / "alerts_test.yml")
+    _keep_tests_of(
+        own, _alerts(own) ^ _alerts(RULES)
+    )  # those of the changed alerts mostly do, in a twentieth of the time
+    if _tested(own, mutant):
+        return True
+    shutil.copy(RULES / "alerts_test.yml", own)
+    return _tested(own, mutant)
+
+
+def _tested(rules: Path, mutant: tuple[str, str, str]) -> bool:
+    tested = run_program("promtool", "test", "rules", rules / "alerts_test.yml")
     assert tested.returncode == 0 or "exp:" in tested.stdout + tested.stderr, f"{mutant} is not a rule at all"
     return tested.returncode != 0
+
+
+def _alerts(rules: Path) -> set[tuple[str, str]]:
+    """Each alert by its name and all that it says."""
+    groups = yaml.safe_load((rules / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    return {(rule["alert"], repr(rule)) for group in groups for rule in group["rules"]}
+
+
+def _keep_tests_of(rules: Path, alerts: set[tuple[str, str]]) -> None:
+    """Leave out the tests of other alerts, unless none are left."""
+    path, names = rules / "alerts_test.yml", {name for name, _ in alerts}
+    whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tests = [test for test in whole["tests"] if names & {each["alertname"] for each in test.get("alert_rule_test", [])}]
+    if tests:
+        path.write_text(yaml.safe_dump(whole | {"tests": tests}, sort_keys=False), encoding="utf-8")
