@@ -108,7 +108,7 @@ class Judges:
 
     def _too_long(self, reports: int, schemas: Iterable[Schema]) -> bool:
         widest = max((sum(self._judged(column) for column in schema.columns) for schema in schemas), default=0)
-        return reports * widest > AT_ONCE
+        return reports * max(widest, 1) > AT_ONCE
 
     def _judged(self, column: Column) -> int:
         """By how many machines."""
@@ -157,7 +157,7 @@ class Judges:
             if self._too_long(retrial.left, retrial.schemas):
                 return False
             retrial.finish()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.OperationalError, OSError) as error:
             event("retrial.interrupted", logging.WARNING, run=retrial.hearing.run_id, reason=str(error))
             return False
         except Exception:  # noqa: BLE001 - what cannot be read of one run must not end the inlet

@@ -18,7 +18,7 @@ MOST_WAITING = 100
 
 
 class NotKept(Exception):
-    """The order could not be written down, and was not carried out."""
+    """The order could not be written down, or not yet."""
 
 
 @final
@@ -39,13 +39,20 @@ class Orders:
         answer: Future[bool] = Future()
         self._waiting.append((order, answer))
         try:
+            return self._answer(answer)
+        except TimeoutError:
+            raise NotKept("it is being written down; ask again under the same id") from None
+        except (sqlite3.Error, OSError) as error:
+            raise NotKept(str(error)) from error
+
+    @staticmethod
+    def _answer(answer: Future[bool]) -> bool:
+        try:
             return answer.result(ANSWER_SECONDS)
         except TimeoutError:
             if answer.cancel():
                 raise NotKept(f"nobody took it within {ANSWER_SECONDS:.0f} s") from None
             return answer.result(ANSWER_SECONDS)  # it is being written down
-        except (sqlite3.Error, OSError) as error:
-            raise NotKept(str(error)) from error
 
     def work(self, keep: Callable[[OrderRow], bool], wish: Callable[[str, int, Tighten], None]) -> None:
         """Write down and carry out what waits; for the inlet's thread, when nothing waits to be committed."""

@@ -294,6 +294,11 @@ class Pipeline:
         for row in rows[:RECOVERED_RUNS]:
             identity = Run(**{name: getattr(row, name) for name in Run.__struct_fields__})
             self._run(identity, row.first_heard)
+        try:
+            self.commit()  # what is known only now, because the life before ended while it judged
+        except (sqlite3.Error, OSError):
+            logger.exception("recovery.not_kept")
+            self.rollback()
         if rows:
             event("runs.recovered", runs=min(len(rows), RECOVERED_RUNS), left_out=max(0, len(rows) - RECOVERED_RUNS))
 

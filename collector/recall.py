@@ -1,6 +1,6 @@
 """Recall: a run as it stood, made anew in memory from what is stored of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import RLock
 
 import msgspec
@@ -12,7 +12,7 @@ from collector.log import logger
 from collector.phases.spans import spans_of
 from collector.retrials import Found
 from collector.store.archive import StoredFrame
-from collector.store.queries import Reader
+from collector.store.queries import Life, Reader
 from probe_wire import Goodbye, Report, Schema
 
 
@@ -30,7 +30,7 @@ def recall(run: LiveRun, lock: RLock, reader: Reader, judges: Judges) -> list[Fo
     shown_until = _restored(run, lock, reader)
     judged_until = judges.take_up(run, schemas.values())
     found: list[Found] = []
-    lives = _Lives(reader, run_id, known=shown_until > 0)
+    lives = _Lives(reader.lives(run_id, shown_until))
     for frame in reader.frames(run_id, min(shown_until, judged_until)):
         if frame.id > shown_until:
             with lock:
@@ -71,11 +71,10 @@ def _show(run: LiveRun, frame: StoredFrame, schemas: Mapping[tuple[int, int], Sc
 class _Lives:
     """Which life each rank of a run has come to, as its messages pass; what an earlier one left is delivered at any time."""
 
-    def __init__(self, reader: Reader, run_id: str, *, known: bool) -> None:
-        lives = reader.lives(run_id)
-        self._order = {stream_id: place for place, (_, stream_id, _) in enumerate(lives)}
-        self._at = {rank: self._order[stream_id] for rank, stream_id, _ in lives} if known else {}
-        self.finished = {rank: finished for rank, _, finished in lives}  # the last has the last word
+    def __init__(self, lives: Sequence[Life]) -> None:
+        self._order = {life.stream_id: place for place, life in enumerate(lives)}
+        self._at = {life.rank: self._order[life.stream_id] for life in lives if life.heard}
+        self.finished = {life.rank: life.finished for life in lives}  # the last has the last word
 
     def are_at(self, frame: StoredFrame) -> bool:
         """Whether no later life of its rank has been seen."""

@@ -66,9 +66,12 @@ class Retrial:
 
     def go_on(self, stop: threading.Event, seconds: float = PORTION_SECONDS) -> None:
         """Judge for so long what is stored by now; ``caught_up`` where that was all."""
-        until = time.monotonic() + seconds
+        asked = time.monotonic()
+        until = 0.0
         self.progress.reports = self.progress.judged + self.left
         for frame in self._reader.frames(self.hearing.run_id, self.hearing.at):
+            if not until:  # of very many ranks the first comes late: a portion takes as long again at least
+                until = max(2 * time.monotonic() - asked, time.monotonic() + seconds)
             began = time.perf_counter()
             self.take(frame)
             if self.hearing.stopped or len(self.found) >= MOST_FOUND:
@@ -169,7 +172,7 @@ class Retrials:
         while (retrial := self._next()) is not None:
             try:
                 retrial.go_on(self._stop)
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.OperationalError, OSError) as error:
                 self._log("retrial.interrupted", logging.WARNING, run=retrial.hearing.run_id, reason=str(error))
                 self._stop.wait(RETRY_SECONDS)
             except Exception:  # noqa: BLE001 - what cannot be read of one run must not keep the others waiting

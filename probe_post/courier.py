@@ -68,7 +68,8 @@ class Courier:
         self._schemas_sent: set[int] = set()
         self._next_hello = 0.0
         self._last_sent = 0.0
-        self._last_ack = 0.0
+        self._last_numbered = 0.0
+        self._last_progress = 0.0  # an answer that told nothing new is none: a greeting only says that we live
         self._patience = SILENCE_SECONDS
         self._timed = (0, 0.0)  # a number that was sent once, and when: how long answers take; (0, …) where none is
         self._poison = 0
@@ -81,13 +82,14 @@ class Courier:
         if (
             self.greeted
             and self._sent > self._acknowledged
-            and now - max(self._last_ack, self._last_sent) > self._patience
+            and now - max(self._last_progress, self._last_numbered) > self._patience
         ):
             self.greeted = False  # no answer: greet again and go back
             self._timed = (0, now)
             self._patience = min(2 * self._patience, MOST_SILENCE_SECONDS)
         if (breaks := self._breaks()) != self._broken:
             self._broken = breaks
+            self._timed = (0, now)
             if self.greeted:
                 self.greeted, self._next_hello = False, now
         if not self.greeted:
@@ -116,7 +118,7 @@ class Courier:
                 return
             if not self._send(message):
                 return
-            self._sent = message.seq
+            self._sent, self._last_numbered = message.seq, time.monotonic()
             self._may_send += 1 / self._rate
             if not self._timed[0]:
                 self._timed = (message.seq, now)
@@ -153,13 +155,15 @@ class Courier:
 
     def take_ack(self, seq: int) -> None:
         """All up to this number is committed."""
-        self._last_ack = time.monotonic()
+        now = time.monotonic()
+        if seq != self._acknowledged or not self.greeted:
+            self._last_progress = now
         before = len(self._ledger)
         self._ledger.acknowledge(seq)
         self._acknowledged = seq
         timed, since = self._timed
         if 0 < timed <= seq:
-            took = self._last_ack - since
+            took = now - since
             self._patience = min(max(SILENCE_SECONDS, 3 * took), MOST_SILENCE_SECONDS)
             self._timed = (0, since)
         if len(self._ledger) < before:

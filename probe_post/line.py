@@ -145,4 +145,5 @@ class Line:
             )
         with suppress(zmq.ZMQError):
             self.socket.disconnect(self.address)
+        self.breaks += 1  # libzmq tells of no disconnection that was asked for
         self.socket.connect(self.address)

@@ -69,7 +69,7 @@ def frames(db: sqlite3.Connection, run_id: str, after: int = 0) -> Iterator[Stor
     ).fetchall()
     share = HELD_BYTES // max(len(sealed), 1)
     parts = [_in_blocks(db, stream, schema, after, share) for stream, schema in sealed] + [
-        _in_log(db, stream_id) for stream_id in ranks
+        _in_log(db, stream_id, after) for stream_id in ranks
     ]
     for frame_id, stream_id, received_at, body in heapq.merge(*parts):
         if frame_id <= after:
@@ -82,8 +82,8 @@ def frames(db: sqlite3.Connection, run_id: str, after: int = 0) -> Iterator[Stor
 _Message = tuple[int, int, float, bytes]
 
 
-def _in_log(db: sqlite3.Connection, stream_id: int) -> Iterator[_Message]:
-    return ((row.frame, stream_id, row.received_at, row.body) for row in messages(db, stream_id))
+def _in_log(db: sqlite3.Connection, stream_id: int, after: int) -> Iterator[_Message]:
+    return ((row.frame, stream_id, row.received_at, row.body) for row in messages(db, stream_id, after))
 
 
 def _in_blocks(db: sqlite3.Connection, stream_id: int, schema_id: int, after: int, share: int) -> Iterator[_Message]:
@@ -95,7 +95,8 @@ def _in_blocks(db: sqlite3.Connection, stream_id: int, schema_id: int, after: in
         (stream_id, schema_id, after),
     )
     for first_frame, reports in blocks:
-        for begin in range(0, reports, most):
+        passed = sum(frame <= after for frame in _frame_ids(db, first_frame)) if first_frame <= after else 0
+        for begin in range(passed, reports, most):
             part = slice(begin, begin + most)
             bodies = block_bodies(db, first_frame, series_ids, part)
             if bodies is None:
@@ -105,6 +106,12 @@ def _in_blocks(db: sqlite3.Connection, stream_id: int, schema_id: int, after: in
             frame_ids, received_at = places["frame"].tolist(), places["received_at"].tolist()
             del places
             yield from zip(frame_ids, repeat(stream_id), received_at, bodies, strict=False)
+
+
+def _frame_ids(db: sqlite3.Connection, first_frame: int) -> list[int]:
+    (packed,) = db.execute("SELECT places FROM blocks WHERE first_frame = ?", (first_frame,)).fetchone()
+    found: list[int] = unpack_places(packed)["frame"].tolist()
+    return found
 
 
 def block_bodies(
@@ -187,8 +194,7 @@ def _log_points(db: sqlite3.Connection, series_ids: Sequence[int], after: int) -
     for run_id, rank in {key[:2] for key in wanted}:
         streams = db.execute("SELECT id FROM streams WHERE run_id = ? AND rank = ?", (run_id, rank)).fetchall()
         for (stream_id,) in streams:
-            new = (row for row in messages(db, stream_id) if row.frame > after)
-            for schema_id, group in reports_by_schema(new).items():
+            for schema_id, group in reports_by_schema(messages(db, stream_id, after)).items():
                 columns = stored_schema(db, stream_id, schema_id).columns
                 points = columns_of([row.body for row in group], len(columns))
                 places = np.array([row[1:4] for row in group], PLACE)

@@ -26,12 +26,19 @@ class Arrivals:
         self._reports: Counter[tuple[int, int]] = Counter()
         self._bytes: Counter[tuple[int, int]] = Counter()
         self._ended = False
-        self.recount()
+        self._known = False
 
-    def recount(self) -> None:
-        """Look at what is there: an earlier life or a transaction that was undone left it so."""
+    def rolled_back(self) -> None:
+        """What has come since the last commit is undone; what is there is looked at when the disk is asked next."""
         self._new.clear()
         self._ended = False
+        self._known = False
+
+    def look(self) -> None:
+        """See what is there, where that is not known: an earlier life or a transaction that was undone left it so."""
+        if self._known:
+            return
+        self._known = True
         rows = self._db.execute("SELECT place >> 32, COUNT(*), SUM(LENGTH(body)) FROM arrived GROUP BY 1").fetchall()
         self._reports = Counter({(stream_id, SOME_SCHEMA): count for stream_id, count, _ in rows})
         self._bytes = Counter({(stream_id, SOME_SCHEMA): size for stream_id, _, size in rows})

@@ -44,22 +44,24 @@ def place(stream_id: int, seq: int) -> int:
     return stream_id << 32 | seq & 0xFFFFFFFF
 
 
-def messages(db: sqlite3.Connection, stream_id: int) -> Iterator[Row]:
-    """The messages of a stream that are in no block yet, in order: those in their place and those that have just come."""
-    return _rows(db, f"{_SELECT} log {_OF_STREAM} UNION ALL {_SELECT} arrived {_OF_STREAM} ORDER BY place", stream_id)
+def messages(db: sqlite3.Connection, stream_id: int, after: int = 0) -> Iterator[Row]:
+    """The messages of a stream beyond a frame that are in no block yet, in order: those in their place and those that have just come."""
+    query = f"{_SELECT} log {_OF_STREAM} UNION ALL {_SELECT} arrived {_OF_STREAM} ORDER BY place"
+    return _rows(db, query, stream_id, after)
 
 
 def settled(db: sqlite3.Connection, stream_id: int) -> Iterator[Row]:
     """Those of them that are in their place, which is where blocks are made of them."""
-    return _rows(db, f"{_SELECT} log {_OF_STREAM} ORDER BY place", stream_id)
+    return _rows(db, f"{_SELECT} log {_OF_STREAM} ORDER BY place", stream_id, 0)
 
 
 _SELECT = "SELECT place, frame, step, received_at, body FROM"
-_OF_STREAM = "WHERE place BETWEEN :first AND :last"
+_OF_STREAM = "WHERE place BETWEEN :first AND :last AND frame > :after"
 
 
-def _rows(db: sqlite3.Connection, query: str, stream_id: int) -> Iterator[Row]:
-    with closing(db.execute(query, {"first": place(stream_id, 0), "last": place(stream_id, 2**32 - 1)})) as rows:
+def _rows(db: sqlite3.Connection, query: str, stream_id: int, after: int) -> Iterator[Row]:
+    wanted = {"first": place(stream_id, 0), "last": place(stream_id, 2**32 - 1), "after": after}
+    with closing(db.execute(query, wanted)) as rows:
         yield from map(Row._make, rows)
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -54,6 +54,15 @@ class DroppedRun(msgspec.Struct, frozen=True):
     reports: int
     last_heard: float
     dropped_at: float
+
+
+class Life(NamedTuple):
+    """One life of a rank: its stream, whether it has said goodbye, and whether it was heard by the frame that was asked for."""
+
+    rank: int
+    stream_id: int
+    finished: bool
+    heard: bool
 
 
 class SeriesRow(msgspec.Struct, frozen=True):
@@ -236,11 +245,22 @@ class Reader:
             count: float = db.execute(query, {"run": run_id, "frame": frame}).fetchone()[0]
         return math.ceil(count)
 
-    def lives(self, run_id: str) -> list[tuple[int, int, bool]]:
-        """``(rank, stream, whether it has said goodbye)`` of every life of every rank, the earlier ones first."""
-        query = f"SELECT rank, id, finished IS NOT NULL FROM streams WHERE run_id = ? ORDER BY {OLDEST_FIRST}"  # noqa: S608 - a constant
+    def lives(self, run_id: str, frame: int = 0) -> list[Life]:
+        """Every life of every rank of a run, the earlier ones first."""
+        heard = " OR ".join(
+            f"EXISTS (SELECT 1 FROM {table} t WHERE {place} AND {first} <= :frame)"  # noqa: S608 - of these
+            for table, place, first in (
+                ("blocks", "t.stream_id = s.id", "t.first_frame"),
+                ("log", "t.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295", "t.frame"),
+                ("arrived", "t.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295", "t.frame"),
+            )
+        )
+        query = (
+            f"SELECT rank, id, finished IS NOT NULL, {heard} FROM streams s WHERE run_id = :run ORDER BY {OLDEST_FIRST}"  # noqa: S608 - constants
+        )
         with closing(self._connect()) as db:
-            return [(rank, stream_id, bool(finished)) for rank, stream_id, finished in db.execute(query, (run_id,))]
+            rows = db.execute(query, {"run": run_id, "frame": frame}).fetchall()
+        return [Life(rank, stream_id, bool(finished), bool(heard)) for rank, stream_id, finished, heard in rows]
 
     def lost(self, run_id: str) -> dict[int, int]:
         """How many reports of each rank were lost."""

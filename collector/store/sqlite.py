@@ -68,6 +68,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             self._open = True
             (self._last_frame,) = self._db.execute("SELECT number FROM last_frame").fetchone()
+            self._arrivals.look()
 
     def commit(self) -> None:
         """Make everything since the last commit durable; what has come together in the log is sealed on the way."""
@@ -102,7 +103,7 @@ class Store:
             if self._db.in_transaction:  # SQLite itself may have rolled back, on a full disk for instance
                 self._db.execute("ROLLBACK")
             self._sealer.rolled_back()
-            self._arrivals.recount()
+            self._arrivals.rolled_back()
             self._retention.forget()
 
     @property

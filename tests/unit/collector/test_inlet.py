@@ -376,8 +376,9 @@ def test_what_an_ended_life_left_neither_ends_the_new_one_nor_hides_what_it_meas
     living.say(report(1, 5.0))
     living.hear_ack(1)
     adopter = setup.agent()
+    before = structs.replace(RUN, started_at=RUN.started_at - 100)
     adopter.say(
-        Hello(RUN, 0, "old", 1, ended=True), SCHEMA, report(1, 1.0), report(2, 2.0), Goodbye(3, 20, 0.0, "ended")
+        Hello(before, 0, "old", 1, ended=True), SCHEMA, report(1, 1.0), report(2, 2.0), Goodbye(3, 20, 0.0, "ended")
     )
     adopter.hear_ack(3)
 
@@ -427,4 +428,38 @@ def test_a_run_whose_past_is_damaged_goes_on_being_kept_and_is_judged_no_more(
     agent.hear_ack(10)
     assert Reader(again.path).runs()[0].reports == 10
     assert again.count("phase_failures") == 1
+    again.close()
+
+
+def test_a_killed_life_after_one_that_ended_well_is_the_newest(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    first = setup.agent()
+    first.open(epoch="first")
+    first.say(report(1, 1.0), Goodbye(2, 10, 0.0, "completed"))
+    first.hear_ack(2)
+    resumed = structs.replace(RUN, started_at=RUN.started_at + 100)
+    adopter = setup.agent()
+    adopter.say(Hello(resumed, 0, "second", 1, ended=True), SCHEMA, report(1, 2.0))
+    adopter.hear_ack(1)
+    assert [life.stream_id for life in Reader(setup.path).lives("run-1")] == [1, 2]
+    run = setup.live.runs["run-1"]
+    assert [latest.estimate.value for latest in run.settle().values()] == [2.0]
+    assert Reader(setup.path).runs()[0].finished is None
+    setup.close()
+
+
+def test_what_a_run_showed_before_a_restart_it_shows_after_though_a_later_life_has_only_greeted(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    first = setup.agent()
+    first.open(epoch="first")
+    first.say(*(report(seq, float(seq)) for seq in range(1, 301)))  # kept at 256
+    first.hear_ack(300)
+    second = setup.agent()
+    second.open(epoch="second")
+    setup.close()
+    again = Setup(tmp_path)
+    again.pipeline.recover()
+    run = again.live.runs["run-1"]
+    assert [latest.estimate.value for latest in run.settle().values()] == [300.0]
+    assert run.step == 3000
     again.close()

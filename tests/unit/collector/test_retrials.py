@@ -124,7 +124,7 @@ def test_reports_that_come_while_a_run_is_judged_again_are_shown_and_judged_once
     upgraded.catch_up()
     assert upgraded.pipeline.judges.waiting == 0
     assert b'"judging_again":null' in Api(Reader(upgraded.path), upgraded.live, "").run("run-1")
-    assert {t.state for t in upgraded.told[len(before) :]} >= {"detected", "confirmed"}
+    assert "confirmed" in {t.state for t in upgraded.told[len(before) :]}
     upgraded.take(peak()[110:])
     assert repr(upgraded.told) == repr(told_at_once())
 

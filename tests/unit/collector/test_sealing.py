@@ -309,9 +309,9 @@ def test_what_is_sealed_between_two_questions_of_a_reader_is_still_read_once(
     writer.fill(7)
     original = archive.messages
 
-    def late(db: sqlite3.Connection, stream_id: int) -> Iterator[Row]:
+    def late(db: sqlite3.Connection, stream_id: int, after: int) -> Iterator[Row]:
         writer.fill(1)  # seals all that the reader is about to ask the log for
-        return original(db, stream_id)
+        return original(db, stream_id, after)
 
     monkeypatch.setattr(archive, "messages", late)
     read = [frame.message.seq for frame in Reader(writer.path).frames("run-1")]

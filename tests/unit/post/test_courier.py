@@ -72,3 +72,20 @@ def test_slow_answers_are_waited_for_three_times_as_long(monkeypatch: pytest.Mon
     exchange.courier.hear(encode(Ack(2)))
     exchange.report(3)
     assert exchange.goes_back_after() > SILENCE_SECONDS, "what was sent twice does not tell how long answers take"
+
+
+def test_what_was_lost_is_sent_again_though_the_collector_answers_that_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchange = Exchange(monkeypatch)
+    exchange.report(1)
+    exchange.now += 12.0
+    exchange.courier.hear(encode(Ack(1)))  # slow: from now on 36 s are waited for, and it is greeted after 15
+    exchange.report(2)
+    began = exchange.now
+    while exchange.courier.greeted and exchange.now < began + 120:
+        exchange.now += 1.0
+        exchange.courier.send()
+        if isinstance(exchange.sent[-1], Hello) and exchange.courier.greeted:
+            exchange.courier.hear(encode(Ack(1)))
+    assert exchange.now - began == 37
