@@ -23,7 +23,7 @@ from probe_agent.process import Process
 from probe_agent.recognition import named, recognise
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import Snapshot
-from probe_agent.undisturbed import drawing, undisturbed
+from probe_agent.undisturbed import drawing, rewinder, undisturbed
 from probe_wire import Hello, Run, WireError, decode_for_collector, encode
 
 logger = logging.getLogger("probe_agent")
@@ -141,8 +141,7 @@ def _tensors(inputs: object) -> list[Tensor]:
 def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
     """The subject with its likelihood, after its loss was evaluated once on a copy.
 
-    What cannot work fails here and not in the night. A model in half precision that does not run in
-    single is measured in its own.
+    What cannot work fails here and not in the night. A half-precision model that cannot run in single is measured in its own.
     """
     if subject.loss_fn is own_loss:
         further = {split: with_labels(subject.model, further) for split, further in subject.further_sets.items()}
@@ -152,13 +151,17 @@ def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
         raise AttachError(
             f"Got a loss_fn of type {type(subject.loss_fn).__name__}; need a function of (outputs, targets)."
         )
-    with undisturbed(subject.probe_set.device, None):
+    with undisturbed(device := subject.probe_set.device, None):
+        rewind = rewinder(device)  # also where other threads are, and draw on
         try:
-            return _tried(subject, likelihood, step)
+            tried = _tried(subject, likelihood, step)
         except AttachError:
             if not any(p.dtype in HALF for p in subject.model.parameters()):
                 raise
-            return _tried(replace(subject, widen=False), likelihood, step)
+            tried = _tried(replace(subject, widen=False), likelihood, step)
+        if tried.draws:
+            rewind()
+        return tried
 
 
 def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:

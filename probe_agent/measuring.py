@@ -4,12 +4,14 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, cast, final
 
 import numpy as np
+import torch
 from msgspec import structs
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import ProbeSet, digest
 from probe_agent.room import HighWater, short_of, weight_bytes
 from probe_agent.snapshot import LossFn, Snapshot
-from probe_agent.undisturbed import undisturbed
+from probe_agent.undisturbed import drawing, others, streams, undisturbed
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Column, Estimate, Outcome, ProbeCost
 
@@ -119,6 +121,7 @@ class Measuring:
         self._trainable: tuple[str, ...] = ()
         self._configurations = {probe.name: _configuration(probe) for probe in probes}
         self._identity: tuple[Subject, dict[str, str]] | None = None
+        self._draws = False  # the subject does, though it did not when it was tried out
 
     def seconds(self, probe: Probe) -> float:
         """What the probe took when it last ran; 0 before."""
@@ -136,7 +139,9 @@ class Measuring:
 
         ``remaining`` tells how many seconds of the budget are left.
         """
-        with undisturbed(subject.probe_set.device, subject.seeded):
+        device, seed = subject.probe_set.device, subject.seed if self._draws else subject.seeded
+        before = streams(device) if seed is None and others() else None
+        with undisturbed(device, seed):
             try:
                 if short := short_of(self._copies * weight_bytes(subject.model), subject.probe_set.device):
                     raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps a snapshot from being taken
@@ -165,6 +170,8 @@ class Measuring:
                     self._notice_samples(probe, halvings)
                     part = {"probe_set": f"{identity['probe_set']}, {at.probe_set.n} of {most}"} if halvings else {}
                     yield self._run(probe, at, {**identity, **part})
+            if before is not None and streams(device) != before:
+                _, self._draws = drawing(device, partial(_forward, snapshot))
 
     def _notice_trainable(self, snapshot: Snapshot) -> None:
         """Forget the draws when other parameters are trained than before: the difference would not be a change of the network."""
@@ -197,6 +204,10 @@ class Measuring:
     def of_sums(self, subject: Subject, probe: Probe, measure: Callable[[Memory], Iterator[Measurement]]) -> Finding:
         """What a probe finds without a snapshot, where ranks have added up their parts of the model."""
         return self._guarded(probe, measure, self._identity_of(subject))
+
+    def note(self, probe: Probe, seconds: float) -> None:
+        """The probe took so long in all, with what was done for it elsewhere."""
+        self._records[probe.name].seconds = seconds
 
     def memory(self, probe: Probe) -> Memory:
         """What the probe remembers."""
@@ -257,6 +268,12 @@ def _measured(probe: Probe, snapshot: Snapshot, memory: Memory) -> Iterator[Meas
             "torch.view_as_real of them that the model puts together."
         )
     return probe.measure(snapshot, memory)
+
+
+def _forward(snapshot: Snapshot) -> None:
+    """What a model that draws draws in."""
+    with suppress(Exception), torch.no_grad():  # what the model cannot take is told by each probe
+        snapshot.loss_fn(snapshot.outputs(), snapshot.probe_set.targets)
 
 
 def _configuration(probe: Probe) -> str:

@@ -203,18 +203,18 @@ class Monitor:
         if self.step >= self._next_due and not self._closed:
             self._guarded_measure()
 
-    @unseen()
     def _record_weights(self, recorder: Recorder) -> None:
         """Before the last two steps that lead to a measurement, so that it can tell what they did."""
         began = time.perf_counter()
         try:
-            if _capturing():
-                return
-            if short := short_of(2 * weight_bytes(self._live), self.subject.probe_set.device):
-                recorder.forget()
-                self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {short}")
-                return
-            recorder.remember(self._live, self.step)
+            with unseen():
+                if _capturing():
+                    return
+                if short := short_of(2 * weight_bytes(self._live), self.subject.probe_set.device):
+                    recorder.forget()
+                    self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {short}")
+                    return
+                recorder.remember(self._live, self.step)
         except BaseException as error:
             if is_interruption(error):
                 raise

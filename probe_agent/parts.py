@@ -55,12 +55,13 @@ class Parts:
         parts = {name: part_of(p) for name, p in self._model.named_parameters()}
         for probe in probes:
             began = time.perf_counter()
-            with undisturbed(subject.probe_set.device, subject.seeded):
+            with undisturbed(subject.probe_set.device, None):  # sums draw nothing
                 own = self._own(probe, step, rule)
             words = [json.loads(word) for word in self._gang.exchange(json.dumps([parts, *own]).encode())]
             if self._gang.rank == 0:
                 found = self._measuring.of_sums(subject, probe, partial(self._reduced, probe, words, rule))
                 took = time.perf_counter() - began
+                self._measuring.note(probe, took)
                 yield replace(found, cost=structs.replace(found.cost, seconds=took))
 
     def _own(self, probe: Summed, step: int, rule: UpdateRule | None) -> tuple[Sums, str]:

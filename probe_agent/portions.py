@@ -30,10 +30,10 @@ ROOM: Final = 4
 
 
 class Trial(NamedTuple):
-    """What a probe took before it was halved, and how often it was."""
+    """What a probe took when it last came out well, and how often its samples were halved then."""
 
     seconds: float
-    times: int
+    halved: int
 
 
 @final
@@ -55,12 +55,14 @@ class Portions:
         self._rich: Counter[str] = Counter()
         self._patience = dict.fromkeys(self._most, PATIENCE)
         self._doubled: set[str] = set()
+        self._last: dict[str, Trial] = {}
         self._trials: dict[str, Trial] = {}
         self._ever: dict[str, None] = {}
 
     def halvings(self, name: str) -> int:
         """How often more the probe may be halved now."""
-        return self._most.get(name, 0) - self.halved.get(name, 0) if name in self._missed else 0
+        # Who may not be halved any more may be so still, until it is measured the next time.
+        return max(0, self._most.get(name, 0) - self.halved.get(name, 0)) if name in self._missed else 0
 
     def left_out(self, names: Iterable[str]) -> None:
         """These were due and could not be measured."""
@@ -83,7 +85,8 @@ class Portions:
             if name in self._doubled:
                 self._doubled.discard(name)
                 self._patience[name] *= 2
-            self._trials[name] = Trial(seconds, halvings)
+            if name in self._last:
+                self._trials[name] = self._last[name]
             return now + halvings
         self._rich[name] = self._rich[name] + 1 if now and left >= (ROOM - 1) * seconds else 0
         if self._rich[name] < self._patience[name]:
@@ -92,11 +95,17 @@ class Portions:
         self._doubled.add(name)
         return now - 1
 
-    def took(self, name: str, seconds: float) -> None:
-        """A measurement that came out well took so long. A probe that is hardly cheaper on fewer samples gets all of them, for good."""
-        trial = self._trials.pop(name, None)
-        if trial and seconds > trial.seconds * (1 + 0.5**trial.times) / 2:
+    def took(self, name: str, seconds: float, *, well: bool = True) -> None:
+        """A measurement computed for so long. A probe that is hardly cheaper on fewer samples gets all of them, for good.
+
+        One that did not come out ``well`` tells nothing of that, and the next is not compared with what was before it.
+        """
+        trial, now = self._trials.pop(name, None), self.halved.get(name, 0)
+        if not well:
+            return
+        if trial and seconds > trial.seconds * (1 + 0.5 ** (now - trial.halved)) / 2:
             self._most.pop(name, None)
+        self._last[name] = Trial(seconds, now)
 
     def hold(self, agreed: Mapping[str, int]) -> list[str]:
         """Do as agreed, here and on every rank. Returns what is new, in words."""

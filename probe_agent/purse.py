@@ -92,5 +92,5 @@ class Purse:
             self._had[cost.probe] += taken
             if cost.seconds:
                 self._halved[cost.probe] = self.portions.halved.get(cost.probe, 0)
-            if cost.outcome in (Outcome.OK, Outcome.NOT_CONVERGED):
-                self.portions.took(cost.probe, cost.seconds)
+            well = cost.outcome in (Outcome.OK, Outcome.NOT_CONVERGED)
+            self.portions.took(cost.probe, cost.seconds, well=well)

@@ -14,13 +14,20 @@ Listener = Callable[..., None]
 
 _LISTENER = "phasewatch"
 
-_STEPPING = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
+_AFTER, _BEFORE = "_optimizer_step_post_hooks", "_optimizer_step_pre_hooks"
+"""Where an optimizer keeps its listeners; no public name leads there, and a version without these names goes without what we do there."""
+
+_STEPPING = torch.optim.Optimizer.register_step_post_hook.__code__.co_filename
 """The file whose code is running while listeners are called."""
 
 
 def _uncompiled(listener: Listener) -> Listener:
     """The listener as it is, also where the optimizer's step is compiled: no part of it, and nothing it calls is compiled."""
-    set_compiler = torch._C._dynamo.eval_frame.set_eval_frame  # noqa: SLF001 - torch.compiler.disable would import the compiler
+    set_compiler: Callable[[Any], Any]
+    try:
+        set_compiler = torch._C._dynamo.eval_frame.set_eval_frame  # noqa: SLF001 - torch.compiler.disable would import the compiler
+    except AttributeError:  # not in every version of torch
+        set_compiler = _nobody
 
     def listen(*args: object) -> None:
         compiler = set_compiler(None)
@@ -36,7 +43,7 @@ def _uncompiled(listener: Listener) -> Listener:
 
 def listened_to(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a monitor listens to its steps."""
-    table = optimizer._optimizer_step_post_hooks  # noqa: SLF001 - no public name leads to the tables
+    table: dict[int, Any] = getattr(optimizer, _AFTER, {})
     return any(listener.__name__ == _LISTENER for listener in table.values() if hasattr(listener, "__name__"))
 
 
@@ -58,8 +65,8 @@ class Steps:
 
     def __init__(self, optimizer: torch.optim.Optimizer, before: Listener, after: Listener) -> None:
         self._thread = threading.get_ident()
-        _clear(optimizer._optimizer_step_pre_hooks)  # noqa: SLF001 - no public name leads to the tables
-        _clear(optimizer._optimizer_step_post_hooks)  # noqa: SLF001
+        for table in (_BEFORE, _AFTER):
+            _clear(getattr(optimizer, table, {}))
         self._places = (
             optimizer.register_step_pre_hook(_uncompiled(before)),
             optimizer.register_step_post_hook(_uncompiled(after)),

@@ -1,23 +1,26 @@
 """Undisturbed: what probes do inside leaves no trace in the process, and nobody's instruments see it."""
 
+import pickle
 import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
 from torch.nn.modules import module
-from torch.overrides import _pop_mode_temporarily as _without_function_mode
-from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import _pop_mode_temporarily as _without_dispatch_mode
 
-Evaluated = tuple[Any, torch.Tensor]
+_Found = TypeVar("_Found")
 
 OURS: Final = "phasewatch"
 """How the names of the agent's own threads begin."""
+
+_TRIES: Final = 8
+"""So often a model is evaluated until another thread draws nothing meanwhile."""
 
 _HOOKS_OF_ALL_MODULES: Final = (
     "_global_forward_pre_hooks",
@@ -36,10 +39,10 @@ def undisturbed(device: torch.device, seed: int | None) -> Iterator[None]:
     there are other threads they are not touched at all: a loader in a thread draws on from where it was.
     """
     with ExitStack() as stack:
-        if seed is not None or not _others():
+        if seed is not None or not others():
             stack.enter_context(_streams_restored(device))
         stack.enter_context(unseen())
-        if torch._C._len_torch_function_stack():  # noqa: SLF001 - a default device, which may not be that of the probe set
+        if _depth("_len_torch_function_stack"):  # a default device, which may not be that of the probe set
             stack.enter_context(device)
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
@@ -57,22 +60,27 @@ def undisturbed(device: torch.device, seed: int | None) -> Iterator[None]:
 def streams(device: torch.device) -> tuple[Any, ...]:
     """Where the global random streams are; equal where nobody has drawn."""
     numpy_stream = np.random.get_state(legacy=False)  # noqa: NPY002 - the legacy stream is the one training code shares
-    places = [random.getstate(), repr(numpy_stream), torch.default_generator.get_state().numpy().tobytes()]
+    places = [random.getstate(), pickle.dumps(numpy_stream), torch.default_generator.get_state().numpy().tobytes()]
     if device.type == "cuda":
         places.append(torch.cuda.get_rng_state(device).numpy().tobytes())
     return tuple(places)
 
 
-def drawing(device: torch.device, evaluate: Callable[[], Evaluated]) -> tuple[Evaluated, bool]:
-    """Outputs and loss, and whether they are drawn from the global streams; where another thread may have, a second time tells."""
-    before = streams(device)
-    found = evaluate()
-    if streams(device) == before:
-        return found, False
-    return found, not (_others() and torch.equal(found[1], evaluate()[1]))
+def drawing(device: torch.device, evaluate: Callable[[], _Found]) -> tuple[_Found, bool]:
+    """What was found, and whether that draws from the global streams: it does where they move each time.
+
+    Where other threads may have moved them, several times tell. That the same is found again tells nothing: a model may draw
+    and make nothing of it.
+    """
+    for _ in range(_TRIES if others() else 1):
+        before = streams(device)
+        found = evaluate()
+        if streams(device) == before:
+            return found, False
+    return found, True
 
 
-def _others() -> bool:
+def others() -> bool:
     """Whether other threads of the job are alive; what they draw from the global streams must not be drawn again."""
     here = threading.current_thread()
     return any(other is not here and not other.name.startswith(OURS) for other in threading.enumerate())
@@ -80,11 +88,26 @@ def _others() -> bool:
 
 @contextmanager
 def _streams_restored(device: torch.device) -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.callback(random.setstate, random.getstate())
-        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
-        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+    rewind = rewinder(device)
+    try:
         yield
+    finally:
+        rewind()
+
+
+def rewinder(device: torch.device) -> Callable[[], None]:
+    """Puts the global random streams, when it is called, to where they are now."""
+    python, numpy_stream, cpu = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def rewind() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy_stream)  # noqa: NPY002
+        torch.default_generator.set_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, device)
+
+    return rewind
 
 
 def _seed(device: torch.device, seed: int) -> None:
@@ -97,25 +120,49 @@ def _seed(device: torch.device, seed: int) -> None:
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Without what is switched on around training: anomaly detection, counters of operations, hooks of all modules."""
+    """Without what is switched on around training: anomaly detection, counters of operations, hooks of all modules.
+
+    Most of it torch has no public way to step out of. In a version that has not the private one either it stays on.
+    """
     with ExitStack() as stack:
         stack.enter_context(torch.autograd.set_detect_anomaly(mode=False))
-        while torch._C._len_torch_dispatch_stack():  # noqa: SLF001 - torch has no public way to step out of a mode
-            stack.enter_context(_without_dispatch_mode())
-        modes = []
-        while torch._C._len_torch_function_stack():  # noqa: SLF001
-            modes.append(stack.enter_context(_without_function_mode()))
-        for mode in modes:
-            if isinstance(mode, DeviceContext):  # the default device: models that make tensors rely on it
-                stack.enter_context(mode.device)
-                break
-        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:  # noqa: SLF001 - the same
+        _step_out(stack, "_len_torch_dispatch_stack", "torch.utils._python_dispatch")
+        default_device = _private("torch.utils._device", "DeviceContext")
+        if default_device is not None:  # else a default device would be lost with the modes
+            for mode in _step_out(stack, "_len_torch_function_stack", "torch.overrides"):
+                if isinstance(mode, default_device):  # models that make tensors rely on it
+                    stack.enter_context(mode.device)
+                    break
+        saved = _private("torch._C", "_autograd._top_saved_tensors_default_hooks")
+        if saved is not None and saved(True) is not None:
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is))
         for name in _HOOKS_OF_ALL_MODULES:
-            if table := getattr(module, name):
+            if table := getattr(module, name, None):
                 stack.callback(_put_back, table, dict(table))
                 table.clear()
         yield
+
+
+def _private(place: str, name: str) -> Any:
+    """What torch keeps to itself; None where this version has nothing of that name."""
+    try:
+        return attrgetter(name)(import_module(place))
+    except (ImportError, AttributeError):
+        return None
+
+
+def _depth(name: str) -> int:
+    """How many modes are on that stack."""
+    depth = _private("torch._C", name)
+    return 0 if depth is None else int(depth())
+
+
+def _step_out(stack: ExitStack, depth: str, place: str) -> list[Any]:
+    """Step out of all modes of one kind, the last entered first."""
+    step_out, modes = _private(place, "_pop_mode_temporarily"), []
+    while step_out is not None and _depth(depth):
+        modes.append(stack.enter_context(step_out()))
+    return modes
 
 
 def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:

@@ -171,7 +171,8 @@ class NoiseMeter:
         The geometric mean of what the blocks show, the largest twice: for white noise each is right and their
         errors partly cancel, and correlated noise shows in the larger ones. Where the estimator reports
         its error, that is believed until the series shows more than chance would add to it, and then is
-        taken larger in proportion: the errors of a peak are not those of the level after it.
+        taken larger in proportion: the errors of a peak are not those of the level after it. Errors that fall are
+        believed only as far as the newest residuals fall with them: a better estimator does not calm training.
         """
         if self._sigma is None:
             self._sigma = self._present()
@@ -202,9 +203,17 @@ class NoiseMeter:
         known, then = (math.hypot(ring.quantile(0.5), self.floor) for ring in (self.paired, self._reported))
         excess = _together({m: self._size(m) for m in blocks}) / then
         untried = 1.0 + UNTRIED / len(self.residuals[1])
+        factor = untried
         if excess > MORE * untried:
-            return known * max(1.0, excess * PROCESS * min(1.0 + few, GUESSED_MOST[1]))
-        return known * untried
+            factor = max(1.0, excess * PROCESS * min(1.0 + few, GUESSED_MOST[1]))
+        if known < then:  # the errors fall before the residuals can tell whether the noise does
+            lately = CHANCE * _together({m: self._lately(m) for m in blocks}) / max(1.0, excess)
+            known = max(known, min(then, lately))
+        return known * factor
+
+    def _lately(self, m: int) -> float:
+        newest = list(self.residuals[m].numbers)[-(LOCAL // EVERY[m]) :]
+        return _MAD * sorted(newest)[len(newest) // 2]
 
     def _residual(self, m: int) -> float:
         """How far the last means of ``m`` probes stray from a polynomial, as the noise of one probe.

@@ -1,8 +1,8 @@
 """Spikes: sudden rises of a noisy curve above its running median, and whether it comes down again.
 
 The reference is an estimate that a spike cannot raise: the median of the past values, carried on along their decline
-where there is one, and the median of their distances from it; a loss that falls fast would hide its spikes behind its
-own fall. One probe far out is chance or a bad batch; two in a row are a spike. While it lasts the
+where there is one but no lower than the newest of them, and the median of their distances from it; a loss that falls
+fast would hide its spikes behind its own fall. One probe far out is chance or a bad batch; two in a row are a spike. While it lasts the
 reference stays as it was; what stays up for long is the new level. No probability model holds for the tails of
 a loss: the evidence quoted is the bound of Vysochanskij and Petunin (1980) for unimodal noise, 4 / (9 z^2) a
 probe, as if probes were independent.
@@ -107,7 +107,11 @@ class Spikes:
         values = list(self._values.numbers)
         older, newer = (sorted(part)[half // 2] for part in (values[:half], values[-half:]))
         decline = older - newer - DECLINES * self._spread()
-        return min(middle, newer - AHEAD * decline) if decline > 0.0 else middle
+        if not decline > 0.0:
+            return middle
+        return min(
+            middle, max(newer - AHEAD * decline, min(values[-CALM:]))
+        )  # it may have levelled off: no lower than seen
 
     def _spread(self) -> float:
         """The robust standard deviation of one probe."""

@@ -19,7 +19,7 @@ import probe_agent
 from collector.store.queries import Reader
 from probe_agent import Budget, Every, Watch
 from probe_agent.probes.loss import Loss
-from probe_wire import Nack, decode_for_agent
+from probe_wire import Advice, Nack, decode_for_agent
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
 
 
@@ -106,6 +106,12 @@ def test_digits_end_to_end_a_transition_is_detected_stored_shown_exported_and_re
         assert collector.stop() in (0, -15)
 
 
+def ended(monitor: probe_agent.Monitor) -> list[Advice]:
+    """What a monitor was told of the end of the critical period."""
+    wanted = ("critical_period", "after_critical_period")
+    return [each for each in monitor.advice if (each.machine, each.to_phase) == wanted]
+
+
 def test_advice_reaches_the_training_process(tmp_path: Path) -> None:
     """digits.py in this process, so that the monitor's advice can be looked at."""
     sys.path.insert(0, str(ROOT / "examples"))
@@ -131,15 +137,9 @@ def test_advice_reaches_the_training_process(tmp_path: Path) -> None:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if step > 2500:
+                if step > 8000 or ended(monitor):
                     break
-            advice = eventually(
-                lambda: [
-                    a for a in monitor.advice if (a.machine, a.to_phase) == ("critical_period", "after_critical_period")
-                ],
-                seconds=10,
-                what="the advice",
-            )
+            advice = eventually(lambda: ended(monitor), seconds=10, what="the advice")
         assert "safe to remove augmentation" in advice[0].text
         assert advice[0].evidence
 

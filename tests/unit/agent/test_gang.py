@@ -4,9 +4,9 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar, final
 
 import pytest
 import torch
@@ -21,10 +21,12 @@ from probe_agent.joint_probe_set import joint
 from probe_agent.measuring import Subject
 from probe_agent.parts import Parts
 from probe_agent.place import Choice
+from probe_agent.probe import Measurement, Memory, Summed, Sums
 from probe_agent.probe_set import ProbeSet
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.weights import Weights
 from probe_agent.running_statistics import from_bytes, running_statistics, to_bytes
+from probe_agent.undisturbed import streams
 from probe_wire import Outcome
 
 
@@ -143,6 +145,38 @@ def test_a_rank_that_cannot_add_up_its_part_of_a_model_is_an_outcome_with_its_na
     [[(well, _), (ill, why)]] = each(1, measure)
     assert (well, ill) == (Outcome.OK, Outcome.FAILED)
     assert "rank 0: FAILED: RuntimeError" in why
+
+
+@final
+class Streams(Summed):
+    """Sums nothing, slowly; remembers where the random streams were meanwhile."""
+
+    name: ClassVar = "streams"
+    quantities: ClassVar = ()
+    during: ClassVar[list[Any]] = []
+
+    def sums(self, parameters: Any, updates: Any, step: int, memory: Memory) -> Sums:
+        time.sleep(0.02)
+        self.during.append(streams(torch.device("cpu")))
+        return {}
+
+    def of(self, sums: Sums, rule: Any, trainable: int, memory: Memory) -> Iterator[Measurement]:
+        return iter(())
+
+
+def test_what_adding_up_and_waiting_took_is_what_the_probe_is_expected_to_take() -> None:
+    model, batch = nn.Linear(2, 2), ProbeSet(torch.zeros(2, 2), torch.zeros(2))
+    parts, probe = Parts(model, Gang(0, 1, dist.HashStore()), [Streams()]), Streams()
+    (found,) = parts.findings(Subject(model, batch, nn.MSELoss(), None, 0), 0, [probe], None)
+    assert parts.seconds(probe) == found.cost.seconds >= 0.02
+
+
+def test_ranks_that_add_up_their_parts_seed_no_random_stream() -> None:
+    model, batch = nn.Linear(2, 2), ProbeSet(torch.zeros(2, 2), torch.zeros(2))
+    before = streams(torch.device("cpu"))
+    parts = Parts(model, Gang(0, 1, dist.HashStore()), [Streams()])
+    list(parts.findings(Subject(model, batch, nn.MSELoss(), None, 0), 0, [Streams()], None))
+    assert Streams.during[-1] == before == streams(torch.device("cpu"))
 
 
 def test_a_claim_is_won_by_one_rank() -> None:

@@ -20,7 +20,7 @@ from probe_agent.budget import Claim, affordable
 from probe_agent.estimators.draws import mean_of
 from probe_agent.likelihood import Categorical
 from probe_agent.measuring import Measuring
-from probe_agent.place import Inline
+from probe_agent.place import BESIDE, Inline
 from probe_agent.portions import PATIENCE, PORTION, Portions
 from probe_agent.probe_set import FEWEST, ProbeSet
 from probe_agent.probes.fisher_trace import FisherTrace
@@ -28,7 +28,7 @@ from probe_agent.probes.hessian_trace import HessianTrace
 from probe_agent.probes.local_complexity import LocalComplexity
 from probe_agent.probes.loss import Loss
 from probe_agent.purse import Purse
-from probe_wire import Estimate, Outcome, Quantity
+from probe_wire import Estimate, Outcome, ProbeCost, Quantity
 
 MEAN = Quantity("mean_input", "1", "Mean of the first numbers of the inputs.", "Mean input")
 
@@ -205,6 +205,7 @@ def test_samples_come_back_one_doubling_at_a_time_after_a_while_with_room_to_spa
 
 def test_a_probe_that_fewer_samples_do_not_make_cheaper_gets_all_of_them_for_good() -> None:
     portions = Portions({"p": 256})
+    portions.took("p", 1.0)
     claimed(portions, 1.0, left=0.6)
     assert claimed(portions, 1.0, left=0.6)
     portions.took("p", 0.9)
@@ -212,6 +213,42 @@ def test_a_probe_that_fewer_samples_do_not_make_cheaper_gets_all_of_them_for_goo
     assert told == "p is measured on 256 of 256 samples: fewer would not be cheaper"
     for _ in range(3):
         assert not claimed(portions, 0.9, left=0.6)
+
+
+def test_a_probe_that_was_halved_in_vain_is_measured_again_after_it_was_left_out() -> None:
+    portions = Portions({"p": 256})
+    portions.took("p", 1.0)
+    claimed(portions, 1.0, left=0.6)
+    assert claimed(portions, 1.0, left=0.6)
+    portions.took("p", 0.9)
+    assert not claimed(portions, 0.9, left=0.6)
+    assert portions.halvings("p") == 0
+    assert claimed(portions, 0.9, left=1.0)
+    assert portions.halved == {}
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_halving_is_judged_by_what_a_probe_computed_wherever_that_was(apart: bool) -> None:  # noqa: FBT001
+    probe = FisherTrace()
+    purse = Purse(Budget(), [probe], 256)
+
+    def took(seconds: float, outcome: Outcome = Outcome.OK) -> None:
+        purse.pay([ProbeCost(probe.name, seconds, outcome, "", apart)])
+
+    def halve(times: int) -> None:
+        purse.portions.left_out([probe.name])
+        purse.portions.hold({probe.name: purse.portions.wished(probe.name, BESIDE, times, 0.0)})
+
+    took(1.0)
+    halve(1)
+    took(0.55)
+    purse.portions.left_out([probe.name])
+    assert purse.portions.halvings(probe.name) == 2, "it was worth it: there are halvings left"
+    halve(1)
+    took(0.0, Outcome.FAILED)
+    took(5.0)
+    purse.portions.left_out([probe.name])
+    assert purse.portions.halvings(probe.name) == 1, "what came after a failure is not compared"
 
 
 def test_what_is_measured_more_often_keeps_its_samples() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import probe_agent
-from probe_agent import Budget, Every, ListOutbox, Watch
+from probe_agent import Budget, Every, ListOutbox, Monitor, Watch
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.sharpness import Sharpness
@@ -180,3 +180,112 @@ def test_what_is_made_without_a_device_is_made_where_the_probe_set_is() -> None:
             assert torch.ones(1).device == CPU
         assert torch.ones(1).device.type == "meta"
     assert torch.ones(1).device == CPU
+
+
+class Drawing(nn.Linear):
+    """Draws in evaluation mode from when it is told, and makes nothing of it."""
+
+    now = True
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.now and not self.training:
+            random.random(), np.random.random(), torch.rand(())  # noqa: NPY002
+        return super().forward(inputs)
+
+
+@contextmanager
+def bystander() -> Iterator[None]:
+    waiting = threading.Event()
+    other = threading.Thread(target=waiting.wait)
+    other.start()
+    try:
+        yield
+    finally:
+        waiting.set()
+        other.join()
+
+
+def watched(model: nn.Module) -> tuple[Monitor, torch.optim.Optimizer]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(X, Y),
+        run="test",
+        watches=[Watch(Every(1), (Loss(),))],
+        budget=Budget(share=1000),
+        outbox=ListOutbox(),
+    )
+    return monitor, optimizer
+
+
+def test_a_model_that_draws_without_effect_moves_no_stream_beside_another_thread() -> None:
+    with bystander():
+        model = Drawing(4, 3)
+        before = streams(CPU)
+        monitor, optimizer = watched(model)
+        assert monitor.subject.draws
+        assert streams(CPU) == before
+        optimizer.step()
+        assert streams(CPU) == before
+
+
+def test_a_model_that_begins_to_draw_moves_the_streams_once_and_then_no_more() -> None:
+    with bystander():
+        model = Drawing(4, 3)
+        model.now = False
+        monitor, optimizer = watched(model)
+        assert not monitor.subject.draws
+        model.now = True
+        optimizer.step()
+        before = streams(CPU)
+        optimizer.step()
+        assert streams(CPU) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch._C._len_torch_dispatch_stack",
+        "torch._C._len_torch_function_stack",
+        "torch._C._autograd._top_saved_tensors_default_hooks",
+        "torch.overrides._pop_mode_temporarily",
+        "torch.utils._python_dispatch._pop_mode_temporarily",
+        "torch.utils._device.DeviceContext",
+        "torch.nn.modules.module._global_forward_hooks",
+    ],
+)
+def test_a_version_of_torch_without_a_private_name_leaves_that_instrument_as_it_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    with operations(seen), modules(seen):
+        with monkeypatch.context() as renamed:
+            renamed.delattr(name)
+            with unseen():
+                torch.zeros(1)
+        seen.clear()
+        nn.Linear(2, 2)(torch.zeros(1, 2))
+    assert {"Linear", "linear"} <= set(seen)
+
+
+def test_a_name_that_torch_has_no_more_does_not_raise_into_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, outbox = nn.Linear(4, 3), ListOutbox()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(X, Y),
+        run="test",
+        watches=[Watch(Every(1), (Weights(),))],
+        budget=Budget(share=1000),
+        outbox=outbox,
+    )
+    with monkeypatch.context() as renamed:
+        renamed.delattr("torch.autograd.set_detect_anomaly")
+        optimizer.step()
+    optimizer.step()
+    assert (monitor.step, monitor.snapshots_skipped) == (2, 1)
+    assert {cost.outcome for cost in outbox.drafts[-1].costs} == {Outcome.OK}

@@ -1,5 +1,7 @@
 """Courier: how long it waits for an answer before it sends everything again."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from probe_post import courier as courier_module
@@ -18,7 +20,7 @@ class Exchange:
         self.now = 1000.0
         self.sent: list[Hello | Report] = []
         self.ledger = Ledger(50, lambda *_: None)
-        monkeypatch.setattr(courier_module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(courier_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.courier = Courier(self._put, lambda first: Hello(RUN, 0, "a", first), self.ledger, lambda *_: None)
         self.courier.send()
         self.courier.take_ack(0)
@@ -34,7 +36,7 @@ class Exchange:
     def goes_back_after(self) -> int:
         """Seconds of silence until it greets again and sends all again; in between it only says that it lives."""
         began = self.now
-        while self.courier.greeted:
+        while self.courier.greeted and self.now < began + 1000:
             self.now += 1.0
             self.courier.send()
         return int(self.now - began)

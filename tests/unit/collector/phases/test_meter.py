@@ -130,6 +130,24 @@ def test_what_a_series_shows_beyond_its_reported_errors_goes_on_in_proportion_to
     assert 0.2 < meter.sigma() < 0.6
 
 
+@pytest.mark.parametrize("ratio", [3.0, 10.0])
+def test_errors_that_fall_while_the_noise_stays_are_not_believed(ratio: float) -> None:
+    stays, falls = [], []
+    for seed in range(20):
+        y, meters = np.random.default_rng(seed).standard_normal(180), [NoiseMeter(relative=True) for _ in "ab"]
+        found: tuple[list[float], list[float]] = ([], [])
+        for i, value in enumerate(y.tolist()):
+            error = 1.0 if i < 100 else 1.0 / ratio
+            for meter, sd, seen in zip(meters, (1.0, error), found, strict=True):
+                meter.take(i, sd * value, error, replaced=False)
+                seen.append(meter.sigma())
+        stays.append(min(found[0][100:]))
+        falls.append(found[1][-1])
+    assert np.median(stays) > 0.8
+    assert min(stays) > 0.5
+    assert np.median(falls) < 1.3 / ratio  # where the noise falls with them they are
+
+
 def test_noise_is_as_reported_where_no_block_size_shows_more() -> None:
     white = [measured(ar1(seed, 150, 0.0), 1.1).as_reported(1, 2, 4) for seed in range(40)]
     lasts = [measured(ar1(seed, 150, 0.8), 0.45).as_reported(1, 2, 4) for seed in range(40)]

@@ -62,6 +62,14 @@ def test_a_loss_that_falls_fast_does_not_hide_its_spikes_behind_its_own_fall() -
         assert shown(values.tolist(), UP)[0] == at + 1
 
 
+@pytest.mark.parametrize(("drop", "noise"), [(0.3, 0.005), (0.8, 0.02)])
+def test_a_step_decay_after_which_the_loss_levels_off_is_no_spike(drop: float, noise: float) -> None:
+    level = 3.0 * np.where(np.arange(160) < 100, 1.0, 1.0 - drop)
+    for seed in range(5):
+        values = level * (1.0 + noise * np.random.default_rng(seed).standard_normal(level.size))
+        assert shown(values.tolist(), UP) == []
+
+
 def test_a_spike_is_called_and_ends_though_the_series_wanders_like_a_random_walk() -> None:
     walk = 5.0 + 0.02 * np.cumsum(np.random.default_rng(1).standard_normal(200))
     walk[150:156] *= 1.8
