@@ -318,17 +318,6 @@ class Pipeline:
         self._streams = {key: stream for key, stream in self._streams.items() if key[0] in self._live.runs}
         self._newest = {key: stream_id for key, stream_id in self._newest.items() if key[0] in self._live.runs}
         self.judges.forget_all_but(self._live.runs)
-        if missed := self._recalled(run):
+        if missed := recall(run, self._live.lock, self._reader, self.judges):
             self._catch_up(run, missed)
         return run
-
-    def _recalled(self, run: LiveRun) -> list[Found]:
-        try:
-            return recall(run, self._live.lock, self._reader, self.judges)
-        except sqlite3.OperationalError:  # it may be readable the next time
-            raise
-        except Exception:  # noqa: BLE001 - what is damaged must not keep new reports of this run, or of any other, from being kept
-            logger.exception("run.unreadable")
-            event("run.unreadable", logging.ERROR, run=run.run.id, remedy="probe-collector doctor")
-            self.judges.give_up(run.run.id)
-            return []

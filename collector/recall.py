@@ -1,5 +1,7 @@
 """Recall: a run as it stood, made anew in memory from what is stored of it."""
 
+import logging
+import sqlite3
 from collections.abc import Mapping, Sequence
 from threading import RLock
 
@@ -8,7 +10,7 @@ import msgspec
 from collector.judges import Judges
 from collector.keepsake import unpack_into
 from collector.live import LiveRun, RankState, SeriesKey
-from collector.log import logger
+from collector.log import event, logger
 from collector.phases.spans import spans_of
 from collector.retrials import Found
 from collector.store.archive import StoredFrame
@@ -20,8 +22,24 @@ def recall(run: LiveRun, lock: RLock, reader: Reader, judges: Judges) -> list[Fo
     """Show the run the reports that came since it was last kept, and have those judged that its engine's state does not know.
 
     Where these are many they are judged beside everything else (`retrials`). ``run`` is empty but for its identity; views hold
-    ``lock`` while they read it. Returns what is known only now, because the life before ended while it judged.
+    ``lock`` while they read it. Returns what is known only now, because the life before ended while it judged. A run whose past
+    is damaged is judged no more.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be read now.
     """
+    try:
+        return _recalled(run, lock, reader, judges)
+    except sqlite3.OperationalError:
+        raise
+    except Exception:  # noqa: BLE001 - what is damaged must not keep new reports of this run, or of any other, from being kept
+        logger.exception("run.unreadable")
+        event("run.unreadable", logging.ERROR, run=run.run.id, remedy="probe-collector doctor")
+        judges.give_up(run.run.id)
+        return []
+
+
+def _recalled(run: LiveRun, lock: RLock, reader: Reader, judges: Judges) -> list[Found]:
     run_id = run.run.id
     if not reader.holds(run_id):
         judges.begin(run_id)
