@@ -1,8 +1,8 @@
 """Acknowledgements: who is to be told what is durable, and when.
 
-To tell an agent costs as much as to take in a report. Where few wait, each is told at once. Where many do, all are told together once a
-second, and before that only those whom it keeps from something: who has just greeted, who has said goodbye and wants to end, and who
-has sent so much that it would soon have to wait before it sends more.
+To tell an agent costs a message, its encryption and a system call, as a report does. Where few wait, each is told at once. Where
+many do, all are told together once a second, and before that only those whom it keeps from something: who has just greeted, who has
+said goodbye and wants to end, and who has sent so much that it would soon have to wait before it sends more.
 """
 
 import time

@@ -33,7 +33,7 @@ def number(value: float) -> str:
 
 
 def numbers(values: Sequence[float]) -> list[str]:
-    """Many floats as the format spells them, at a tenth of the price."""
+    """Many floats as the format spells them, all at once: that is quicker than one by one."""
     spelled = msgspec.json.encode(values).decode()[1:-1].split(",") if values else []
     return [text if text != "null" else number(value) for text, value in zip(spelled, values, strict=True)]
 

@@ -1,8 +1,8 @@
 """Arrivals: messages wait in the order in which they came until many of each stream can be put side by side at once.
 
-Where a thousand streams report, a page of the log changes for every report that is put in its place, and a page is written
-four times: twice its bytes for the write-ahead log, twice for the file. Here they come one after another on the same page; eight of
-a stream are then put in place for the price of one.
+Where a thousand streams report, a page of the log changes for every report that is put in its place, and is written whole, to the
+write-ahead log and then to the file. Here reports come one after another on the same page; several of a stream are then put in place
+on one page at once.
 """
 
 import sqlite3
