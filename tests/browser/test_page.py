@@ -321,7 +321,7 @@ def test_one_item_tells_a_claim_from_the_first_suspicion_to_its_withdrawal(page:
     until(lambda: text(page, ".turn .turn-state") == "retracted")
     assert "Undo: Put it back." in text(page, ".turn-retracted")
     assert "Critical period" in text(page, ".summary strong")  # where the run is again
-    assert "withdrawn" in text(page, "#announcer")
+    until(lambda: "withdrawn" in text(page, "#announcer"))
     assert complaints(page) == []
 
 
@@ -401,7 +401,7 @@ def test_new_points_and_a_new_transition_reach_an_open_page(page: Chrome, young:
     young.seeded.turn(transition())
     until(lambda: count(page, ".turn") == 2)
     assert "Critical period" in text(page, ".turn")
-    assert "After critical period since step 538" in text(page, "#announcer")
+    until(lambda: "After critical period since step 538" in text(page, "#announcer"))  # each is told by itself
     until(lambda: text(page, ".figure dd") == f"{max(step for step in STEPS if step <= 1310):,}")
     assert complaints(page) == []
 
