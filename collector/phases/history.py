@@ -100,8 +100,8 @@ class History:
         size = len(self._y)
         columns = np.empty((5, size + len(newest)))
         columns[:, :size] = self._table[:, :size]
-        for i, probe in enumerate(newest, size):
-            columns[:, i] = 1.0, probe.y, probe.variance, probe.step, probe.step
+        if newest:
+            columns[:, size:] = np.array([(1.0, one.y, one.variance, one.step, one.step) for one in newest]).T
         return Buckets(*columns)
 
     def _tabulate(self, at: int, size: int) -> None:

@@ -52,12 +52,12 @@ TINY = 1e-300
 _TELLING = {
     1: (1.0, 1),
     2: (1.0, 10),
-    4: (2.0, 8),
+    4: (2.0, 12),
 }  # weight of a block size, and residuals without which it says nothing
 _POINTS = {1: 3, 2: 3, 4: 4, 8: 4}  # means of a block size that one residual takes
 _MOST = max(points * m for m, points in _POINTS.items())
-_MAD = 1.4826  # the median size of a Gaussian is sigma / 1.4826
-_MEAN = 1.2533  # its mean size is sigma / 1.2533
+_MEDIAN, _MEAN = 1.4826, 1.2533  # sigma over the median and over the mean size of a Gaussian
+_SHARES = ((0.5, 1.4826), (0.62, 1.1391), (0.74, 0.8878))  # and over other quantiles of its size
 
 
 class Ring:
@@ -84,6 +84,14 @@ class Ring:
         low = int(position)
         high = min(low + 1, len(self._sorted) - 1)
         return self._sorted[low] + (position - low) * (self._sorted[high] - self._sorted[low])
+
+    def sigma(self) -> float:
+        """The standard deviation of a Gaussian of which these are sizes, by three quantiles.
+
+        Its variance is 1.7 times that of the best estimate, where that of the median alone is 2.6 times; a quarter may be
+        wild.
+        """
+        return sum(factor * self.quantile(share) for share, factor in _SHARES) / len(_SHARES)
 
 
 class NoiseMeter:
@@ -112,8 +120,9 @@ class NoiseMeter:
         self.probes += 1
         self.replaced += replaced
         if paired > 0.0:
-            self.paired.append(short(paired))
-            self._reported.append(short(paired))
+            error = short(paired)
+            self.paired.append(error)
+            self._reported.append(error)
         self.level += (abs(y) - self.level) / min(self.probes, KEPT)
         self._x.append(x)
         self._y.append(y)
@@ -125,7 +134,7 @@ class NoiseMeter:
                 ring.append(residual)
                 if m == 1:
                     self._local.append(residual)
-        local = _MAD * self._local.quantile(0.5) if len(self._local) == LOCAL else 0.0
+        local = _MEDIAN * self._local.quantile(0.5) if len(self._local) == LOCAL else 0.0
         known = math.hypot(max(0.0, paired), self.floor)
         return max(local / CHANCE, known) ** 2
 
@@ -149,7 +158,7 @@ class NoiseMeter:
 
     def _size(self, m: int) -> float:
         ring = self.residuals[m]
-        return _MAD * ring.quantile(0.5) or _MEAN * sum(ring.numbers) / len(ring)  # quantised values have median 0
+        return ring.sigma() or _MEAN * sum(ring.numbers) / len(ring)  # most of quantised values may be 0
 
     def as_reported(self, *blocks: int) -> bool:
         """Whether means of so many probes stray by no more than the reported errors say: noise of known size, independent.
@@ -213,7 +222,7 @@ class NoiseMeter:
 
     def _lately(self, m: int) -> float:
         newest = list(self.residuals[m].numbers)[-(LOCAL // EVERY[m]) :]
-        return _MAD * sorted(newest)[len(newest) // 2]
+        return _MEDIAN * sorted(newest)[len(newest) // 2]
 
     def _residual(self, m: int) -> float:
         """How far the last means of ``m`` probes stray from a polynomial, as the noise of one probe.
@@ -221,19 +230,25 @@ class NoiseMeter:
         Single probes and pairs from a straight line, by the second divided difference of three means, and
         means of 4, which span a good part of a rise, from a parabola, by the third of four.
         """
-        starts = range(len(self._x) - _POINTS[m] * m, len(self._x), m)
         if m == 1:
             xs, ys = self._x[-3:], self._y[-3:]
         else:
-            xs, ys = ([sum(column[i : i + m]) / m for i in starts] for column in (self._x, self._y))
+            starts = range(len(self._x) - _POINTS[m] * m, len(self._x), m)
+            xs, ys = [sum(self._x[i : i + m]) / m for i in starts], [sum(self._y[i : i + m]) / m for i in starts]
         width = xs[-1] - xs[0]
-        if not width > 0.0 or min(b - a for a, b in pairwise(xs)) <= 1e-9 * width:  # steps too close to tell apart
+        if min([b - a for a, b in pairwise(xs)]) <= 1e-9 * width:  # steps too close to tell apart
             return abs(ys[1] - ys[0]) * math.sqrt(m / 2.0)
-        xs = [(x - xs[0]) / width for x in xs]
         if len(xs) == 3:
-            u = xs[1]
-            return abs(ys[1] - (1.0 - u) * ys[0] - u * ys[2]) * math.sqrt(m / (1.0 + u * u + (1.0 - u) ** 2))
-        c = [1.0 / math.prod(x - other for other in xs if other is not x) for x in xs]
+            u = (xs[1] - xs[0]) / width
+            v = 1.0 - u
+            return abs(ys[1] - v * ys[0] - u * ys[2]) * math.sqrt(m / (1.0 + u * u + v * v))
+        _, u, v, _ = ((x - xs[0]) / width for x in xs)
+        c = (
+            -1.0 / (u * v),
+            1.0 / (u * (u - v) * (u - 1.0)),
+            1.0 / (v * (v - u) * (v - 1.0)),
+            1.0 / ((1.0 - u) * (1.0 - v)),
+        )
         return abs(math.fsum(map(mul, c, ys))) * math.sqrt(m / math.fsum(map(mul, c, c)))
 
     def state(self) -> dict[str, Any]:
@@ -266,8 +281,13 @@ def _together(scatter: dict[int, float]) -> float:
     """The geometric mean of what block sizes show, by their weight."""
     if not any(scatter.values()):
         return 0.0
-    if 4 in scatter and 2 in scatter:
-        low, high = (factor * max(scatter[2], TINY) for factor in GROWS)
-        scatter = scatter | {4: min(max(scatter[4], low), high)}
-    weights = {m: _TELLING[m][0] for m in scatter}
-    return math.exp(sum(w * math.log(scatter[m] or TINY) for m, w in weights.items()) / sum(weights.values()))
+    whole = logs = 0.0
+    for m, seen in scatter.items():
+        size = max(seen, TINY)
+        if m == 4:
+            low, high = GROWS
+            size = min(max(size, low * max(scatter[2], TINY)), high * max(scatter[2], TINY))
+        weight = _TELLING[m][0]
+        whole += weight
+        logs += weight * math.log(size)
+    return math.exp(logs / whole)

@@ -91,14 +91,14 @@ class Observed:
         """The cases for turns on single values, which no other measurement is waited for to tell."""
         return [] if self._spikes is None else self._spikes.verdicts(self._open(turns))
 
-    def cases(self, step: int, turns: tuple[Turn, ...], alpha: Callable[[Turn], float]) -> list[Verdict]:
-        """The strongest case there is at present for each turn on whole probes."""
+    def cases(self, step: int, turns: tuple[Turn, ...], alpha: Callable[[Turn], float], least: float) -> list[Verdict]:
+        """The strongest case there is at present for each turn on whole probes; evidence below ``least`` need not be told."""
         turns = self._open(turns)
         self._given = self._given + 1 if any(turn.when == "given" for turn in turns) else 0
         tracked = tuple(turn for turn in turns if turn.when not in (*RAW, "still", "given"))
         cases: list[Verdict] = []
         if tracked:
-            cases += self.trends.verdicts(tracked, alpha)
+            cases += self.trends.verdicts(tracked, alpha, least)
         if self._stillness is not None:
             cases += [case for turn in turns if turn.when == "still" and (case := self._stillness.verdict(turn))]
         if self._given >= GIVEN_FOR:

@@ -52,84 +52,119 @@ BEFORE = 2.0
 """Probes before that gap, in the same units; at the begin of a phase as few as one unit."""
 
 _RATES = np.array(RATES)[:, None]
-_LIGHTEST = 1.38  # no split weighs more than 1/4, whose logarithm is -1.386
 _SHAPES = math.log(2.0)
 
 
 class Folds(msgspec.Struct, frozen=True):
     """The evidence at each fold that ends at the newest probe: those without a gap, then those with one, the smallest first.
 
-    Fold j has the newest ``after_from[j]``… buckets behind it, of ``k[j]`` probes, and those from ``before_from[j]`` up to
-    ``before_until[j]`` before it. ``before`` and ``after`` are the windows' means, ``log_e`` is
-    the natural logarithm of the weighted e-value, -inf where it is certainly below 0 or was not asked.
+    ``log_e`` is the natural logarithm of the weighted e-value, -inf where it is certainly below 0 or was not asked. ``later``
+    and ``earlier`` are the windows' probes, sums of values and of variances (3, folds), in units of ``unit`` and from
+    ``center`` on; bounds of windows are buckets counted back from ``last``, the newest.
     """
 
     log_e: Floats
-    before: Floats
-    after: Floats
-    k: Floats
-    before_from: NDArray[np.int64]
-    before_until: NDArray[np.int64]
-    after_from: NDArray[np.int64]
+    later: Floats
+    earlier: Floats
+    bounds: NDArray[np.int64]
+    last: int
+    unit: float
+    center: float
+
+    @property
+    def k(self) -> Floats:
+        """Probes in the later window of each."""
+        return np.asarray(self.later[0])
+
+    @property
+    def before(self) -> Floats:
+        """The mean of the earlier window of each."""
+        return np.asarray((self.earlier[1] / self.earlier[0] + self.center) * self.unit)
+
+    @property
+    def after(self) -> Floats:
+        """The mean of the later window of each."""
+        return np.asarray((self.later[1] / self.later[0] + self.center) * self.unit)
+
+    def windows(self, fold: int) -> tuple[slice, slice]:
+        """The buckets of the earlier and of the later window of a fold."""
+        after, until, before = (self.last - self.bounds[:, fold]).tolist()
+        return slice(before, until), slice(after, self.last + 1)
 
     def together(self) -> float:
         """The logarithm of the sum of all e-values; -inf where there is none."""
-        some = self.log_e[self.log_e > -np.inf]
-        top = float(some.max()) if some.size else -math.inf
-        return top + math.log(float(np.exp(some - top).sum())) if some.size else top
+        top = float(self.log_e.max(initial=-math.inf))
+        return top + math.log(float(np.exp(self.log_e - top).sum())) if top > -math.inf else top
 
 
-def fall(buckets: Buckets, sigma: float, counts: Counts | None = None) -> Folds:
+def fall(buckets: Buckets, sigma: float, counts: Counts | None = None, least: float = -math.inf) -> Folds:
     """The evidence against "the mean has been non-decreasing"; ``sigma`` is the least noise of a probe believed.
 
-    Of folds that do not count, by their means before and after and their probes, it is not asked.
+    Of folds that do not count, by their means before and after and their probes, it is not asked; nor of any where all
+    together certainly stay below ``least``, a log e-value.
     """
-    center = buckets.y.sum() / buckets.n.sum()  # a sum of large levels would swallow the drop
-    noise = np.maximum(buckets.variance, buckets.n * sigma**2)
-    sums = np.array([buckets.n, buckets.y - buckets.n * center, noise])[:, ::-1].cumsum(axis=1)
-    k, last = sums[0], buckets.n.size - 1
-    close, apart = k.searchsorted(k[-1] / np.array([2.0, 2.0 + GAP]), side="right").tolist()
-    skipped = k.searchsorted((1.0 + GAP) * k[:apart])
-    apart = int(skipped.searchsorted(last))  # a large old bucket may leave nothing before the gap
-    after = np.concatenate([np.arange(close), np.arange(apart)])
-    until = np.concatenate([after[:close], skipped[:apart]])
-    far = k.searchsorted(np.concatenate([2.0 * k[:close], (1.0 + GAP + BEFORE) * k[:apart]]))
-    before = np.minimum(far, last)
-    (ka, ya, va), (kb, yb, vb) = sums[:, after], sums[:, before] - sums[:, until]
-    mean_after, mean_before = ya / ka, yb / kb
-    drop = ka * (mean_before - mean_after)
-    noise = va + vb * (ka / kb) ** 2
-    log_e = np.full(after.size, -np.inf)
-    # No rate does better than the best one for a fold, whose exponent is drop^2 / 2 noise.
-    best = 0.5 * drop * drop
-    some = np.flatnonzero((drop > 0.0) & (best > (_LIGHTEST + _SHAPES) * noise))
-    weight = log_weight(k[-1] - ka[some]) - _SHAPES
-    worth = best[some] > -weight * noise[some]
-    if worth.any() and counts is not None:
-        worth &= counts(mean_before[some] + center, mean_after[some] + center, ka[some])
-    some, weight = some[worth], weight[worth]
+    return _folds(buckets, sigma, counts, least, 1.0)
+
+
+def rise(buckets: Buckets, sigma: float, counts: Counts | None = None, least: float = -math.inf) -> Folds:
+    """The evidence against "the mean has been non-increasing": the fall of its mirror image."""
+    return _folds(buckets, sigma, counts, least, -1.0)
+
+
+def _folds(buckets: Buckets, sigma: float, counts: Counts | None, least: float, way: float) -> Folds:
+    """In units of sigma, whose square alone may be too small or too large for a float."""
+    unit = sigma if sigma > 0.0 else 1.0
+    columns = np.empty((3, len(buckets)))
+    columns[0] = buckets.n
+    np.divide(buckets.y, way * unit, out=columns[1])
+    np.divide(buckets.variance, unit, out=columns[2])
+    columns[2] /= unit
+    if sigma > 0.0:
+        np.maximum(columns[2], columns[0], out=columns[2])
+    center = float(columns[1].sum() / columns[0].sum())  # a sum of large levels would swallow the drop
+    columns[1] -= center * columns[0]
+    sums = columns[:, ::-1].cumsum(axis=1)
+    k = sums[0]
+    probes, last = float(k[-1]), k.size - 1
+    half = (
+        probes / 2.0,
+        min(probes / (2.0 + GAP), float(k[last - 1]) / (1.0 + GAP)),
+    )  # a large old bucket may leave no gap
+    close, apart = k.searchsorted(half, side="right").tolist()
+    touching, parted = k[:close], k[:apart]
+    found = k.searchsorted(np.concatenate((2.0 * touching, (1.0 + GAP + BEFORE) * parted, (1.0 + GAP) * parted)))
+    m = close + apart
+    straight = np.arange(close)
+    bounds = np.concatenate((straight, straight[:apart], straight, found[m:], found[:m])).reshape(3, m)
+    np.minimum(bounds[2], last, out=bounds[2])
+    later, skipped, whole = sums.take(bounds, axis=1).swapaxes(0, 1)
+    earlier = whole - skipped
+    share = later[0] / earlier[0]
+    drop = share * earlier[1] - later[1]
+    noise = later[2] + share * share * earlier[2]
+    weight = log_weight(probes - later[0]) - _SHAPES
+    most = np.maximum(drop, 0.0)  # no rate does better than the best one for a fold, whose exponent is drop^2 / 2 noise
+    most *= 0.5 * most / noise
+    most += weight
+    some = np.flatnonzero(most > 0.0)
+    log_e = np.full(m, -np.inf)
+    folds = Folds(log_e, later, earlier, bounds, last, way * unit, center)
+    if not some.size or most.max() < least - math.log(some.size):
+        return folds
+    if counts is not None:
+        some = some[counts(folds.before[some], folds.after[some], later[0, some])]
     if some.size:
-        rate = _RATES / math.sqrt(sums[2, -1] / k[-1])
+        rate = _RATES / math.sqrt(sums[2, -1] / probes)
         exponents = rate * drop[some] - 0.5 * rate**2 * noise[some]
         top = exponents.max(axis=0)
-        log_e[some] = top + np.log(np.exp(exponents - top).mean(axis=0)) + weight
-    return Folds(
-        log_e=log_e,
-        before=mean_before + center,
-        after=mean_after + center,
-        k=ka,
-        before_from=last - before,
-        before_until=last - until,
-        after_from=last - after,
-    )
+        log_e[some] = top + np.log(np.exp(exponents - top).mean(axis=0)) + weight[some]
+    return folds
 
 
 def log_weight(split: Floats) -> Floats:
     """The logarithm of the weight of each split, which is a whole number of probes from 1 on."""
     whole = split.astype(np.int64)
-    if whole.size and whole.max() < _TABLED:
-        return _TABLE[whole]
-    return _log_weight(whole)
+    return _TABLE.take(whole) if whole.max(initial=0) < _TABLED else _log_weight(whole)
 
 
 def _log_weight(whole: NDArray[np.int64]) -> Floats:
@@ -141,10 +176,3 @@ def _log_weight(whole: NDArray[np.int64]) -> Floats:
 
 _TABLED = 4096
 _TABLE = np.concatenate([[np.nan], _log_weight(np.arange(1, _TABLED))])
-
-
-def rise(buckets: Buckets, sigma: float, counts: Counts | None = None) -> Folds:
-    """The evidence against "the mean has been non-increasing": the fall of its mirror image."""
-    image = Buckets(buckets.n, -buckets.y, buckets.variance, buckets.first, buckets.last)
-    mirror = fall(image, sigma, None if counts is None else lambda before, after, k: counts(-before, -after, k))
-    return msgspec.structs.replace(mirror, before=-mirror.before, after=-mirror.after)

@@ -77,7 +77,8 @@ class Track:
         if whole:
             known += self._followed(step)
         turns = self.machine.turns_from(self.phase)
-        cases = self.observed.cases(step, turns, self._alpha) if whole else []
+        least = 0.0 if self._suspicion else life.SUSPECTED
+        cases = self.observed.cases(step, turns, self._alpha, least) if whole else []
         shown = [case for case in cases if case.shown and self.observed.lasts(case)]
         shown += self.observed.at_once(turns)
         if shown and not self.observed.assessable():  # what single values tell is no trend
@@ -209,7 +210,8 @@ class Track:
             min_effect=turn.min_effect,
             severity=turn.severity,
         )
-        cases = self.observed.trends.verdicts((back,), lambda _: open_.detected.evidence.alpha)
+        alpha = open_.detected.evidence.alpha
+        cases = self.observed.trends.verdicts((back,), lambda _: alpha, math.log(1.0 / alpha))
         if not cases or not cases[0].shown or not open_.gone(turn, cases[0].after.mean or 0.0):
             return None
         return self._withdrawn(open_, turn, cases[0], step)

@@ -64,11 +64,15 @@ class Trends:
 
     # -- what it shows ----------------------------------------------------------------------------
 
-    def verdicts(self, turns: tuple[Turn, ...], alpha: Callable[[Turn], float]) -> list[Verdict]:
-        """The strongest case for each turn that has one at present; ``alpha`` tells what a tested one may be wrong in."""
+    def verdicts(self, turns: tuple[Turn, ...], alpha: Callable[[Turn], float], least: float) -> list[Verdict]:
+        """The strongest case for each turn that has one at present; ``alpha`` tells what a tested one may be wrong in.
+
+        Of a tested one, evidence below ``least``, a log e-value, need not be told.
+        """
         buckets = self.buckets()
-        n = float(buckets.n.sum())
-        if n < min(turn.min_points for turn in turns):
+        probes = buckets.n.sum()
+        turns = tuple(turn for turn in turns if turn.min_points <= probes)
+        if not turns:
             return []
         sigma = self.sigma()
         flat = [turn for turn in turns if turn.when not in TESTED]
@@ -77,11 +81,10 @@ class Trends:
             found = lines(buckets, self._placed(buckets), sigma)
             self._steepest.see(found, self.cleaner.meter.probes + len(self.cleaner.newest()))
         cases = (
-            self._tested(turn, buckets, sigma, alpha)
+            self._tested(turn, buckets, sigma, alpha, least)
             if turn.when in TESTED
             else self._flat(turn, buckets, found, sigma)
             for turn in turns
-            if n >= turn.min_points
         )
         return [case for case in cases if case is not None]
 
@@ -165,26 +168,25 @@ class Trends:
             int(buckets.first[part][0]), int(buckets.last[part][-1]), int(total), finite(mean), finite(stderr)
         )
 
-    def _tested(self, turn: Turn, buckets: Buckets, sigma: float, alpha: Callable[[Turn], float]) -> Verdict | None:
+    def _tested(
+        self, turn: Turn, buckets: Buckets, sigma: float, alpha: Callable[[Turn], float], least: float
+    ) -> Verdict | None:
         """The folds whose change reaches the least effect, together; the one with most evidence is shown."""
         if not sigma > 0.0:  # all values equal, or the noise unknown
             return None
         if turn.flat:
             sigma *= self.cleaner.meter.lasting()
-        scaled = Buckets(buckets.n, buckets.y / sigma, buckets.variance / sigma**2, buckets.first, buckets.last)
 
         def counts(before: Floats, after: Floats, k: Floats) -> NDArray[np.bool_]:
-            after = after * sigma
-            change = self._relative(before * sigma, after)
+            change = self._relative(before, after)
             enough = (change >= turn.min_effect) if turn.when == "rise" else (change <= -turn.min_effect)
             return np.asarray(enough & (k >= LEAST_WINDOW) & turn.admits(value_of(after, self._value_scale)))
 
-        folds = (reflection.rise if turn.when == "rise" else reflection.fall)(scaled, 1.0, counts)
+        folds = (reflection.rise if turn.when == "rise" else reflection.fall)(buckets, sigma, counts, least)
         log_e = folds.together()
         if not log_e > 0.0:
             return None
-        j = int(folds.log_e.argmax())
-        after_from = int(folds.after_from[j])
+        before, after = folds.windows(int(folds.log_e.argmax()))
         allowed = alpha(turn)
         shown = log_e >= math.log(1.0 / allowed)
         return self._verdict(
@@ -193,10 +195,10 @@ class Trends:
             log_e,
             allowed,
             buckets,
-            slice(int(folds.before_from[j]), int(folds.before_until[j])),
-            slice(after_from, len(buckets)),
+            before,
+            after,
             sigma,
-            self._turned(turn, buckets, sigma) if shown else (after_from, after_from, after_from),
+            self._turned(turn, buckets, sigma) if shown else (after.start,) * 3,
         )
 
     def _flat(self, turn: Turn, buckets: Buckets, found: Lines | None, sigma: float) -> Verdict | None:

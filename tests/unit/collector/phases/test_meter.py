@@ -87,7 +87,7 @@ def test_the_noise_of_two_probes_is_unknown() -> None:
 
 def test_a_few_residuals_are_widened_for_how_little_they_know() -> None:
     meter = measured(np.array([0.0, 1.0, 0.0]))
-    assert meter.seen() == pytest.approx(1.4826 * math.sqrt(1 / 1.5) * (1 + 3 / 1), rel=1e-6)
+    assert meter.seen() == pytest.approx((1.4826 + 1.1391 + 0.8878) / 3 * math.sqrt(1 / 1.5) * (1 + 3 / 1), rel=1e-6)
 
 
 def test_correlated_noise_shows_in_means_of_several() -> None:
@@ -127,7 +127,7 @@ def test_what_a_series_shows_beyond_its_reported_errors_goes_on_in_proportion_to
     y, meter = sd * np.random.default_rng(3).standard_normal(200), NoiseMeter(relative=True)
     for i in range(200):
         meter.take(i, float(y[i]), float(0.5 * sd[i]), replaced=False)
-    assert 0.2 < meter.sigma() < 0.6
+    assert 0.2 < meter.sigma() < 0.7  # a third of the residuals are of the peak yet
 
 
 @pytest.mark.parametrize("ratio", [3.0, 10.0])
@@ -217,3 +217,12 @@ def test_a_ring_has_the_quantiles_of_its_newest_numbers(numbers: list[float], si
         ring.append(number)
     assert list(ring.numbers) == numbers[-size:]
     assert ring.quantile(share) == pytest.approx(np.quantile(numbers[-size:], share), rel=1e-9, abs=1e-9)
+
+
+def test_three_quantiles_know_the_spread_of_a_gaussian_from_two_thirds_of_the_numbers_that_the_median_needs() -> None:
+    sizes = np.abs(np.random.default_rng(5).standard_normal((3000, 40)))
+    by_three, by_median = (
+        np.array([of(Ring(40, row)) for row in sizes.tolist()]) for of in (Ring.sigma, lambda ring: ring.quantile(0.5))
+    )
+    assert by_three.mean() == pytest.approx(1.0, rel=0.02)
+    assert (np.std(by_median) / np.mean(by_median)) ** 2 > 1.35 * (np.std(by_three) / np.mean(by_three)) ** 2

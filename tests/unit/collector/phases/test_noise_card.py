@@ -93,7 +93,7 @@ def test_figures_are_relative_to_the_level_on_a_linear_axis_and_nats_on_a_logari
 def test_what_the_estimator_reports_is_told_apart_from_what_training_adds() -> None:
     alone = card(10.0 + white(2), paired=1.0)
     assert alone.estimator == pytest.approx(0.1, rel=0.1)
-    assert alone.process < 0.06
+    assert alone.process < 0.07
     wandering = card(10.0 + white(2), paired=0.1)
     assert wandering.process == pytest.approx(0.1, rel=0.3)
     assert card(10.0 + white(2)).estimator is None
