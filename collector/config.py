@@ -75,6 +75,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Runs in memory at once. A finished or silent one makes room for another; while all of them report, no other is taken in."""
     run_series: Annotated[int, Meta(ge=100)] = 50_000
     """Series of one run, over all its ranks, at about 3.5 kB of memory each. A report that would bring more is refused, and given up by its agent."""
+    series: Annotated[int, Meta(ge=1000)] = 1_000_000
+    """Series of all runs in memory together. Finished and silent runs make room; while those that report have as many, no more are taken in."""
     reports_per_second: Annotated[float, Meta(gt=0)] = 10_000
     """Of one key, on average; for five seconds at once."""
 

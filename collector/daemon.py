@@ -48,7 +48,7 @@ class Daemon:
         check_certificate(config)
         keys, tokens = keys_asked_for(config), tokens_asked_for(config)
         self._health = Health()
-        self._live = Live(config.limits.runs)
+        self._live = Live(config.limits.runs, config.limits.series)
         self._feed = Feed(on_tick_dropped=self._health.ticks_dropped.inc, on_overflow=self._health.page_overflows.inc)
         self._store = Store(Path(config.store.path), Policy(config.store.keep_days, config.store.max_bytes))
         self._pipeline = Pipeline(

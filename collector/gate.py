@@ -26,6 +26,8 @@ DOMAIN = "phasewatch"
 HANDSHAKE_SECONDS = 10.0
 REFRESH_SECONDS = 1.0
 """How soon a revoked key is noticed."""
+MOST_PARTS = 3
+"""Of a message before its last that are looked at: one more than a message of ours has, so that it is refused."""
 MOST_ANSWERS = 200
 """Handshakes answered before the socket is read again: a storm of strangers must not keep reports waiting."""
 
@@ -146,7 +148,8 @@ class Gate:
             before = [self.socket.recv(zmq.NOBLOCK)]
             last = self.socket.recv(zmq.NOBLOCK, copy=False)  # a frame knows whose key it came with
             while last.more:
-                before.append(last.bytes)
+                if len(before) < MOST_PARTS:
+                    before.append(last.bytes)
                 last = self.socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None

@@ -13,8 +13,8 @@ from probe_wire import Column, Report, Schema, unpack_one
 
 Subject = tuple[str, str]
 """A machine, and the labels of what it judges as JSON with sorted keys."""
-Claim = tuple[int, str, str]
-"""Ordinal, state, and the phase that was claimed."""
+Claim = tuple[int, str, str, int]
+"""Ordinal, state, the phase that was claimed, and the step from which on."""
 Claims = Mapping[Subject, set[Claim]]
 
 
@@ -23,7 +23,8 @@ class Hearing:
     """Judges reports in their order. What earlier judges told of them is not told again.
 
     An engine of another version may find more or fewer claims in the past than were told. Where it does, the next it makes are
-    numbered from the last that was told, so that no number stands for two claims.
+    numbered from the last that was told, so that no number stands for two claims; and what was told and is not found again is
+    known as superseded.
 
     Args:
         run_id: whose.
@@ -32,6 +33,8 @@ class Hearing:
         told_until: up to this frame everything was judged before.
         told: what was told of the reports beyond ``at``.
         numbered: by how much the engine's own ordinals are short of those that are told, from an earlier life.
+        superseded: what was told by other rules and not found again by these, from an earlier life: machine, subject, ordinal, state.
+        before: the versions of the machines that judged the run before these did, by name.
         failed: told when the engine fails.
     """
 
@@ -43,7 +46,9 @@ class Hearing:
         told_until: int,
         told: Claims,
         numbered: Iterable[tuple[str, str, int]] = (),
+        superseded: Iterable[tuple[str, str, int, str]] = (),
         *,
+        before: Mapping[str, str] | None = None,
         failed: Callable[[], None],
     ) -> None:
         self.run_id = run_id
@@ -56,6 +61,9 @@ class Hearing:
         self._found: dict[Subject, set[Claim]] = {}
         self._compared = False
         self._numbered = {(machine, subject): number for machine, subject, number in numbered}
+        self.superseded = {(*each,) for each in superseded}
+        """What was told and is not found by these rules: machine, subject as JSON, ordinal and state of each."""
+        self._before = before
         self._failed = failed
         self._minded: dict[tuple[int, int], tuple[Schema, list[tuple[int, Column]]]] = {}
 
@@ -76,7 +84,8 @@ class Hearing:
             self._compare()
             return [self._renumbered(each) for each in found]
         for each in map(self._renumbered, found):
-            self._found.setdefault(_subject(each), set()).add((each.ordinal, each.state, each.to_phase))
+            claim = each.ordinal, each.state, each.to_phase, each.happened_step
+            self._found.setdefault(_subject(each), set()).add(claim)
         return []
 
     def stop(self, step: int) -> None:
@@ -85,14 +94,23 @@ class Hearing:
         self.engine, self.stopped = PhaseEngine(()), True
         self._failed()
 
+    def stands(self, told: Transition) -> bool:
+        """Whether what was told is found by these rules as well."""
+        return (*_subject(told), told.ordinal, told.state) not in self.superseded
+
     def state(self) -> dict[str, Any]:
         """All that a later life needs to go on as this one would, as JSON has it."""
         self._compare()
-        return self.engine.state() | {"numbered": [[*subject, number] for subject, number in self._numbered.items()]}
+        numbered = [[*subject, number] for subject, number in self._numbered.items()]
+        return self.engine.state() | {
+            "numbered": numbered,
+            "superseded": sorted(self.superseded),
+            "before": self._before,
+        }
 
     def unfinished(self) -> dict[str, Any]:
         """The same where the reports that came last are not judged yet: a later life begins anew, and knows what was told."""
-        return PhaseEngine(()).state() | {"told_until": self.told_until}
+        return PhaseEngine(()).state() | {"told_until": self.told_until, "before": self._before}
 
     def _minded_of(self, rank: int, schema: Schema) -> list[tuple[int, Column]]:
         """The columns of a schema that make a difference to the engine, each with its position."""
@@ -108,8 +126,10 @@ class Hearing:
             return
         self._compared = True
         for subject, told in self._told.items():
-            if told != self._found.get(subject):
-                self._numbered[subject] = max(ordinal for ordinal, _, _ in told)
+            found = self._found.get(subject, set())
+            if {claim[:3] for claim in told} != {claim[:3] for claim in found}:
+                self._numbered[subject] = max(ordinal for ordinal, *_ in told)
+            self.superseded |= {(*subject, ordinal, state) for ordinal, state, *_ in told - found}
         self._told, self._found = {}, {}
 
     def _renumbered(self, transition: Transition) -> Transition:

@@ -1,6 +1,7 @@
 """Inlet: where messages come in. One thread polls and drains the socket, commits, and acknowledges what is durable."""
 
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -17,7 +18,7 @@ from collector.health import Health
 from collector.log import Seldom, event, logger
 from collector.orders import Orders
 from collector.pipeline import News, Pipeline
-from collector.refusals import TooManyRuns, UnknownSchema, UnknownStream
+from collector.refusals import NoRoom, UnknownSchema, UnknownStream
 from collector.sessions import Peer, Session, Sessions
 from collector.store.streams import Stream
 from collector.wish_sender import WishSender
@@ -41,13 +42,18 @@ GROUP_SECONDS = 0.05
 """The longest a report waits for others to share its commit, which it does where ``MANY`` shared the last one."""
 MOST_SECONDS = 0.5
 """For which messages are taken in before a commit, where the disk is so slow that commits take as long."""
-DRAIN, MANY = 10_000, 20
+BEHIND_SECONDS = 5.0
+"""For so long the store's upkeep waits while there are more messages than are taken in at once: what it keeps waiting adds up."""
+DRAIN, MANY, MOST_NAME_BYTES = 10_000, 20, 64
 READY_SECONDS, ALIVE_SECONDS, CHECK_SECONDS = 5.0, 30.0, 10.0
-MOST_NAME_BYTES = 64
+SINGLY_SECONDS = 60.0
+"""For so long at the most each message is committed by itself, after one of many was such that the store took none of them."""
+_PARTS = "Got a message of too many parts; need one, and before it a relay's name for the stream of at most 64 bytes."
+_OF_A_MESSAGE = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
+"""Errors that would repeat with the message, unlike those of the disk."""
 REPORTS_PER_SECOND, SECONDS_AT_ONCE = 10_000.0, 5.0
 NEW_STREAMS_PER_SECOND, NEW_STREAMS_AT_ONCE = 2.0, 20_000.0
 """Every stream is new to a collector that has just started."""
-
 _ANSWERS = {"too_large": "bad_message", "busy": "store"}
 """What agents are told, where it is not the reason that is counted: after "store" they wait a second."""
 
@@ -78,9 +84,11 @@ class Inlet:
         self.orders = Orders()
         self._wishes = WishSender(self._sessions, self._send, health)
         self._stop = threading.Event()
-        self._ticked = self._tried = time.monotonic()
+        self._ticked = self._tried = self._dry_at = time.monotonic()
         self._keeps = True
         self._commit_took = 0.0
+        self._singly_until = -math.inf
+        self._newest_peer: Peer = ()
         self._thread = threading.Thread(target=self._serve, name="inlet", daemon=True)
 
     def start(self) -> None:
@@ -139,7 +147,8 @@ class Inlet:
                     self._drop_revoked()
                 self.orders.work(self._pipeline.keep_order, self.wish)
                 self._wishes.send()
-                self._pipeline.upkeep()
+                if self._dry_at >= self._tried or time.monotonic() > self._dry_at + BEHIND_SECONDS:
+                    self._pipeline.upkeep()
             self._acknowledgements.tell(all_of_them=True)
         except Exception:  # noqa: BLE001 - the process must not live on deaf: readiness turns false and the log says why
             logger.exception("inlet.stopped")
@@ -162,10 +171,10 @@ class Inlet:
         self._tried = time.monotonic()
         taken = 0
         try:
-            self._pipeline.take_over()
-            taken = self._drain(min(max(GROUP_SECONDS, self._commit_took), MOST_SECONDS))
+            if not self._pipeline.take_over():  # which has a commit of its own: no message is blamed for it
+                taken = self._drain(min(max(GROUP_SECONDS, self._commit_took), MOST_SECONDS))
             began = time.monotonic()
-            news = self._pipeline.commit()
+            news = self._commit(taken)
             self._commit_took = time.monotonic() - began
         except _Poison as poison:  # a message we cannot survive costs itself, not the collector
             logger.error("message.failed", exc_info=poison.__cause__)
@@ -180,31 +189,36 @@ class Inlet:
                 self._advise(item)
         return taken
 
+    def _commit(self, taken: int) -> list[News]:
+        """Commit; where the store would not take one of many messages, those that come again are taken one by one until it shows which."""
+        try:
+            return self._pipeline.commit()
+        except _OF_A_MESSAGE as error:
+            self._singly_until = time.monotonic() + SINGLY_SECONDS if taken > 1 else -math.inf
+            if taken != 1:
+                raise
+            raise _Poison(self._newest_peer) from error
+
     def _drain(self, seconds: float) -> int:
         until = time.monotonic() + seconds
-        for taken in range(DRAIN):
+        for taken in range(DRAIN if until > self._singly_until else 1):
             message = self._gate.receive()
             if message is None:
+                self._dry_at = time.monotonic()
                 return taken
-            peer = message.before
+            peer = self._newest_peer = message.before
             if not 1 <= len(peer) <= 2 or len(peer[-1]) > MOST_NAME_BYTES:
-                self._refuse(
-                    peer[:1],
-                    "bad_message",
-                    f"Got a message of {len(peer)} parts; need one, and a relay's name for the stream before it.",
-                )
+                self._refuse(peer[:1], "bad_message", _PARTS)
                 continue
             try:
                 self._take(peer, message.user, message.data)
-            except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError) as error:
-                raise _Poison(peer) from error
-            except (sqlite3.Error, OSError):
-                raise
             except Exception as error:
+                if isinstance(error, sqlite3.Error | OSError) and not isinstance(error, _OF_A_MESSAGE):
+                    raise
                 raise _Poison(peer) from error
             if time.monotonic() > until:
-                return taken
-        return DRAIN
+                break
+        return taken + 1
 
     def _take(self, peer: Peer, user: str, data: bytes) -> None:
         owner = self._gate.owner_of(user)
@@ -239,7 +253,7 @@ class Inlet:
             return
         try:
             stream = self._pipeline.hello(hello, owner)
-        except (NotOwner, TooManyRuns) as error:
+        except (NotOwner, NoRoom) as error:
             self._refuse(peer, "forbidden" if isinstance(error, NotOwner) else "busy", str(error))
             return
         self._sessions.open(peer, Session(stream, user, hello.tightens))
@@ -255,6 +269,8 @@ class Inlet:
             self._refuse(peer, "unknown_stream", "The run was put aside to make room; greet again.")
         except UnknownSchema:
             self._refuse(peer, "unknown_schema", "Got a report against a schema that was not sent.")
+        except NoRoom as error:
+            self._refuse(peer, "busy", str(error))
         except BadMessage as error:
             self._refuse(peer, "bad_message", str(error))
 

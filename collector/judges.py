@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Container, Iterable
 from threading import RLock
 from typing import final
@@ -13,7 +13,6 @@ from collector.keepsake import packed
 from collector.live import Live, LiveRun
 from collector.log import event, logger
 from collector.phases import Machine, PhaseEngine, Span, Transition
-from collector.phases.spans import spans_of
 from collector.retrials import Found, Retrial, Retrials
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
@@ -95,16 +94,22 @@ class Judges:
 
     def _resumed(self, run_id: str) -> Hearing:
         engine = PhaseEngine(self._machines, self._alpha)
-        at, told_until, numbered = 0, self._reader.last_frame(), []
+        at, told_until, before = 0, self._reader.last_frame(), None
+        numbered: list[tuple[str, str, int]] = []
+        superseded: list[tuple[str, str, int, str]] = []
         try:
             if (kept := self._reader.phase_state(run_id)) is not None:
                 told_until = int(kept[1].get("told_until", told_until))
+                before = kept[1].get("before")
                 if engine.restore(kept[1]):
-                    at, numbered = kept[0], kept[1].get("numbered", [])
+                    at, numbered, superseded = kept[0], kept[1].get("numbered", []), kept[1].get("superseded", [])
+                else:
+                    before = before or kept[1]["versions"]
         except Exception:  # noqa: BLE001 - however damaged, or kept otherwise by another release: the reports are all there
             logger.exception("phases.state_unreadable")
         told = self._reader.claims(run_id, at)
-        return Hearing(run_id, engine, at, told_until, told, numbered, failed=self._health.phase_failures.inc)
+        failed = self._health.phase_failures.inc
+        return Hearing(run_id, engine, at, told_until, told, numbered, superseded, before=before, failed=failed)
 
     def _too_long(self, reports: int, schemas: Iterable[Schema]) -> bool:
         widest = max((sum(self._judged(column) for column in schema.columns) for schema in schemas), default=0)
@@ -113,6 +118,10 @@ class Judges:
     def _judged(self, column: Column) -> int:
         """By how many machines."""
         return sum(machine.judges(column.labels) for machine in self._by_quantity.get(column.quantity, ()))
+
+    def judged_anew(self, run_id: str) -> bool:
+        """Whether a run has just been judged from its first report on, which is not kept yet."""
+        return run_id in self._hearings and self._since_state[run_id] >= DUE
 
     @property
     def caught_up(self) -> bool:
@@ -145,7 +154,6 @@ class Judges:
             self._retrials.end(run_id)
             self._hearings[run_id] = retrial.hearing
             run.retrial = None
-            self.remember(run, spans_of(each.transition for each in self._reader.transitions(run_id)))
             event("phases.judged_again", run=run_id, reports=retrial.progress.judged)
         return over
 
@@ -203,6 +211,8 @@ class Judges:
         if (hearing := self._hearings.get(run.run.id)) is not None:
             engine = hearing.engine
             run.spans, run.unjudged, run.judged = engine.phases, engine.unused, engine.judged
+            if hearing.superseded:
+                run.transitions = deque(filter(hearing.stands, run.transitions), run.transitions.maxlen)
 
     def keep(self, run: LiveRun, frame_id: int, *, at_once: bool = False) -> None:
         """Put what is known of a run after this frame into the store, where it is time or ``at_once``."""

@@ -25,11 +25,11 @@ from probe_wire import (
     Schema,
     unpack,
 )
+from probe_wire.estimate import BY_CODE
 
 State = Literal["running", "silent", "finished"]
 SILENT_AFTER_SECONDS = 60.0
 RECENT_TRANSITIONS = 100
-_OUTCOMES = tuple(map(Outcome, range(256)))  # asking the Enum takes longer than all else
 MOST_BYTES = 2**62
 """What is written down ends at 2^63."""
 
@@ -208,7 +208,7 @@ class LiveRun:
             probe.seconds += cost.seconds
             probe.memory_raised = min(probe.memory_raised + cost.memory_raised, MOST_BYTES)
             probe.apart |= cost.apart
-            outcome = _OUTCOMES[cost.outcome]
+            outcome = BY_CODE[cost.outcome]
             probe.outcomes[outcome] += 1
             if outcome is not Outcome.OK:
                 probe.last_problem = cost.detail or outcome.sentence
@@ -229,15 +229,16 @@ class LiveRun:
 
 
 class Live:
-    """The runs in memory, at most ``capacity``; the longest unheard finished run makes room for a new one.
+    """The runs in memory, at most ``capacity`` with ``most_series`` together; the longest unheard finished run makes room for a new one.
 
     The pipeline writes under ``lock``; a view holds it while it reads.
     """
 
-    def __init__(self, capacity: int = 2000) -> None:
+    def __init__(self, capacity: int = 2000, most_series: int = 1_000_000) -> None:
         self.lock = threading.RLock()
         self.runs: dict[str, LiveRun] = {}
         self.capacity = capacity
+        self.most_series = most_series
         self.evicted = 0
 
     def open(self, run: Run, now: float) -> LiveRun:
@@ -258,12 +259,26 @@ class Live:
 
     def takes(self, run_id: str, now: float) -> bool:
         """Whether there is room for a run: it is here, or another that does not report now can go."""
-        if run_id in self.runs or len(self.runs) < self.capacity:
+        if run_id in self.runs or (len(self.runs) < self.capacity and self._series() < self.most_series):
             return True
         return any(run.state(now) != "running" for run in self.runs.values())
 
-    def _evict(self, now: float) -> None:
+    def has_room(self, series: int, of: LiveRun, now: float) -> bool:
+        """Whether a run may have so many more series, as it may without any; others that do not report now go where they have to."""
+        going = [run for run in self.runs.values() if run is not of and run.state(now) != "running"]
+        if series and self._series() + series > self.most_series + sum(len(run.series) for run in going):
+            return False  # nobody goes in vain
+        while going and self._series() + series > self.most_series:
+            self._evict(now, keep=of)
+            going.pop()
+        return True
+
+    def _series(self) -> int:
+        return sum(len(run.series) for run in self.runs.values())
+
+    def _evict(self, now: float, keep: LiveRun | None = None) -> None:
         rank = {"finished": 0, "silent": 1, "running": 2}
-        oldest = min(self.runs.values(), key=lambda run: (rank[run.state(now)], run.last_heard))
+        others = (run for run in self.runs.values() if run is not keep)
+        oldest = min(others, key=lambda run: (rank[run.state(now)], run.last_heard))
         del self.runs[oldest.run.id]
         self.evicted += 1

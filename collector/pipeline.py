@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from collector.bounds import checked
 from collector.health import Health
@@ -24,7 +24,7 @@ from collector.live import Live, LiveRun, RankState
 from collector.log import event, logger
 from collector.phases import ALPHA, MACHINES, Machine, Transition
 from collector.recall import recall
-from collector.refusals import TooManyRuns, UnknownSchema, UnknownStream
+from collector.refusals import NoRoom, UnknownSchema, UnknownStream
 from collector.retrials import Found
 from collector.sinks import Sink
 from collector.store.queries import Reader
@@ -35,18 +35,15 @@ from probe_wire import Goodbye, Hello, Report, Run, Schema, Tighten, check
 
 RECOVERED_RUNS = 20
 """Runs taken into memory when the collector starts; any other is when its agent is heard again."""
+MOST_WISHED = 16
+"""Wishes of one commit."""
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(NamedTuple):
     """A transition that has just been committed."""
 
     run: Run
     transition: Transition
-
-
-MOST_WISHED = 16
-"""Wishes of one commit."""
 
 
 class Pipeline:
@@ -103,23 +100,17 @@ class Pipeline:
 
         Raises:
             NotOwner: the run was opened by another key.
-            TooManyRuns: there is no room for another.
+            NoRoom: there is none for another run.
         """
         now = self._clock()
         if not self._live.takes(hello.run.id, now):
-            raise TooManyRuns("As many runs report as there may be in memory (limits.runs); start another collector.")
+            raise NoRoom
         key = (hello.run.id, hello.rank, hello.epoch)
         stream = self._store.put_hello(hello, now, owner, in_memory=key in self._streams)
         run = self._run(hello.run, now)
         if (known := self._streams.get(key)) is None:
-            event(
-                "stream.opened",
-                run=hello.run.id,
-                name=hello.run.name,
-                rank=hello.rank,
-                host=hello.run.host,
-                resumed_at=stream.high,
-            )
+            about = {"name": hello.run.name, "rank": hello.rank, "host": hello.run.host}
+            event("stream.opened", run=hello.run.id, **about, resumed_at=stream.high)
         else:  # the same object stays in use: every session of the stream sees its progress
             known.high, known.lost, known.gap = stream.high, stream.lost, stream.gap
             stream = known
@@ -140,10 +131,12 @@ class Pipeline:
 
         Raises:
             BadMessage: it is not taken, see `bounds`.
+            NoRoom: those that report have as many series as may be in memory.
             UnknownStream: the agent must greet again.
         """
         run = self._live_run(stream)
         named = checked(schema, len(body), stream, run, self._run_series)
+        self._make_room(len(named - run.series), run)
         self._store.put_schema(stream, schema, body)
         with self._live.lock:
             run.quantities.update({q.name: q for q in schema.quantities})
@@ -220,10 +213,10 @@ class Pipeline:
 
     def upkeep(self) -> None:
         """A little of what keeps the store small, between two commits; what is gone from it is forgotten here too."""
-        for run_id in self._store.tidy(self._clock()):
-            self._streams = {key: stream for key, stream in self._streams.items() if key[0] != run_id}
+        if gone := self._store.tidy(self._clock()):
             with self._live.lock:
-                self._live.runs.pop(run_id, None)
+                self._live.runs = {run_id: run for run_id, run in self._live.runs.items() if run_id not in gone}
+            self._forget_gone()
 
     @staticmethod
     def _tell(sink: Sink, news: News) -> None:
@@ -280,10 +273,11 @@ class Pipeline:
             self.judges.show(run)
         self._ticks[run.run.id] = (run.step, newest)
 
-    def take_over(self) -> None:
-        """Judge such runs here from now on; to be called when nothing waits to be committed."""
-        for run, found in self.judges.take_over(self._live):
+    def take_over(self) -> bool:
+        """Judge such runs here from now on; to be called when nothing waits to be committed. Whether there were any."""
+        for run, found in (over := self.judges.take_over(self._live)):
             self._catch_up(run, found)
+        return bool(over)
 
     # -- runs in memory ---------------------------------------------------------------------------
 
@@ -291,10 +285,10 @@ class Pipeline:
         """Take up the runs as they stood when the collector last stopped, unfinished ones first."""
         rows = [row for row in self._reader.runs() if row.thinned_at is None]
         rows.sort(key=lambda row: row.finished is not None)  # stable: the latest heard first
-        for row in rows[:RECOVERED_RUNS]:
-            identity = Run(**{name: getattr(row, name) for name in Run.__struct_fields__})
-            self._run(identity, row.first_heard)
         try:
+            for row in rows[:RECOVERED_RUNS]:
+                identity = Run(**{name: getattr(row, name) for name in Run.__struct_fields__})
+                self._run(identity, row.first_heard)
             self.commit()  # what is known only now, because the life before ended while it judged
         except (sqlite3.Error, OSError):
             logger.exception("recovery.not_kept")
@@ -303,21 +297,34 @@ class Pipeline:
             event("runs.recovered", runs=min(len(rows), RECOVERED_RUNS), left_out=max(0, len(rows) - RECOVERED_RUNS))
 
     def _live_run(self, stream: Stream) -> LiveRun:
-        if (run := self._live.runs.get(stream.run_id)) is None:
-            raise UnknownStream
+        run = self._live.runs.get(stream.run_id)
+        if run is None or self._streams.get((stream.run_id, stream.rank, stream.epoch)) is not stream:
+            raise UnknownStream  # the run made room, and may be back since another of its ranks has greeted
         return run
 
     def _run(self, identity: Run, now: float) -> LiveRun:
         """The live run of this identity; one the store already knows is made anew from what is stored."""
-        found = self._live.runs.get(identity.id)
-        if found is not None:
-            return found
+        if (run := self._live.runs.get(identity.id)) is not None:
+            return run
         with self._live.lock:
             run = self._live.open(identity, now)
             run.transition_counts = Counter({(m.name, turn.to_phase): 0 for m in self._machines for turn in m.turns})
+        self._forget_gone()
+        if (missed := recall(run, self._live.lock, self._reader, self.judges)) or self.judges.judged_anew(identity.id):
+            self._catch_up(run, missed)
+        self._make_room(0, run)
+        return run
+
+    def _make_room(self, series: int, run: LiveRun) -> None:
+        with self._live.lock:
+            before, found = len(self._live.runs), self._live.has_room(series, run, self._clock())
+        if len(self._live.runs) < before:
+            self._forget_gone()
+        if not found:
+            raise NoRoom
+
+    def _forget_gone(self) -> None:
+        """Let go of what belongs to runs that made room."""
         self._streams = {key: stream for key, stream in self._streams.items() if key[0] in self._live.runs}
         self._newest = {key: stream_id for key, stream_id in self._newest.items() if key[0] in self._live.runs}
         self.judges.forget_all_but(self._live.runs)
-        if missed := recall(run, self._live.lock, self._reader, self.judges):
-            self._catch_up(run, missed)
-        return run

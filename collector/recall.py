@@ -58,7 +58,8 @@ def _recalled(run: LiveRun, lock: RLock, reader: Reader, judges: Judges) -> list
             known = judges.judge(run_id, frame.id, frame.rank, schema, frame.message)
             found += [Found(frame.id, transition) for transition in known]
     stored = reader.transitions(run_id)
-    judges.remember(run, spans_of(each.transition for each in stored))
+    if not judges.judged_anew(run_id):
+        judges.remember(run, spans_of(each.transition for each in stored if not each.superseded))
     lost, series = reader.lost(run_id), reader.series(run_id)
     with lock:
         for each in stored:

@@ -5,8 +5,14 @@ class UnknownSchema(Exception):
     """A report speaks of a schema the collector does not hold."""
 
 
-class TooManyRuns(Exception):
-    """As many runs report as may be in memory."""
+class NoRoom(Exception):
+    """As many runs report as may be in memory, or have as many series."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "As many runs report as there may be in memory (limits.runs), or they have as many series (limits.series, at about 3.5 kB of "
+            "the collector's memory each). Measure fewer layers, or start another collector."
+        )
 
 
 class UnknownStream(Exception):

@@ -48,6 +48,7 @@ class Retrial:
         self.hearing = hearing
         self.urgency = urgency
         self._reader = reader
+        self._gone = hearing.at, 0
         self.progress = Progress(0, self.left)
         self.found: list[Found] = []
         self.caught_up = False
@@ -61,14 +62,17 @@ class Retrial:
 
     @property
     def left(self) -> int:
-        """Reports that are stored and not judged."""
-        return self._reader.reports_after(self.hearing.run_id, self.hearing.at)
+        """Reports that are stored and not judged, but for those that are being thinned, which nobody can judge any more."""
+        at, gone = self._gone
+        left = self._reader.reports_after(self.hearing.run_id, self.hearing.at)
+        return max(left - gone, 0) if at == self.hearing.at else left
 
     def go_on(self, stop: threading.Event, seconds: float = PORTION_SECONDS) -> None:
         """Judge for so long what is stored by now; ``caught_up`` where that was all."""
         asked = time.monotonic()
         until = 0.0
-        self.progress.reports = self.progress.judged + self.left
+        left, at = self.left, self.hearing.at
+        self.progress.reports = self.progress.judged + left
         for frame in self._reader.frames(self.hearing.run_id, self.hearing.at):
             if not until:  # of very many ranks the first comes late: a portion takes as long again at least
                 until = max(2 * time.monotonic() - asked, time.monotonic() + seconds)
@@ -79,6 +83,8 @@ class Retrial:
             stop.wait(time.perf_counter() - began)
             if stop.is_set() or time.monotonic() > until:
                 return
+        if self.hearing.at == at:  # or it would be handed to and fro, a commit each time, until all of them are thinned
+            self._gone = at, left + (self._gone[1] if self._gone[0] == at else 0)
         self.caught_up = True
 
     def finish(self) -> None:

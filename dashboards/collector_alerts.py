@@ -90,6 +90,25 @@ ABOUT_THE_COLLECTOR = (
         ),
     ),
     Alert(
+        name="RetrialsStandStill",
+        expr=f"phasewatch_unjudged_reports > 0 and delta(phasewatch_unjudged_reports[{c.UNJUDGED_WINDOW}]) >= 0",
+        hold=c.UNJUDGED_FOR,
+        severity="warning",
+        summary="Reports wait to be judged, and do not get fewer.",
+        description=(
+            "{{ $value }} reports of {{ $labels.instance }} are kept and shown and not judged, and for half an hour they have not become "
+            "fewer. Transitions of their runs are told only when they are."
+        ),
+        meaning=(
+            "After an upgrade runs are judged again from the store, beside everything else. Either nothing gets on, because the store "
+            "cannot be read or the machine has no time left, or as many reports come in as are judged."
+        ),
+        remedy=(
+            "The collector's log says why a retrial was interrupted (`retrial.interrupted`) or given up (`phases.stopped`). If it says "
+            "nothing, see whether the collector has half a core to itself; `probe-collector doctor` looks whether the store is whole."
+        ),
+    ),
+    Alert(
         name="SeriesRefused",
         expr="sum by (job, instance, reason) (phasewatch_series_refused) > 0",
         hold=c.REFUSED_FOR,

@@ -77,6 +77,10 @@ DIVERGED_KEEP = "5m"
 FAILING_WINDOW = "15m"
 """A probe that fails does so at each of its measurements, which may be minutes apart."""
 
+UNJUDGED_WINDOW = "10m"
+UNJUDGED_FOR = "20m"
+"""A retrial of many runs takes hours and gets on all the time; one that does not for half an hour is stuck."""
+
 DOWN_FOR = "1m"
 """A restart takes a few seconds; agents keep their reports meanwhile."""
 

@@ -160,9 +160,11 @@ def described(stored: dict[str, Any]) -> RenderableType:
     if t["state"] != "detected":
         return heading
     low, high = t["happened_between"]
-    certainty = "> 99.9 %" if t["confidence"] > 0.999 else f"{100 * t['confidence']:.1f} %"
+    certainty = f"confidence {'> 99.9' if t['confidence'] > 0.999 else format(100 * t['confidence'], '.1f')} %"
+    if t["evidence"]["alpha"] >= 1:
+        certainty = "a rule of thumb, whose errors nothing bounds"
     body = Text.assemble(
-        f"happened at step {t['happened_step']:,} ({low:,}–{high:,}), known at step {t['known_step']:,}, confidence {certainty}",
+        f"happened at step {t['happened_step']:,} ({low:,}–{high:,}), known at step {t['known_step']:,}, {certainty}",
         (f"\n{t['evidence']['sentence']}", "dim"),
         (f"\n→ {t['advice']}" if t["advice"] else "", "green"),
     )
@@ -188,6 +190,11 @@ def standing(transitions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [t for t in newest.values() if t["state"] in {"detected", "confirmed"}]
 
 
+def present(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each machine on the whole network, the claim by which the run is in the phase it ended in."""
+    return list({t["machine"]: t for t in found if "layer" not in t["subject"]}.values())
+
+
 def _subject(t: dict[str, Any]) -> str:
     of = ", ".join(f"{name} {value}" for name, value in t["subject"].items())
     return _words(t["machine"]) + (f" ({of})" if of else "")
@@ -204,14 +211,14 @@ def finished(page: str, run_id: str) -> bool:
 
     summary = Table.grid(padding=(0, 2))
     found = standing(transitions)
-    for t in found:
+    for t in present(found):
         since = f"since step {t['happened_step']:,}"
         summary.add_row(
             _subject(t), Text(_words(t["to_phase"]), "bold"), since, Text(t["state"], STATE_STYLES[t["state"]])
         )
     spent = sum(rank["probe_seconds"] for rank in detail["ranks"])
     paragraphs: list[RenderableType] = [
-        f"{len(found)} phase transitions in {run['step']:,} steps; {run['reports']} reports, {run['lost']} lost.",
+        f"{len(found)} phase transitions in {run['step']:,} steps; {run['reports']} reports, {run['lost']} lost. The network ended in:",
         Padding(summary, (0, 2)),
         f"Measuring took {spent:.0f} s. The first 20 s of a run are free for it, beyond that it keeps to 2 % of training.",
         "",

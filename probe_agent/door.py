@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probe_agent.budget import Budget
+from probe_agent.complaints import warn
 from probe_agent.errors import AttachError
 from probe_agent.frozen_copy import HALF
 from probe_agent.likelihood import Likelihood
@@ -23,6 +24,7 @@ from probe_agent.process import Process
 from probe_agent.recognition import named, recognise
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import Snapshot
+from probe_agent.steps import has_places
 from probe_agent.undisturbed import drawing, rewinder, undisturbed
 from probe_wire import Hello, Run, WireError, decode_for_collector, encode
 
@@ -43,26 +45,27 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def unwrapped_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimizer behind a framework's wrapper, one that torch never initialised: its steps are those that are taken."""
-    while "_optimizer_step_post_hooks" not in vars(optimizer) and isinstance(
-        inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer
-    ):
-        optimizer = inner
-    if "_optimizer_step_post_hooks" not in vars(optimizer):
+    inner: Any = optimizer
+    while isinstance(inner, torch.optim.Optimizer) and "defaults" not in vars(inner):
+        inner = getattr(inner, "optimizer", None)
+    if not isinstance(inner, torch.optim.Optimizer) or not has_places(inner):
         raise AttachError(
             f"Got an optimizer of type {type(optimizer).__name__} that wraps another and takes no steps of its own; need "
             "the torch.optim.Optimizer inside it."
         )
-    return optimizer
+    if not hasattr(type(inner).step, "hooked"):  # torch marks so what it has made to tell of its steps
+        warn(
+            f"torch may not tell of the steps of this {type(inner).__name__}; if none are seen, attach to what is inside."
+        )
+    return inner
 
 
 def scaler(given: object, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler | None:
     """The gradient scaler that was given, or that a framework's wrapper of the optimizer holds."""
     found = getattr(optimizer, "scaler", None) if given is None else given
-    if isinstance(found, torch.amp.GradScaler):
-        return found
-    if given is not None:
+    if given is not None and not isinstance(given, torch.amp.GradScaler):
         raise AttachError(f"Got a scaler of type {type(given).__name__}; need a torch.amp.GradScaler.")
-    return None
+    return found if isinstance(found, torch.amp.GradScaler) else None
 
 
 def check_types(model: object, optimizer: object) -> None:
@@ -71,6 +74,8 @@ def check_types(model: object, optimizer: object) -> None:
         raise AttachError(f"Got a model of type {type(model).__name__}; need a torch.nn.Module.")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise AttachError(f"Got an optimizer of type {type(optimizer).__name__}; need a torch.optim.Optimizer.")
+    if not hasattr(Tensor, "_version"):  # by which it is known that the live model is left alone
+        raise AttachError(f"Got torch {torch.__version__}, which does not count writes to tensors; need 2.13.")
 
 
 def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -104,8 +109,7 @@ def probe_set(model: nn.Module, batch: object, name: str = "probe batch") -> Pro
             f'under "{LABELS}".'
         )
     inputs, targets = batch
-    if isinstance(inputs, Mapping):
-        inputs = dict(inputs)
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     tensors = _tensors(inputs)
     if not tensors or not isinstance(targets, Tensor) or targets.ndim == 0:
         raise AttachError(
@@ -145,8 +149,7 @@ def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
     """
     if subject.loss_fn is own_loss:
         further = {split: with_labels(subject.model, further) for split, further in subject.further_sets.items()}
-        labelled = with_labels(subject.model, subject.probe_set)
-        subject = replace(subject, probe_set=labelled, further_sets=further)
+        subject = replace(subject, probe_set=with_labels(subject.model, subject.probe_set), further_sets=further)
     if not callable(subject.loss_fn):
         raise AttachError(
             f"Got a loss_fn of type {type(subject.loss_fn).__name__}; need a function of (outputs, targets)."
@@ -165,7 +168,7 @@ def tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
 
 
 def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
-    before = _versions(subject.model)
+    before = _writes((*subject.model.parameters(), *subject.model.buffers()))
     subject = looked_through(subject, _copied(subject, step))
     snapshot = _copied(subject, step)
     (outputs, loss), draws = drawing(subject.probe_set.device, lambda: _evaluated(snapshot, "probe batch"))
@@ -173,7 +176,7 @@ def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
         raise AttachError(
             "Got a loss that does not depend on any trainable parameter; was it computed under no_grad or detached?"
         )
-    written = _versions(subject.model) != before
+    written = _writes((*subject.model.parameters(), *subject.model.buffers())) != before
     if written or _depends_on(loss, subject.model):
         raise AttachError(
             "Got a model or a loss_fn that reaches around the copy to the live model "
@@ -203,12 +206,12 @@ def _copied(subject: Subject, step: int) -> Snapshot:
 def _writes_to_what_it_is_given(snapshot: Snapshot) -> bool:
     """Whether the model changes its inputs in place, or the loss its own."""
     inputs = each(snapshot.probe_set.inputs, Tensor.clone)
-    given = [t._version for t in tensors_of(inputs)]  # noqa: SLF001
+    given = _writes(tensors_of(inputs))
     outputs, targets = snapshot.outputs(inputs=inputs), snapshot.probe_set.targets.clone()
-    made = [t for t in (outputs, targets) if isinstance(t, Tensor) and not t.is_inference()]
-    given += [t._version for t in made]  # noqa: SLF001
+    made = [t for t in (outputs, targets) if isinstance(t, Tensor)]
+    given += _writes(made)
     snapshot.loss_fn(outputs, targets)
-    return given != [t._version for t in (*tensors_of(inputs), *made)]  # noqa: SLF001
+    return given != _writes((*tensors_of(inputs), *made))
 
 
 def _evaluated(snapshot: Snapshot, name: str) -> tuple[Any, Tensor]:
@@ -252,9 +255,9 @@ def _likelihood(snapshot: Snapshot, outputs: Any, name: str | None) -> Likelihoo
     return found if first is None or (found is not None and found.name == first.name) else first
 
 
-def _versions(model: nn.Module) -> list[int]:
+def _writes(tensors: Iterable[Tensor]) -> list[int]:
     """Autograd's own counts of in-place writes; tensors made in inference mode have none."""
-    return [t._version for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]  # noqa: SLF001
+    return [t._version for t in tensors if not t.is_inference()]  # noqa: SLF001
 
 
 def _depends_on(loss: Tensor, model: nn.Module) -> bool:
@@ -276,11 +279,9 @@ def check_identity(identity: Run, number: int, step: int) -> None:
 
 def watches(given: Sequence[Watch] | str | None) -> Sequence[Watch]:
     """The watches, or those of the preset of that name."""
-    if isinstance(given, str):
-        if given not in PRESETS:
-            raise AttachError(f"Got watches={given!r}; need {', '.join(map(repr, PRESETS))} or a sequence of Watch.")
-        return PRESETS[given]()
-    return PRESETS["standard"]() if given is None else given
+    if isinstance(given, str) and given not in PRESETS:
+        raise AttachError(f"Got watches={given!r}; need {', '.join(map(repr, PRESETS))} or a sequence of Watch.")
+    return PRESETS[given or "standard"]() if given is None or isinstance(given, str) else given
 
 
 def budget(given: Budget | str | None) -> Budget:
@@ -296,10 +297,8 @@ def budget(given: Budget | str | None) -> Budget:
 
 def process(where: object) -> Process | None:
     """What a process for probes may take, or None where they run in the training thread."""
-    if where == "inline":
-        return None
-    if where == "process":
-        return Process()
+    if where in ("inline", "process"):
+        return None if where == "inline" else Process()
     if isinstance(where, Process):
         return where
     raise AttachError(f'Got where={where!r}; need "inline", "process" or a Process.')

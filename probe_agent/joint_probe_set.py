@@ -24,15 +24,13 @@ def joint(gang: Gang, sets: Mapping[str, ProbeSet]) -> dict[str, ProbeSet]:
     Raises:
         Dissolved: the ranks did not all take part.
     """
-    said = [json.loads(word) for word in gang.exchange(json.dumps({s: _facts(of) for s, of in sets.items()}).encode())]
+    plan = json.loads(gang.agree(json.dumps({s: _facts(of) for s, of in sets.items()}).encode(), _planned))
     device = next(iter(sets.values())).device
     found = {}
     with torch.inference_mode(mode=False), torch.no_grad(), gang.line("probe sets") as line:
-        for split in dict.fromkeys(split for facts in said for split in facts):
-            kept = _kept([facts.get(split) for facts in said])
+        for split, ((names, of), kept) in plan.items():
             parts = []
-            for rank, keep in kept.items():
-                _, (_, of), _ = said[rank][split]
+            for rank, keep in kept:
                 own = tensors_of_set(sets[split]) if rank == gang.rank else None
                 buffers = [torch.empty((keep, *shape), dtype=getattr(torch, dtype)) for dtype, shape in of]
                 for i, buffer in enumerate(buffers):
@@ -40,9 +38,8 @@ def joint(gang: Gang, sets: Mapping[str, ProbeSet]) -> dict[str, ProbeSet]:
                         buffer.copy_(own[i][_evenly(len(own[i]), keep)])
                     line.broadcast(buffer.view(-1).view(torch.uint8), rank).wait()
                 parts.append(buffers)
-            names = said[next(iter(kept))][split][1][0]
             found[split] = _set_of([torch.cat(column).to(device) for column in zip(*parts, strict=True)], names)
-    gang.exchange(b"joined")  # either all ranks measure on it or none
+    gang.agree(b"joined", lambda _: b"")  # either all ranks measure on it or none
     return found
 
 
@@ -52,18 +49,30 @@ def _facts(of: ProbeSet) -> tuple[int, tuple[Any, list[tuple[str, tuple[int, ...
     return of.n, (_names(of.inputs), form), digest([of])
 
 
-def _kept(said: Sequence[Any]) -> dict[int, int]:
+def _planned(words: Sequence[bytes]) -> bytes:
+    """The form of each split's inputs, which ranks' are taken, and how many of each."""
+    said = [json.loads(word) for word in words]
+    plan = {}
+    for split in dict.fromkeys(split for facts in said for split in facts):
+        kept = _kept([facts.get(split) for facts in said])
+        plan[split] = said[kept[0][0]][split][1], kept
+    return json.dumps(plan).encode()
+
+
+def _kept(said: Sequence[Any]) -> list[tuple[int, int]]:
     """Which ranks' inputs are taken, and how many of each."""
     givers: list[int] = []
+    taken: set[str] = set()
     for rank, facts in enumerate(said):
         fits = facts is not None and (not givers or facts[1] == said[givers[0]][1])
-        if fits and all(facts[2] != said[giver][2] for giver in givers):
+        if fits and facts[2] not in taken:
             givers.append(rank)
+            taken.add(facts[2])
     per_input = sum(
         getattr(torch, dtype).itemsize * torch.Size(shape).numel() for dtype, shape in said[givers[0]][1][1]
     )
     most = max(1, min(MOST_INPUTS, MOST_BYTES // max(1, per_input)) // len(givers))
-    return {giver: min(most, said[giver][0]) for giver in givers}
+    return [(giver, min(most, said[giver][0])) for giver in givers]
 
 
 def _evenly(n: int, keep: int) -> Tensor:

@@ -9,11 +9,12 @@ from probe_agent.accord import Accord
 from probe_agent.complaints import said
 from probe_agent.findings import Finding
 from probe_agent.gang import Dissolved
+from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
 from probe_agent.parts import Parts
 from probe_agent.place import Choice, Place, done
 from probe_agent.probe import Probe, Summed
-from probe_agent.shards import Shards
+from probe_agent.shards import Refused, Shards
 from probe_agent.update_rule import UpdateRule
 
 
@@ -71,7 +72,7 @@ class Lead:
         found: list[Finding] = []
         if chosen and self._accord.gang is not None:
             try:
-                own = rule()
+                own = self._in_common(rule, joined=bool(rest))
                 found.extend(self._parts.findings(subject, step, summed, own))
                 if rest:
                     self._shards.gather()
@@ -79,18 +80,45 @@ class Lead:
                         own = replace(own, updates=())
                     whole = self._shards.rule(own)
                     if self._own is not None:
+                        found.extend(self._accord.untold())
                         return _with(found, self._own.measure(subject, step, rest, lambda: whole, remaining))
+            except Refused as refused:
+                if self._accord.leads:
+                    found.extend(_refused(probe, refused) for probe in chosen)
             except Dissolved as error:
                 self._accord.end(error)
-            except Exception as error:  # noqa: BLE001 - an optimizer that cannot be read, say: the others must not wait
+            except BaseException as error:  # a tensor that cannot be sent, say: the others must not wait
                 self._accord.leave(said(error))
-        return done(found)
+                if is_interruption(error):
+                    raise
+        return done([*found, *self._accord.untold()])
+
+    def _in_common(self, rule: Callable[[], UpdateRule | None], *, joined: bool) -> UpdateRule | None:
+        """As much of the optimizer's rule as every rank has; where this one has more, that is told."""
+        seen = 0
+
+        def own() -> UpdateRule | None:
+            nonlocal seen
+            of = rule()
+            seen = 0 if of is None else len(of.updates)
+            return of
+
+        common = self._shards.agreed(own, joined=joined)
+        if seen > (0 if common is None else len(common.updates)):
+            self._accord.tell(
+                "a rank did not keep the weights before the last steps, see its log; without them updates are not measured"
+            )
+        return common
 
     def close(self) -> None:
         """Tell the other ranks not to wait for this one."""
         self._accord.leave("it has stopped watching")
         if self._own is not None:
             self._own.close()
+
+
+def _refused(probe: Probe, refused: Refused) -> Finding:
+    return replace(Finding.without_value(probe, refused.outcome, f"no snapshot: {refused}"), blame="snapshot")
 
 
 def _with(found: list[Finding], rest: Future[list[Finding]]) -> Future[list[Finding]]:

@@ -159,7 +159,7 @@ class Measuring:
             for i, probe in enumerate(probes):
                 halvings, most = subject.halved.get(probe.name, 0), probe.averages(snapshot.probe_set.n)
                 left, usual = remaining(), self.seconds(probe) * 2.0 ** (self._records[probe.name].halved - halvings)
-                if i and usual > left:
+                if i and min(usual, self.seconds(probe)) > left:  # as it was judged before all ranks stopped for it
                     yield self._absent(probe, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence)
                 elif short := self._short_of_memory(probe, at := snapshot.halved(halvings, most)):
                     yield replace(self._absent(probe, Outcome.OUT_OF_MEMORY, short), blame="memory")

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -27,25 +27,25 @@ from probe_agent.agenda import Agenda
 from probe_agent.budget import Budget
 from probe_agent.complaints import Complaints, said, tell
 from probe_agent.draft import Draft
-from probe_agent.findings import Finding, Measured, columns_of, complaints_of
+from probe_agent.findings import Finding, columns_of, complaints_of
 from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
 from probe_agent.optimizers import Recorder, rule_of
 from probe_agent.outbox import Outbox
-from probe_agent.place import Place
+from probe_agent.place import NOTHING, Choice, Place, done
 from probe_agent.probe import Probe
 from probe_agent.purse import Purse
-from probe_agent.room import short_of, weight_bytes
+from probe_agent.room import Respite, short_of, weight_bytes
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
 from probe_agent.steps import Steps
-from probe_agent.undisturbed import unseen
+from probe_agent.undisturbed import capturing, unseen
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Advice, Losses, Outcome, ProbeCost, Run, Tighten
 
 _turn = threading.Lock()
-"""Held while any monitor measures: random streams and attention kernels are switches of the whole process."""
+"""Held while any monitor measures: the random streams are those of the whole process."""
 
 os.register_at_fork(after_in_child=_turn._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - whoever held it is not in the child
 
@@ -91,10 +91,11 @@ class Monitor:
         self._purse = Purse(budget, probes, subject.probe_set.n)
         self._place = place
         self._complain = Complaints()
-        self._recording = 0.0
+        self._respite, self._recording = Respite(), 0.0
         self._recorder = Recorder() if any(probe.sees_updates for probe in probes) else None
         self._scalars = Scalars()
-        self._skipped = SkippedSteps(scaler, step) if scaler else None
+        # Not in every version of torch can the steps be told that a scaler skipped.
+        self._skipped = SkippedSteps(scaler, step) if scaler and hasattr(scaler, "_get_growth_tracker") else None
         self._advice: deque[Advice] = deque(maxlen=1000)
         self._closed = False
         self._first_step = step
@@ -208,14 +209,14 @@ class Monitor:
         began = time.perf_counter()
         try:
             with unseen():
-                if _capturing():
-                    return
-                if short := short_of(2 * weight_bytes(self._live), self.subject.probe_set.device):
+                if capturing() or self._respite.why(self._next_due):
                     recorder.forget()
-                    self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {short}")
                     return
+                if short := short_of(2 * weight_bytes(self._live), next(self._live.parameters()).device):
+                    raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps them from being kept
                 recorder.remember(self._live, self.step)
         except BaseException as error:
+            recorder.forget()
             if is_interruption(error):
                 raise
             self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {said(error)}")
@@ -225,8 +226,8 @@ class Monitor:
     # -- at a step that is due --------------------------------------------------------------------
 
     def _guarded_measure(self) -> None:
-        if _capturing() or not _turn.acquire(blocking=False):
-            # Another thread measures, and has changed switches of the whole process; or a CUDA graph is being captured.
+        if capturing() or not _turn.acquire(blocking=False):
+            # Another thread measures, and may have seeded the streams of the whole process; or a CUDA graph is being captured.
             self.snapshots_skipped += 1
             self._next_due = self.step + 1
             return
@@ -254,16 +255,9 @@ class Monitor:
     def _measure_what_is_due(self) -> None:
         agenda = self.agenda
         scheduled, wanted = agenda.scheduled(self.step), agenda.wanted(self.step)
-        wish = self._purse.choice(
-            self._place,
-            wanted,
-            agenda.offered(self.step),
-            training=self.training_seconds,
-            spent=self._spent,
-            steps=self.step - self._first_step,
-            beside=2 * self._recording,  # the weights are recorded again before the steps that are looked at next
-        )
-        choice = self._place.agreed(self.step, wish)
+        choice = self._place.agreed(self.step, self._wish(wanted))
+        if choice is NOTHING:  # nor will there be: another rank measures, and no weights need be kept here
+            self._recorder, choice = None, choice._replace(halved=self._purse.portions.halved)
         for words in (*agenda.hold(choice.tight), *self._purse.portions.hold(choice.halved)):
             tell(f"step {self.step}: {words}")
         if (halved := self._purse.portions.halved) != self.subject.halved:
@@ -279,33 +273,48 @@ class Monitor:
         if self._recorder and self._next_due > self.step + 2:
             self._recorder.forget()
 
-    def _measure(self, probes: Sequence[Probe], skipped: Iterable[Probe], *, scheduled: bool) -> None:
-        observed = [*(self._observed() if scheduled else ()), *self.agenda.account(), *self._purse.portions.account()]
-        draft = Draft(self.step, time.time(), observed, tuple(map(_left_out, skipped)))
-        found = self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
-        draft = replace(
-            draft,
-            training_seconds=self.training_seconds,
-            probe_seconds=self._spent,
-            losses=Losses(0, self.snapshots_skipped, self._scalars.dropped),
+    def _wish(self, wanted: set[Probe]) -> Choice:
+        """What this rank would measure now."""
+        tight = self.agenda.offered(self.step)
+        if self._respite.why(self.step):
+            self.snapshots_skipped += self.agenda.scheduled(self.step)
+            left_out = [probe for probe in probes_of(self._watches) if probe in wanted]
+            return Choice([], left_out, 0, tight, self._purse.portions.halved)
+        return self._purse.choice(
+            self._place,
+            wanted,
+            tight,
+            training=self.training_seconds,
+            spent=self._spent,
+            steps=self.step - self._first_step,
+            beside=2 * self._recording,  # the weights are recorded again before the steps that are looked at next
         )
+
+    def _measure(self, probes: Sequence[Probe], skipped: Sequence[Probe], *, scheduled: bool) -> None:
+        loop = (*self._scalars.drain(), *(self._skipped.drain(self.step) if self._skipped else ())) if scheduled else ()
+        observed = [*loop, *self.agenda.account(), *self._purse.portions.account()]
+        refused = self._respite.why(self.step)
+        why = Outcome.OUT_OF_MEMORY if refused else Outcome.OVER_BUDGET
+        costs = tuple(ProbeCost(probe.name, 0.0, why, refused or why.sentence) for probe in skipped)
+        draft = Draft(self.step, time.time(), observed, costs)
+        idle = skipped and not probes and self._place.alone()  # not even a snapshot is needed
+        found = done([]) if idle else self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
+        losses = Losses(0, self.snapshots_skipped, self._scalars.dropped)
+        draft = replace(draft, training_seconds=self.training_seconds, probe_seconds=self._spent, losses=losses)
         if found.done():  # directly: a Future would swallow what a signal handler raises
             self._report(draft, found.result())
         else:
-            found.add_done_callback(lambda done: self._report(draft, done.result()))
+            found.add_done_callback(lambda ended: self._report(draft, ended.result()))
         for advice in self._outbox.advice():
             self._advice.append(advice)
             tell(f"step {self.step}: {advice.text}")
 
-    def _observed(self) -> Iterator[Measured]:
-        """What the loop and its scaler tell, from one scheduled step to the next."""
-        yield from self._scalars.drain()
-        if self._skipped:
-            yield from self._skipped.drain(self.step)
-
     def _report(self, draft: Draft, findings: Sequence[Finding]) -> None:
         """Queue what was found; in another thread where the probes did not run in this one."""
         complaints_of(findings, draft.step, self._complain)
+        refused = any(f.blame == "snapshot" and f.cost.outcome == Outcome.OUT_OF_MEMORY for f in findings)
+        if refused or any(finding.cost.seconds for finding in findings):
+            self._respite.note(draft.step, self.agenda.next - draft.step, refused=refused)
         self._purse.pay(finding.cost for finding in findings)
         columns = [*columns_of(findings, self._complain), *draft.columns]
         costs = (*(finding.cost for finding in findings), *draft.costs)
@@ -319,12 +328,3 @@ class Monitor:
     def _remaining(self) -> float:
         """Seconds of the budget that are left now."""
         return self._purse.budget.allowed(self.training_seconds) - self._spent
-
-
-def _capturing() -> bool:
-    """Whether what is done now would become part of a CUDA graph."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-
-
-def _left_out(probe: Probe) -> ProbeCost:
-    return ProbeCost(probe.name, 0.0, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence)

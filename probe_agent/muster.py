@@ -10,7 +10,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from probe_agent.accord import Accord
+from probe_agent.accord import Accord, differing
 from probe_agent.complaints import warn
 from probe_agent.errors import AttachError
 from probe_agent.gang import Dissolved, Gang
@@ -31,9 +31,10 @@ logger = logging.getLogger("probe_agent")
 TRIAL_SECONDS: Final = 60.0
 """How long the ranks wait for one on which `attach` still tries the model out."""
 
-_DIFFERENTLY: Final = (
-    "Got ranks that watch a sharded model differently; need the same watches, seed and step in attach() on every rank."
-)
+SHARDED_SECONDS: Final = 60.0
+"""How long the ranks of a sharded model wait for one at a step that is due: training cannot go on without it, and nobody can measure."""
+
+_DIFFERENTLY: Final = "Got a sharded model that its ranks watch differently ({}); need the same watches, seed and step in attach() on every rank."
 
 _LOOKED_AT: Final = 64
 """Parameters, and numbers of each, that tell one replica from another."""
@@ -65,11 +66,19 @@ def mustered(
     else:
         gang = shards.gang
         if shards.whole is not None:
-            subject = try_out(_whole(subject, shards.whole))
+            try:
+                subject = try_out(_whole(subject, shards.whole))
+            except BaseException:
+                gang.leave("attach() did not come to its end")
+                raise
     try:
-        if gang is None or not _alike(gang, subject, probes, step, shards):
-            logger.info("phasewatch: rank %d of %d watches alone.", job.rank, job.size)
+        apart = "" if gang is None else _apart(gang, subject, shards)
+        _check_alike(shards, apart)
+        if gang is None or apart:
+            logger.info("phasewatch: rank %d of %d watches alone. %s", job.rank, job.size, apart)
             return subject, place_of(subject)
+        differently = _differently(gang, subject, probes, step)
+        _check_alike(shards, differently)
         sets = joint(gang, {"": subject.probe_set, **subject.further_sets})
     except Dissolved as error:
         warn(f"the ranks do not watch together: {error}.")
@@ -78,10 +87,16 @@ def mustered(
     if shards is not None:
         own = None if shards.whole is None else place_of(subject)
         parts = Parts(shards.model, gang, probes)
-        return subject, Lead(Accord(gang, probes, str, alone=False), own, shards, parts)
-    if divide:
-        return subject, Team(Accord(gang, probes, partial(replica, subject.model)), gang.size, probes)
-    return subject, place_of(subject) if gang.rank == 0 else Resting()
+        accord = Accord(gang, probes, str, alone=False, patience=SHARDED_SECONDS)
+        return subject, Lead(accord, own, shards, parts)
+    if differently and not divide:
+        warn(f"the ranks do not watch together ({differently}); rank 0 measures alone.")
+    if not divide:
+        return subject, place_of(subject) if gang.rank == 0 else Resting()
+    accord = Accord(gang, probes, partial(replica, subject.model))
+    if differently:
+        accord.end(Dissolved(differently))
+    return subject, Team(accord, gang.size, probes)
 
 
 def _shards(job: Job, model: nn.Module, *, whole: bool) -> Shards | None:
@@ -95,8 +110,8 @@ def _shards(job: Job, model: nn.Module, *, whole: bool) -> Shards | None:
             "need attach() on every rank: each holds a part of what is measured."
         )
     try:
-        if len(set(gang.exchange(str(whole).encode()))) > 1:
-            raise AttachError(_DIFFERENTLY)
+        if differ := _compared(gang, ["what the probes need"], [whole]):
+            raise AttachError(_DIFFERENTLY.format(differ))
         shards = Shards(model, gang, whole=whole)
         if whole:
             shards.gather()
@@ -134,12 +149,32 @@ def _spread(parameters: Sequence[Tensor]) -> Sequence[Tensor]:
     return parameters[:: max(1, len(parameters) // _LOOKED_AT)]
 
 
-def _alike(gang: Gang, subject: Subject, probes: Sequence[Probe], step: int, shards: Shards | None) -> bool:
-    """Whether all ranks watch replicas of one model, or parts of it, at one step, by the same probes."""
+def _apart(gang: Gang, subject: Subject, shards: Shards | None) -> str:
+    """What shows that the ranks do not train one model, such as stages of a pipeline; nothing where they do."""
     shapes = [(name, str(p.dtype), tuple(p.shape), p.requires_grad) for name, p in subject.model.named_parameters()]
     numbers = replica(subject.model) if shards is None else ""
-    facts = json.dumps([shapes, [probe.name for probe in probes], subject.seed, step, numbers])
-    alike = len(set(gang.exchange(sha256(facts.encode()).digest(), TRIAL_SECONDS))) == 1
-    if not alike and shards is not None:
-        raise AttachError(_DIFFERENTLY)
-    return alike
+    return _compared(gang, ["parameters", "weights"], [_digest(shapes), numbers], TRIAL_SECONDS)
+
+
+def _differently(gang: Gang, subject: Subject, probes: Sequence[Probe], step: int) -> str:
+    """In what the ranks differ that train one model; nothing where they watch it alike."""
+    return _compared(gang, ["step", "seed", "probes"], [step, subject.seed, _digest([probe.name for probe in probes])])
+
+
+def _check_alike(shards: Shards | None, apart: str) -> None:
+    """Refuse ranks that hold parts of a model and differ, since none of them can measure without the others."""
+    if shards is not None and apart:
+        raise AttachError(_DIFFERENTLY.format(apart))
+
+
+def _compared(gang: Gang, kinds: Sequence[str], of_this: Sequence[object], patience: float | None = None) -> str:
+    """What `differing` says of what each rank has of each kind."""
+
+    def decide(words: Sequence[bytes]) -> bytes:
+        return differing(kinds, [json.loads(word) for word in words]).encode()
+
+    return gang.agree(json.dumps(of_this).encode(), decide, patience).decode()
+
+
+def _digest(facts: object) -> str:
+    return sha256(json.dumps(facts).encode()).hexdigest()

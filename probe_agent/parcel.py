@@ -107,13 +107,19 @@ def packed(content: object, memory: SharedFile) -> bytes:
         Exception: whatever pickling raises for what cannot leave its process (locks, files, generators).
     """
     script = sys.modules.get("__mp_main__")
-    if (
+    spawned = (
         script is not None and script.__name__ == "__mp_main__"
-    ):  # a process that multiprocessing spawned: its script has no other name
-        cloudpickle.register_pickle_by_value(script)
+    )  # by multiprocessing: its script has no other name
+    ours = spawned and "__mp_main__" not in cloudpickle.list_registry_pickle_by_value()
     file = io.BytesIO()
     packer = _Packer(file)
-    packer.dump(content)
+    if ours:
+        cloudpickle.register_pickle_by_value(script)
+    try:
+        packer.dump(content)
+    finally:
+        if ours:  # the job's own pickles are none of our business
+            cloudpickle.unregister_pickle_by_value(script)
     memory.hold(packer.size)
     with torch.inference_mode(mode=False), torch.no_grad():
         for tensor, slot in packer.laid.values():

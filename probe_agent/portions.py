@@ -5,6 +5,9 @@ a greater standard error. They are always some of the former ones. A series begi
 samples have another mean, so changes are rare: a probe is halved only when it was left out the last time it was due, never
 below `FEWEST` samples, and never while a transition is suspected. It is doubled after several measurements in a row with room for
 twice what that takes; if that had to be undone, after twice as many. So of n measurements some log n change the samples.
+
+Not all that a probe takes goes with its samples. How much does is learned whenever their number changes; a probe that is hardly cheaper
+on fewer gets all of them, and is halved no more for as many measurements as it waits for a doubling; then it is tried again.
 """
 
 from collections import Counter
@@ -56,13 +59,20 @@ class Portions:
         self._patience = dict.fromkeys(self._most, PATIENCE)
         self._doubled: set[str] = set()
         self._last: dict[str, Trial] = {}
-        self._trials: dict[str, Trial] = {}
+        self._of_samples: dict[str, float] = {}  # the part of what it takes on all samples that goes with their number
+        self._barred: dict[str, int] = {}  # from being halved, for so many measurements
         self._ever: dict[str, None] = {}
 
     def halvings(self, name: str) -> int:
         """How often more the probe may be halved now."""
-        # Who may not be halved any more may be so still, until it is measured the next time.
-        return max(0, self._most.get(name, 0) - self.halved.get(name, 0)) if name in self._missed else 0
+        if name not in self._missed or name in self._barred:
+            return 0
+        return max(0, self._most.get(name, 0) - self.halved.get(name, 0))
+
+    def seconds(self, name: str, seconds: float, halved: int) -> float:
+        """What a probe will take now that took so many seconds when its samples were ``halved`` so often."""
+        of = self._of_samples.get(name, 1.0)
+        return seconds * _part(of, self.halved.get(name, 0)) / _part(of, halved)
 
     def left_out(self, names: Iterable[str]) -> None:
         """These were due and could not be measured."""
@@ -78,15 +88,13 @@ class Portions:
             left: seconds that the budget has beside all that is measured now.
         """
         self._missed.discard(name)
-        if name not in self._most:
+        if name not in self._most or name in self._barred:
             return 0
         now = self.halved.get(name, 0)
         if halvings:
             if name in self._doubled:
                 self._doubled.discard(name)
                 self._patience[name] *= 2
-            if name in self._last:
-                self._trials[name] = self._last[name]
             return now + halvings
         self._rich[name] = self._rich[name] + 1 if now and left >= (ROOM - 1) * seconds else 0
         if self._rich[name] < self._patience[name]:
@@ -96,16 +104,23 @@ class Portions:
         return now - 1
 
     def took(self, name: str, seconds: float, *, well: bool = True) -> None:
-        """A measurement computed for so long. A probe that is hardly cheaper on fewer samples gets all of them, for good.
+        """A measurement computed for so long. A probe that is hardly cheaper on fewer samples gets all of them.
 
         One that did not come out ``well`` tells nothing of that, and the next is not compared with what was before it.
         """
-        trial, now = self._trials.pop(name, None), self.halved.get(name, 0)
+        last, now = self._last.pop(name, None), self.halved.get(name, 0)
         if not well:
             return
-        if trial and seconds > trial.seconds * (1 + 0.5 ** (now - trial.halved)) / 2:
-            self._most.pop(name, None)
         self._last[name] = Trial(seconds, now)
+        if not now and name in self._barred:
+            self._barred[name] -= 1
+            if not self._barred[name]:
+                del self._barred[name]
+        if last and last.halved != now and name in self._most:
+            self._of_samples[name] = _of_samples(last, self._last[name])
+            if last.halved < now and seconds > last.seconds * (1 + 0.5 ** (now - last.halved)) / 2:
+                self._patience[name] *= 2
+                self._barred[name] = self._patience[name]
 
     def hold(self, agreed: Mapping[str, int]) -> list[str]:
         """Do as agreed, here and on every rank. Returns what is new, in words."""
@@ -129,4 +144,18 @@ class Portions:
     def _reason(self, name: str, before: int) -> str:
         if self.halved.get(name, 0) > before:
             return "the budget has no room for more"
-        return "the budget has room again" if name in self._most else "fewer would not be cheaper"
+        return "fewer would not be cheaper" if name in self._barred else "the budget has room again"
+
+
+def _part(of_samples: float, halved: int) -> float:
+    """What a measurement takes on samples that are halved so often, in parts of what it takes on all."""
+    return 1 - of_samples * (1 - 0.5**halved)
+
+
+def _of_samples(one: Trial, other: Trial) -> float:
+    """The part of what a measurement takes on all samples that goes with their number, such that both trials fit; 0 to 1."""
+    more, fewer = sorted((one, other), key=lambda trial: trial.halved)
+    if fewer.seconds >= more.seconds:
+        return 0.0
+    cut, further = 1 - 0.5**more.halved, 1 - 0.5**fewer.halved
+    return min(1.0, (more.seconds - fewer.seconds) / (more.seconds * further - fewer.seconds * cut))

@@ -62,7 +62,7 @@ class Purse:
         urgent = {probe for probe, _, _ in tight}
         claims = [
             Claim(
-                place.expected(p) * 2.0 ** (self._halved.get(p.name, 0) - portions.halved.get(p.name, 0)),
+                portions.seconds(p.name, place.expected(p), self._halved.get(p.name, 0)),
                 self._had[p.name],
                 p in wanted,
                 p in urgent,
@@ -87,6 +87,8 @@ class Purse:
     def pay(self, costs: Iterable[ProbeCost]) -> None:
         """Remember what was measured; in another thread where the probes did not run in the training's."""
         for cost in costs:
+            if cost.probe not in self._had:
+                continue  # told beside the probes: how the ranks fare together
             taken = cost.seconds * (BESIDE if cost.apart else 1.0)
             self.charged += taken if cost.apart else 0.0
             self._had[cost.probe] += taken

@@ -123,8 +123,31 @@ def _quota(group: Path) -> float | None:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """What a copy of the model takes, in single precision at the least."""
-    return sum(t.numel() * max(4, t.element_size()) for t in (*model.parameters(), *model.buffers()))
+    """What a copy of the model takes, in single precision at the least; of a sharded one, a copy of this rank's parts."""
+    held = (t.to_local() if hasattr(t, "to_local") else t for t in (*model.parameters(), *model.buffers()))
+    return sum(t.numel() * max(4, t.element_size()) for t in held)
+
+
+@final
+class Respite:
+    """How long nobody asks again for memory that was refused.
+
+    Each refusal in a row makes it twice as long, counted in what is due, so that in a run of n measurements at most log₂ n of them are.
+    Where ranks measure together it is that of rank 0, which chooses for all.
+    """
+
+    def __init__(self) -> None:
+        self._refusals = self._until = 0
+
+    def note(self, step: int, interval: int, *, refused: bool) -> None:
+        """Whether what was due at this step was refused; the next was due so many steps later."""
+        self._refusals = self._refusals + 1 if refused else 0
+        self._until = step + interval * 2**self._refusals if refused else 0
+
+    def why(self, step: int) -> str:
+        """Why nobody asks at this step; empty where one may."""
+        again = f"asked for again from step {self._until} on"
+        return f"Memory was refused {self._refusals} times in a row; it is {again}." if step < self._until else ""
 
 
 @final

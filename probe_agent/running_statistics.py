@@ -9,14 +9,13 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from probe_agent.probe_set import as_bytes
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     """The buffers of every normalisation layer, by their names in the model; not copied."""
-    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, _NormBase)]
+    layers = [(path, module) for path, module in model.named_modules() if hasattr(module, "track_running_stats")]
     return {f"{path}.{name}": b for path, module in layers for name, b in module.named_buffers(recurse=False)}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.deadline import Deadline
-from probe_agent.frozen_copy import HALF, copy_of, single
+from probe_agent.frozen_copy import HALF, copy_of, single, with_own_modules
 from probe_agent.likelihood import Likelihood
 from probe_agent.probe_set import Inputs, ProbeSet, each
 from probe_agent.update_rule import UpdateRule
@@ -76,8 +76,7 @@ class Snapshot:
             if widen:
                 probe_set = widened(probe_set)
                 further_sets = {name: widened(further) for name, further in further_sets.items()}
-        # A loss that is a module may keep state.
-        loss_fn = copy_of(loss_fn, widen=widen) if isinstance(loss_fn, nn.Module) else loss_fn
+        loss_fn = with_own_modules(loss_fn, widen=widen)
         return cls(
             step=step,
             model=frozen,

@@ -47,6 +47,15 @@ def listened_to(optimizer: torch.optim.Optimizer) -> bool:
     return any(listener.__name__ == _LISTENER for listener in table.values() if hasattr(listener, "__name__"))
 
 
+def has_places(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether somebody can listen: not to one that was made without ``Optimizer.__init__``."""
+    try:
+        optimizer.register_step_post_hook(_nobody).remove()
+    except AttributeError:
+        return False
+    return True
+
+
 def _nobody(*_: object) -> None:
     """Stands where somebody listened."""
 

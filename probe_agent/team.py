@@ -9,6 +9,7 @@ import msgspec
 from torch import Tensor
 
 from probe_agent.accord import Accord
+from probe_agent.complaints import said
 from probe_agent.findings import Finding
 from probe_agent.gang import Dissolved
 from probe_agent.measuring import Subject
@@ -68,6 +69,23 @@ class Team:
         remaining: Callable[[], float],
     ) -> Future[list[Finding]]:
         """On rank 0 the findings of all ranks, in the order of the probes; on the others none."""
+        probes = list(probes)
+        if not probes:
+            return done(self._accord.untold())
+        try:
+            return done(self._found(subject, step, probes, rule, remaining))
+        except BaseException as error:  # the others must not wait for what will not come
+            self._accord.leave(said(error))
+            raise
+
+    def _found(
+        self,
+        subject: Subject,
+        step: int,
+        probes: Sequence[Probe],
+        rule: Callable[[], UpdateRule | None],
+        remaining: Callable[[], float],
+    ) -> list[Finding]:
         order = {probe.name: i for i, probe in enumerate(probes)}
         share = self._share(probes)
         first = next(share, None)
@@ -76,10 +94,10 @@ class Team:
         mine: list[Finding] = []
         if first is not None:  # else not even a snapshot is needed
             mine = self._own.measure(subject, step, _with(first, share), rule, remaining).result()
-        findings = self._pooled(mine, patience) if order else []
+        findings = self._pooled(mine, patience)
         for finding in findings:
             self._seconds[finding.cost.probe] = finding.cost.seconds
-        return done(sorted(findings, key=lambda finding: order[finding.cost.probe]))
+        return [*sorted(findings, key=lambda finding: order[finding.cost.probe]), *self._accord.untold()]
 
     def close(self) -> None:
         """Tell the other ranks not to wait for this one."""
@@ -101,8 +119,7 @@ class Team:
         own = running_statistics(subject.model)
         if own and self._accord.gang is not None:
             try:
-                words = self._accord.gang.exchange(b"" if self._accord.gang.rank else to_bytes(own))
-                return from_bytes(words[0], own)
+                return from_bytes(self._accord.gang.agree(b"", lambda _: to_bytes(own)), own)
             except Dissolved as error:
                 self._accord.end(error)
         return {}

@@ -1,4 +1,9 @@
-"""Undisturbed: what probes do inside leaves no trace in the process, and nobody's instruments see it."""
+"""Undisturbed: what probes do inside leaves no trace in the process, and nobody's instruments see it.
+
+Of what is set here, other threads see two things: the random streams, where the model draws in evaluation mode, and anomaly
+detection, where it is on: it is off meanwhile. All else is this thread's own: gradients, inference, autocast, modes and saved tensors are so in torch, and whether functions are compiled
+is made so here. Hooks for all modules are left where they are: copies are called past them (`frozen_copy`).
+"""
 
 import pickle
 import random
@@ -8,11 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, final
 
 import numpy as np
 import torch
-from torch.nn.modules import module
 
 _Found = TypeVar("_Found")
 
@@ -22,12 +26,8 @@ OURS: Final = "phasewatch"
 _TRIES: Final = 8
 """So often a model is evaluated until another thread draws nothing meanwhile."""
 
-_HOOKS_OF_ALL_MODULES: Final = (
-    "_global_forward_pre_hooks",
-    "_global_forward_hooks",
-    "_global_backward_pre_hooks",
-    "_global_backward_hooks",
-)
+_PROBING: Final = "phasewatch probes run"
+"""What torch keeps for this thread while they do, and hands to the threads in which autograd runs the backward pass of this one."""
 
 
 @contextmanager
@@ -41,20 +41,19 @@ def undisturbed(device: torch.device, seed: int | None) -> Iterator[None]:
     with ExitStack() as stack:
         if seed is not None or not others():
             stack.enter_context(_streams_restored(device))
-        stack.enter_context(unseen())
-        if _depth("_len_torch_function_stack"):  # a default device, which may not be that of the probe set
-            stack.enter_context(device)
+        stack.enter_context(unseen(device))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type != "cpu":
-            stack.enter_context(torch.autocast("cpu", enabled=False))
-        if "torch._dynamo" in sys.modules:
-            # What a copy compiles counts towards the limit of the training's own recompilations, and has no second derivative.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_in_full_precision({device.type, "cpu"}))
+        stack.enter_context(_eager())
         if seed is not None:
             _seed(device, seed)
         yield
+
+
+def capturing() -> bool:
+    """Whether what is done now would become part of a CUDA graph."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def streams(device: torch.device) -> tuple[Any, ...]:
@@ -119,28 +118,84 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
-    """Without what is switched on around training: anomaly detection, counters of operations, hooks of all modules.
+def unseen(device: torch.device | None = None) -> Iterator[None]:
+    """Without what is switched on around training: anomaly detection, counters of operations, hooks of saved tensors.
 
-    Most of it torch has no public way to step out of. In a version that has not the private one either it stays on.
+    Where there is a default device it is ``device`` inside, if one is given. Most of it torch has no public way to step out of. In
+    a version that has not the private one either it stays on.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.autograd.set_detect_anomaly(mode=False))
+        # For all threads; but what it would print of a probe would be taken for the training's.
+        if torch.is_anomaly_enabled():
+            stack.enter_context(torch.autograd.set_detect_anomaly(mode=False))
         _step_out(stack, "_len_torch_dispatch_stack", "torch.utils._python_dispatch")
         default_device = _private("torch.utils._device", "DeviceContext")
         if default_device is not None:  # else a default device would be lost with the modes
             for mode in _step_out(stack, "_len_torch_function_stack", "torch.overrides"):
                 if isinstance(mode, default_device):  # models that make tensors rely on it
-                    stack.enter_context(mode.device)
+                    stack.enter_context(device or mode.device)
                     break
         saved = _private("torch._C", "_autograd._top_saved_tensors_default_hooks")
         if saved is not None and saved(True) is not None:
-            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is))
-        for name in _HOOKS_OF_ALL_MODULES:
-            if table := getattr(module, name, None):
-                stack.callback(_put_back, table, dict(table))
-                table.clear()
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _as_it_is))
         yield
+
+
+@contextmanager
+def _in_full_precision(kinds: set[str]) -> Iterator[None]:
+    """Autocast off in this thread. Not by `torch.autocast`: when that ends, the casts that other threads have kept are gone."""
+    on = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
+    for kind in on:
+        torch.set_autocast_enabled(kind, False)
+    try:
+        yield
+    finally:
+        for kind in on:
+            torch.set_autocast_enabled(kind, True)
+
+
+@final
+class _Stance:
+    """What dynamo's stance is to all others, and "force_eager" where probes run. Asked at every call of what is compiled."""
+
+    def __init__(self, theirs: Any, probing: Callable[[str], bool]) -> None:
+        vars(self).update(vars(theirs))
+        self._theirs, self._probing = theirs, probing
+
+    @property
+    def stance(self) -> str:
+        """Not as `__getattr__` alone, which is asked only once all else has failed: ten times the time."""
+        return "force_eager" if self._probing(_PROBING) else self._theirs.stance
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._theirs, name)
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Nothing is compiled where probes run.
+
+    What a copy compiles counts towards the limit of the training's own recompilations, and has no second derivative. A stance is
+    that of the whole process, so one is put around it that other threads see through. It stays: taken away, it could take
+    along a stance that another thread has set meanwhile.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    keep, forget = _private("torch._C", "_stash_obj_in_tls"), _private("torch._C", "_remove_obj_from_tls")
+    probing, theirs = _private("torch._C", "_is_key_in_tls"), getattr(frames, "_stance", None)
+    if theirs is None or keep is None or forget is None or probing is None:
+        with torch.compiler.set_stance("force_eager"):  # this version's only way
+            yield
+        return
+    if not isinstance(theirs, _Stance):
+        vars(frames)["_stance"] = _Stance(theirs, probing)
+    keep(_PROBING, True)
+    try:
+        yield
+    finally:
+        forget(_PROBING)
 
 
 def _private(place: str, name: str) -> Any:
@@ -167,9 +222,3 @@ def _step_out(stack: ExitStack, depth: str, place: str) -> list[Any]:
 
 def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
-
-
-def _put_back(table: dict[int, Any], hooks: dict[int, Any]) -> None:
-    since = dict(table)
-    table.clear()
-    table.update(hooks | since)

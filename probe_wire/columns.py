@@ -9,10 +9,9 @@ from array import array
 from collections.abc import Sequence
 
 from probe_wire.errors import BadMessage
-from probe_wire.estimate import Estimate, Outcome
+from probe_wire.estimate import BY_CODE, Estimate
 from probe_wire.messages import Report, Schema
 
-_OUTCOMES = tuple(map(Outcome, range(256)))  # asking the Enum takes longer than all else
 _DOUBLE, _COUNT = struct.Struct("<d"), struct.Struct("<I")
 _SWAP = sys.byteorder != "little"
 
@@ -58,7 +57,7 @@ def unpack(report: Report, schema: Schema) -> list[Estimate]:
             struct.unpack(doubles, report.stderrs),
             struct.unpack(doubles, report.paired),
             struct.unpack(counts, report.ns),
-            map(_OUTCOMES.__getitem__, report.outcomes),
+            map(BY_CODE.__getitem__, report.outcomes),
         )
     )
 
@@ -69,7 +68,7 @@ def unpack_one(report: Report, position: int) -> Estimate:
         _DOUBLE.unpack_from(column, 8 * position)[0] for column in (report.values, report.stderrs, report.paired)
     )
     (n,) = _COUNT.unpack_from(report.ns, 4 * position)
-    return Estimate(value, stderr, paired, n, _OUTCOMES[report.outcomes[position]])
+    return Estimate(value, stderr, paired, n, BY_CODE[report.outcomes[position]])
 
 
 def _bytes(code: str, numbers: Sequence[float]) -> bytes:

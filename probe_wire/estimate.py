@@ -45,6 +45,10 @@ _SENTENCES = {
 }
 
 
+BY_CODE = tuple(map(Outcome, range(256)))
+"""The outcome of each code: asking the Enum takes longer than all else that is done for a point."""
+
+
 class Estimate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A value with its standard errors, the number of independent draws behind it and its outcome.
 

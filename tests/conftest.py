@@ -5,6 +5,7 @@ import platform
 import shutil
 import sqlite3
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,12 +35,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of the person who runs the tests reaches them, and nothing they leave behind is delivered by that person's jobs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("PHASEWATCH_") and name != "PHASEWATCH_TESTS_SKIP_NOTHING":
+                patch.delenv(name)
+        patch.setenv("PHASEWATCH_SPOOL", str(tmp_path_factory.mktemp("spools")))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of the person who runs the tests reaches them, and no report that another test left behind."""
-    for name in list(os.environ):
-        if name.startswith("PHASEWATCH_") and name != "PHASEWATCH_TESTS_SKIP_NOTHING":
-            monkeypatch.delenv(name)
+def _own_spool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No report that another test left behind."""
     monkeypatch.setenv("PHASEWATCH_SPOOL", str(tmp_path / "spool"))
 
 

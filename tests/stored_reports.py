@@ -77,10 +77,12 @@ class Writer:
         return frame
 
     def commit(self) -> None:
-        """Make it durable."""
+        """Make it durable, and put it in its place where it is time."""
         self.store.commit()
         self.committed += self.put
         self.put = []
+        if self.store._arrivals.due:
+            self.store.tidy(0.0)
 
     def rollback(self) -> None:
         """Undo what was not committed; the agent greets again."""

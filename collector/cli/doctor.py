@@ -1,5 +1,6 @@
 """probe-collector doctor."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from collector.cli.options import AsJson, ConfigFile, StorePath, configured
 from collector.errors import StoreError
 from collector.store.compaction import compact
 from collector.store.examination import examine
+from collector.store.owner import Owner
 
 
 def doctor(
@@ -33,7 +35,8 @@ def doctor(
             f"Got the store {path}, which does not exist. Start `probe-collector serve` once, or pass --store."
         )
     if compacted:
-        compact(path)
+        with closing(Owner(path)):
+            compact(path)
     findings = list(examine(path))
     if as_json:
         print(msgspec.json.encode(findings).decode())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from collector.config import Config, Inlet, inlet_is_local
+from collector.config import Config, Inlet, inlet_is_local, tcp_host_port
 from collector.errors import AccessError
 from collector.gate import Gate
 from collector.health import Health
@@ -34,6 +34,10 @@ def relay(
         raise AccessError(
             f"Got --listen {listen}, which others can reach; a relay serves its own host. Listen on 127.0.0.1 or on ipc://PATH, "
             "and start one on every host."
+        )
+    if tcp_host_port(collector) is None and not collector.startswith("ipc://"):
+        raise AccessError(
+            f"Got the collector {collector}; need the address of its inlet, tcp://HOST:PORT or ipc://PATH."
         )
     try:
         proof = AgentKey.load(key) if key else None

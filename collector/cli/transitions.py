@@ -37,6 +37,8 @@ def transitions(
         console.print("No transition so far.")
     for stored in found:
         console.print(described(stored.transition))
+        if stored.superseded:
+            console.print("  told by rules of another version; judged again, it was not found", style="dim")
 
 
 def find_run(reader: Reader, run: str | None) -> RunRow:

@@ -1,5 +1,6 @@
 """Estimates as series: a value never goes without its standard error and how it came out."""
 
+from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ from collector.exporter.catalogue import ESTIMATE_OUTCOME, Family
 from collector.exporter.names import Layers, families, label_pairs
 from collector.exporter.room import Refused, Share
 from collector.exporter.still import Still
-from collector.exporter.text import Page, numbers, prefix
+from collector.exporter.text import Page, inside, numbers
 from collector.live import SeriesKey
 from probe_wire import Outcome, Quantity
 
@@ -47,35 +48,42 @@ class Names:
 class RunEstimates:
     """The estimates of one run, from scrape to scrape: its layers' numbers and its ready-made prefixes."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, refused: Refused) -> None:
         self.layers = Layers()
-        self.refused = Refused()
+        self.refused = refused
         self.label = label
+        self._who = inside([("run", label)])
         self._keys: list[SeriesKey] = []
+        self._quantities: dict[str, Quantity] = {}
         self._families: dict[str, tuple[Family, Family, Family]] = {}
         self._prefixes: list[Prefixes] = []
         self._places: dict[str, list[int]] = {}
 
     def learn(self, still: Still) -> None:
         """Take in what is new: layers are numbered in the order of the agent's report."""
-        keys = [key for key, _, _ in still.estimates]
-        quantities = dict.fromkeys(key.quantity for key in keys)
-        families = {name: _families(still.quantities.get(name) or _undeclared(name)) for name in quantities}
-        if keys == self._keys and families == self._families:  # the same objects mostly, so this is quick
+        keys = list(still.latest)
+        if keys == self._keys and still.quantities == self._quantities:  # the same objects mostly, so this is quick
             return
-        reported = sorted(still.estimates, key=lambda found: (found[1], found[0].rank))
-        self.layers.learn(value for key, _, _ in reported for name, value in key.labels if name == "layer")
-        self._keys, self._families = keys, families
-        self._prefixes = [self._prefix(key, families[key.quantity]) for key in keys]
-        self._places = {name: [] for name in families}
+        reported = sorted(still.latest.items(), key=lambda found: (found[1].position, found[0].rank))
+        self.layers.learn(value for key, _ in reported for name, value in key.labels if name == "layer")
+        self._keys, self._quantities = keys, still.quantities
+        self._places = {}
         for place, key in enumerate(keys):
-            self._places[key.quantity].append(place)
+            self._places.setdefault(key.quantity, []).append(place)
+        self._families = {name: _families(still.quantities.get(name) or _undeclared(name)) for name in self._places}
+        own = {labels: self._own(labels) for labels in {key.labels for key in keys}}  # every rank has the same
+        self._prefixes = [self._prefix(key, own[key.labels]) for key in keys]
+
+    def outcomes(self, still: Still) -> dict[str, Counter[int]]:
+        """How the newest estimates of each quantity came out; `learn` has seen the same still."""
+        codes = bytes([found.estimate.outcome for found in still.latest.values()])
+        return {name: Counter([codes[place] for place in places]) for name, places in self._places.items()}
 
     def write(self, page: Page, still: Still, names: Names, share: Share) -> None:
         """The lines of every estimate there is room for; `learn` has seen the same still."""
         shown = self._shown(names, share)
         share.refuse_all(SERIES_PER_ESTIMATE * still.unseen)
-        found = [estimate for _, _, estimate in still.estimates]
+        found = [newest.estimate for newest in still.latest.values()]
         values = numbers([estimate.value for estimate in found])
         stderrs = numbers([estimate.stderr for estimate in found])
         paired = numbers([estimate.paired for estimate in found])
@@ -107,15 +115,18 @@ class RunEstimates:
             shown.append(named[key.quantity] and share.take(SERIES_PER_ESTIMATE, key))
         return shown
 
-    def _prefix(self, key: SeriesKey, families: tuple[Family, Family, Family]) -> Prefixes:
-        own = label_pairs(self.layers.named(key.labels), _TAKEN)
-        who = [("run", self.label), ("rank", str(key.rank))]
-        value, stderr, paired = (prefix(family.name, [*who, *own]) for family in families)
+    def _own(self, labels: tuple[tuple[str, str], ...]) -> str:
+        """The labels of a series as they follow ours."""
+        return "".join(f",{inside([pair])}" for pair in label_pairs(self.layers.named(labels), _TAKEN))
+
+    def _prefix(self, key: SeriesKey, own: str) -> Prefixes:
+        who = f'{self._who},rank="{key.rank}"'
+        value, stderr, paired = (family.name for family in self._families[key.quantity])
         return Prefixes(
-            value,
-            stderr,
-            paired,
-            prefix(ESTIMATE_OUTCOME.name, [*who, ("quantity", key.quantity), *own]),
+            f"{value}{{{who}{own}}} ",
+            f"{stderr}{{{who}{own}}} ",
+            f"{paired}{{{who}{own}}} ",
+            f'{ESTIMATE_OUTCOME.name}{{{who},quantity="{key.quantity}"{own}}} ',
         )
 
 

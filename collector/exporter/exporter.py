@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, 
 
 from collector.exporter import catalogue as c
 from collector.exporter.estimates import SERIES_PER_ESTIMATE, Names, RunEstimates
-from collector.exporter.room import REASONS, Room, Share
+from collector.exporter.room import REASONS, Refused, Room, Share
 from collector.exporter.run_page import Machines, write_noise, write_probes, write_ranks, write_run, write_transitions
 from collector.exporter.still import Patience, Still, develop
 from collector.exporter.text import Page
@@ -78,7 +78,7 @@ class Exporter:
             share = Share(room, self._run_series_limit, estimates.refused)
             write_run(page, still, self._machines, share)
             write_ranks(page, still, share)
-            write_probes(page, still, share)
+            write_probes(page, still, estimates.outcomes(still), share)
             write_transitions(page, still, self._machines, estimates.layers, share)
             write_noise(page, still, estimates.layers, share)
             estimates.write(page, still, names, share)
@@ -97,7 +97,8 @@ class Exporter:
     def _of(self, still: Still) -> RunEstimates:
         known = self._estimates.get(still.run.id)
         if known is None or known.label != still.label:  # a run made anew in memory may be called otherwise
-            known = self._estimates[still.run.id] = RunEstimates(still.label)
+            refused = Refused() if known is None else known.refused
+            known = self._estimates[still.run.id] = RunEstimates(still.label, refused)
         return known
 
 

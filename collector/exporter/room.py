@@ -9,6 +9,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from collector.live import SeriesKey
+
 Reason = Literal["limit", "run_limit", "name"]
 REASONS: tuple[Reason, ...] = ("limit", "run_limit", "name")
 
@@ -24,10 +26,20 @@ class Room:
 
 @dataclass
 class Refused:
-    """What of one run was refused before, so that each refusal is counted once however often Prometheus asks."""
+    """What of one run was refused before, so that each series is counted once however often Prometheus asks.
+
+    The estimates of a run that was not looked at are counted without their names; where it is looked at later, those that are refused
+    by name are among them, and the other way round.
+    """
 
     named: set[Hashable] = field(default_factory=set)
-    unnamed: int = 0
+    of_estimates: int = 0
+    counted: int = 0
+
+    def newly(self, of_estimates: int) -> int:
+        """How many more than were counted before, where so many series of estimates are refused in all."""
+        before, self.counted = self.counted, max(of_estimates, self.counted)
+        return self.counted - before
 
 
 class Share:
@@ -64,12 +76,14 @@ class Share:
     def refuse_all(self, series: int) -> None:
         """Count the series of a run that was not looked at, because there is no room for any."""
         self._room.refused["limit"] += series
-        self._room.newly_refused += max(0, series - self._known.unnamed)
-        self._known.unnamed = max(series, self._known.unnamed)
+        self._room.newly_refused += self._known.newly(series)
 
     def refuse(self, series: int, what: Hashable, reason: Reason) -> None:
         """Count series that are left out."""
         self._room.refused[reason] += series
         if what not in self._known.named:
             self._known.named.add(what)
+            if isinstance(what, SeriesKey):
+                self._known.of_estimates += series
+                series = self._known.newly(self._known.of_estimates)
             self._room.newly_refused += series

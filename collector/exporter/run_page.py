@@ -1,6 +1,7 @@
 """What a page says about one run itself: its state, ranks, probes, phases and transitions."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import get_args, get_type_hints
@@ -74,8 +75,8 @@ def _rank_prefixes(label: str, rank: int) -> list[str]:
     return [prefix(family.name, [("run", label), ("rank", str(rank))]) for family in c.OF_RANK]
 
 
-def write_probes(page: Page, still: Still, share: Share) -> None:
-    """What each probe cost and how its measurements came out; how the newest estimates of each quantity did."""
+def write_probes(page: Page, still: Still, newest: Mapping[str, Counter[int]], share: Share) -> None:
+    """What each probe cost and how its measurements came out; how the ``newest`` estimates of each quantity did."""
     run = ("run", still.label)
     for name, probe in still.probes.items():
         if share.take(2 + len(Outcome), ("probe", name)):
@@ -83,7 +84,7 @@ def write_probes(page: Page, still: Still, share: Share) -> None:
             page.add(c.PROBE_MEMORY, [run, ("probe", name)], probe.memory_raised)
             for outcome in Outcome:
                 page.add(c.PROBE_OUTCOMES, [run, ("probe", name), ("outcome", outcome.label)], probe.outcomes[outcome])
-    for quantity, outcomes in still.outcomes().items():
+    for quantity, outcomes in newest.items():
         if share.take(len(Outcome), ("quantity", quantity)):
             for outcome in Outcome:
                 page.add(c.ESTIMATES, [run, ("quantity", quantity), ("outcome", outcome.label)], outcomes[outcome])

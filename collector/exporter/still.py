@@ -8,11 +8,11 @@ from typing import Self
 
 import msgspec
 
-from collector.live import Live, LiveRun, ProbeState, RankState, SeriesKey, State
+from collector.live import Latest, Live, LiveRun, ProbeState, RankState, SeriesKey, State
 from collector.phases import Judged
 from collector.phases.transition import State as ClaimState
 from collector.phases.transition import Transition
-from probe_wire import Estimate, Outcome, Quantity, Run
+from probe_wire import Quantity, Run
 
 Subject = tuple[tuple[str, str], ...]
 
@@ -31,8 +31,8 @@ class Still:
     """What each rank said about itself, in the order of `catalogue.OF_RANK`."""
     unjudged: dict[str, int]
     quantities: dict[str, Quantity]
-    estimates: list[tuple[SeriesKey, int, Estimate]]
-    """Each series with its position and newest estimate."""
+    latest: dict[SeriesKey, Latest]
+    """The newest point of each series."""
     unseen: int
     """Series that were not looked at, because earlier runs take all the room."""
     probes: dict[str, ProbeState]
@@ -48,7 +48,7 @@ class Still:
     @classmethod
     def of(cls, run: LiveRun, now: float, *, looks: bool = True) -> Self:
         """The run at this moment, its estimates if one ``looks`` at them; the caller holds Live's lock."""
-        latest = run.settle() if looks else {}
+        latest = run.settle().copy() if looks else {}
         return cls(
             run=run.run,
             label=run.label,
@@ -59,7 +59,7 @@ class Still:
             ranks={rank: _figures(said) for rank, said in run.ranks.items()},
             unjudged=msgspec.structs.asdict(run.unjudged),
             quantities=dict(run.quantities),
-            estimates=[(key, found.position, found.estimate) for key, found in latest.items()],
+            latest=latest,
             unseen=0 if looks else len(run.series),
             probes={name: replace(probe, outcomes=probe.outcomes.copy()) for name, probe in run.probes.items()},
             current={(s.machine, _subject(s.subject)): s.phase for s in run.spans if s.until_step is None},
@@ -69,14 +69,6 @@ class Still:
             transition_counts=dict(run.transition_counts),
             last_transition_time=dict(run.last_transition_time),
         )
-
-    def outcomes(self) -> dict[str, Counter[Outcome]]:
-        """How the newest estimates of each quantity came out."""
-        found = Counter([(key.quantity, int(estimate.outcome)) for key, _, estimate in self.estimates])
-        counts: dict[str, Counter[Outcome]] = {}
-        for (quantity, outcome), count in found.items():
-            counts.setdefault(quantity, Counter())[Outcome(outcome)] = count
-        return counts
 
 
 def _figures(said: RankState) -> tuple[float, ...]:

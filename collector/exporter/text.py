@@ -17,10 +17,15 @@ _IN_LABEL = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _IN_HELP = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
+def inside(labels: Iterable[tuple[str, str]]) -> str:
+    """What is between the braces: ``a="b",c="d"``."""
+    return ",".join([f'{label}="{value.translate(_IN_LABEL)}"' for label, value in labels])
+
+
 def prefix(name: str, labels: Iterable[tuple[str, str]]) -> str:
     """All of a line before its number: ``name{a="b",c="d"} ``."""
-    inside = ",".join([f'{label}="{value.translate(_IN_LABEL)}"' for label, value in labels])
-    return f"{name}{{{inside}}} " if inside else f"{name} "
+    between = inside(labels)
+    return f"{name}{{{between}}} " if between else f"{name} "
 
 
 def number(value: float) -> str:

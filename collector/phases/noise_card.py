@@ -18,7 +18,7 @@ the variance. A trend that bends gives far more at large blocks and little at sm
 it, and none more than ``BENDS``.
 """
 GROWS = 1.2
-BENDS = 3.0
+BENDS = 2.5
 
 _GAUSSIAN_TAIL = 1.6449 / 0.6745  # the 90 % quantile of a Gaussian's size over its median
 # AR(1) coefficients and how much more means of two probes scatter than single ones, as standard deviations.

@@ -19,6 +19,8 @@ from collector.phases.verdict import Verdict
 
 MAX_SPANS = 256
 """Phases remembered of one subject; a machine with a cycle could go round for as long as a run lasts."""
+KEPT_SPANS = 8
+"""Of which so many are in the state: what was told may be of other rules than these."""
 FIRST = 0.8
 """Part of what is left of alpha that a phase gets each time it is entered."""
 _REVERSE: dict[When, When] = {"rise": "fall", "fall": "rise"}
@@ -279,13 +281,13 @@ class Track:
             "conditions": self._conditions,
             "entered": dict(self._entered),
             "observed": self.observed.state(),
-            "span": msgspec.to_builtins(self.spans[-1:]),
+            "span": msgspec.to_builtins(self.spans[-KEPT_SPANS:]),
             "suspicion": msgspec.to_builtins(self._suspicion),
             "episode": msgspec.to_builtins(self._episode),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Be as when the state was given; of the phases passed only the present one is in it."""
+        """Be as when the state was given; of the phases passed only the latest are in it."""
         self._ordinal, self._entered = state["ordinal"], dict(state["entered"])
         self._conditions = state["conditions"]
         self.observed.restore(state["observed"])

@@ -5,15 +5,23 @@ write-ahead log and then to the file. Here reports come one after another on the
 on one page at once.
 """
 
+import logging
 import sqlite3
 from collections import Counter
 
+from collector.log import event
 from collector.store.rows import insert
 from collector.store.sealing import SOME_SCHEMA, Sealer
 
 LEAST, MOST, MOST_BYTES = 512, 16_384, 16 * 2**20
 """Reports that wait before they are put in place, if at the same time ``EACH`` of every stream do; and the most that may."""
 EACH = 8
+OVERDUE = 4
+"""Times that much: it could not be put in place between two commits, and the next waits for it."""
+_WAITING = """
+    SELECT s.id, COUNT(*), SUM(LENGTH(a.body)), s.finished IS NOT NULL
+    FROM arrived a JOIN streams s ON s.id = a.place >> 32 GROUP BY s.id
+"""
 
 
 class Arrivals:
@@ -39,9 +47,12 @@ class Arrivals:
         if self._known:
             return
         self._known = True
-        rows = self._db.execute("SELECT place >> 32, COUNT(*), SUM(LENGTH(body)) FROM arrived GROUP BY 1").fetchall()
-        self._reports = Counter({(stream_id, SOME_SCHEMA): count for stream_id, count, _ in rows})
-        self._bytes = Counter({(stream_id, SOME_SCHEMA): size for stream_id, _, size in rows})
+        rows = self._db.execute(_WAITING).fetchall()
+        self._reports = Counter({(stream_id, SOME_SCHEMA): count for stream_id, count, *_ in rows})
+        self._bytes = Counter({(stream_id, SOME_SCHEMA): size for stream_id, _, size, _ in rows})
+        for stream_id in (stream_id for stream_id, *_, ended in rows if ended):
+            self._ended = True
+            self._sealer.ended(stream_id)
 
     def put(self, frame: int, place: int, step: int, received_at: float, body: bytes, schema_id: int | None) -> None:
         """A report against a schema, or a goodbye against none, has come."""
@@ -58,15 +69,26 @@ class Arrivals:
         new, self._new = self._new, []
         insert(self._db, "arrived", ("frame", "place", "step", "received_at", "body"), new)
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to put everything in its place: also when a stream has ended, so that it can be sealed."""
+        return self._ended or self._bytes.total() >= MOST_BYTES or self._enough(self._reports.total())
+
+    @property
+    def overdue(self) -> bool:
+        """Whether far more waits than may: what waits for its place must not grow for ever."""
+        return self._bytes.total() >= OVERDUE * MOST_BYTES or self._reports.total() >= OVERDUE * MOST
+
     def settle(self) -> None:
-        """Put everything in its place in the log, where it is time: also when a stream ends, so that it can be sealed."""
-        if not (self._ended or self._bytes.total() >= MOST_BYTES or self._enough(self._reports.total())):
-            return
-        self._db.execute(
-            "INSERT INTO log (place, frame, step, received_at, body) "
+        """Put everything in its place in the log."""
+        placed = self._db.execute(
+            "INSERT OR IGNORE INTO log (place, frame, step, received_at, body) "
             "SELECT place, frame, step, received_at, body FROM arrived ORDER BY place"
-        )
-        self._db.execute("DELETE FROM arrived")
+        ).rowcount
+        if (
+            twice := self._db.execute("DELETE FROM arrived").rowcount - placed
+        ):  # in a damaged store; nothing must wait for ever
+            event("store.kept_once", logging.ERROR, reports=twice, remedy="probe-collector doctor")
         for (stream_id, schema_id), count in self._reports.items():
             self._sealer.arrived(stream_id, schema_id, count, self._bytes[stream_id, schema_id])
         self._reports.clear()

@@ -9,7 +9,7 @@ from collector.phases.backtest import Judgement, Series, judgements
 from collector.phases.machine import TESTED, Turn, shared
 from collector.phases.score import Score, Scored
 from collector.phases.transition import Transition
-from collector.store.queries import Reader, RunRow, SeriesRow
+from collector.store.queries import Reader, RunRow, SeriesRow, StoredTransition
 from probe_wire import Outcome
 
 NEWEST = 200
@@ -76,10 +76,13 @@ def judged(
     reader: Reader, row: RunRow, machines: Sequence[Machine] = MACHINES, known: Known | None = None
 ) -> list[Judgement]:
     """Every judgement of one run on machines that are still as they were when it was judged live."""
-    told = [stored.transition for stored in reader.transitions(row.id)]
+    stored = reader.transitions(row.id)
+    told = [each.transition for each in stored if not each.superseded]
     key = (row.id, row.last_heard, len(told))
     if known is None or key not in known:
-        found = against(reader, row.id, [machine for machine in machines if _same(reader, row.id, machine, told)], told)
+        found = against(
+            reader, row.id, [machine for machine in machines if _same(reader, row.id, machine, stored)], told
+        )
         if known is None:
             return found
         for old in [one for one in known if one[0] == row.id]:
@@ -112,15 +115,18 @@ def _points(reader: Reader, row: SeriesRow) -> Series:
     return Series(points.step, points.value, points.paired).only(good)
 
 
-def _same(reader: Reader, run_id: str, machine: Machine, told: Sequence[Transition]) -> bool:
+def _same(reader: Reader, run_id: str, machine: Machine, stored: Sequence[StoredTransition]) -> bool:
     """Whether a run was judged by this version of a machine, by what is stored of the engine or of its transitions.
 
     Where both are silent a shipped one is believed to have been on: leaving out the quiet runs would flatter no one.
     """
+    told = (one.transition for one in stored)
     versions = {one.machine_version for one in told if one.machine == machine.name}
     state = reader.phase_state(run_id)
     if state is not None:
         versions.add(state[1]["versions"].get(machine.name, ""))
+        if (before := state[1].get("before")) is not None:  # judged again: what these rules say of it was not told live
+            versions.add(before.get(machine.name, ""))
     return versions == {machine.version} or (not versions and machine in MACHINES)
 
 

@@ -94,10 +94,14 @@ class Points(msgspec.Struct, frozen=True):
 
 
 class StoredTransition(msgspec.Struct, frozen=True):
-    """A transition with when it was known, Unix seconds by the collector's clock."""
+    """A transition with when it was known, Unix seconds by the collector's clock.
+
+    ``superseded`` says that it was told by rules of another version: the run was judged again, and it was not found.
+    """
 
     known_at: float
     transition: Transition
+    superseded: bool = False
 
 
 class Reader:
@@ -191,11 +195,24 @@ class Reader:
     def transitions(self, run_id: str) -> list[StoredTransition]:
         """The transitions of a run in the order they became known."""
         with closing(self._connect()) as db:
+            db.execute("BEGIN")  # what is superseded is kept together with what took its place
             rows = db.execute(
-                "SELECT known_at, body FROM transitions WHERE run_id = ? ORDER BY id",
+                "SELECT machine, subject, ordinal, state, known_at, body FROM transitions WHERE run_id = ? ORDER BY id",
                 (run_id,),
             ).fetchall()
-        return [StoredTransition(known_at, msgspec.json.decode(body, type=Transition)) for known_at, body in rows]
+            kept = db.execute(
+                "SELECT json_extract(body, '$.superseded') FROM phase_states WHERE run_id = ? AND json_valid(body)",
+                (run_id,),
+            ).fetchone()
+        superseded = {tuple(each) for each in json.loads((kept and kept[0]) or "[]")}
+        return [
+            StoredTransition(known_at, msgspec.json.decode(body, type=Transition), tuple(claim) in superseded)
+            for *claim, known_at, body in rows
+        ]
+
+    def standing(self, run_id: str) -> list[Transition]:
+        """The same but for what is superseded: what the run is held to be by the rules it was judged by last."""
+        return [each.transition for each in self.transitions(run_id) if not each.superseded]
 
     def order(self, order_id: str) -> OrderRow | None:
         """The order of this id, where one was carried out."""
@@ -218,13 +235,13 @@ class Reader:
         with closing(self._connect()) as db:
             return int(db.execute("SELECT number FROM last_frame").fetchone()[0])
 
-    def claims(self, run_id: str, after: int) -> dict[tuple[str, str], set[tuple[int, str, str]]]:
-        """What was told of a run's reports beyond a frame: ``(ordinal, state, to_phase)`` by machine and subject, the latter as JSON."""
+    def claims(self, run_id: str, after: int) -> dict[tuple[str, str], set[tuple[int, str, str, int]]]:
+        """What was told of a run's reports beyond a frame: ``(ordinal, state, to_phase, happened_step)`` by machine and subject as JSON."""
         query = (
-            "SELECT machine, subject, ordinal, state, json_extract(body, '$.to_phase') FROM transitions "
-            "WHERE run_id = ? AND frame_id > ?"
+            "SELECT machine, subject, ordinal, state, json_extract(body, '$.to_phase'), json_extract(body, '$.happened_step') "
+            "FROM transitions WHERE run_id = ? AND frame_id > ?"
         )
-        found: dict[tuple[str, str], set[tuple[int, str, str]]] = {}
+        found: dict[tuple[str, str], set[tuple[int, str, str, int]]] = {}
         with closing(self._connect()) as db:
             for machine, subject, *claim in db.execute(query, (run_id, after)):
                 found.setdefault((machine, subject), set()).add(tuple(claim))

@@ -21,12 +21,18 @@ from collector.store.arrivals import Arrivals
 from collector.store.layout import open_for_writing
 from collector.store.log import place
 from collector.store.orders import OrderRow, put_order
+from collector.store.owner import Owner
 from collector.store.retention import Policy, Retention
 from collector.store.rows import update
 from collector.store.same_file import SameFile
 from collector.store.sealing import Sealer
 from collector.store.streams import Stream, is_newest, open_stream
 from probe_wire import BadMessage, Goodbye, Hello, Report, Schema
+
+PAGES = 4
+"""What each commit adds to the write-ahead log besides its reports, as if it were that many of them."""
+CHECKPOINT = 16_384
+"""Reports, after which the write-ahead log is moved to the file; so it is when they were put in their place, which writes as much."""
 
 
 class Store:
@@ -36,14 +42,19 @@ class Store:
         """Open the file, or make it.
 
         Raises:
-            StoreError: it cannot be opened, is something else, or has a newer layout.
+            StoreError: it cannot be opened, another process writes to it, it is something else, or has a newer layout.
         """
         self.path = path
+        self._owner = Owner(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = open_for_writing(path)
             self._same_file = SameFile(path)
+        except StoreError:
+            self._owner.close()
+            raise
         except (OSError, sqlite3.Error) as error:
+            self._owner.close()
             raise StoreError(
                 f"Got the store {path}, which cannot be opened: {error}. Choose a file in a writable folder with --store."
             ) from error
@@ -53,13 +64,15 @@ class Store:
         self._sealer = Sealer(self._db)
         self._arrivals = Arrivals(self._db, self._sealer)
         self._retention = Retention(self._db, policy)
-        self._rest_until = 0.0
+        self._rest_until = self._failed_until = 0.0
+        self._in_wal = 0
         self._last_frame = 0
 
     def close(self) -> None:
         """Roll back what was not committed and close the file."""
         self.rollback()
         self._db.close()
+        self._owner.close()
 
     # -- transactions -----------------------------------------------------------------------------
 
@@ -71,15 +84,19 @@ class Store:
             self._arrivals.look()
 
     def commit(self) -> None:
-        """Make everything since the last commit durable; what has come together in the log is sealed on the way."""
+        """Make everything since the last commit durable. Somebody waits to be told: what can be done later is left to `tidy`."""
         if self._open:
             self._flush()
-            self._arrivals.settle()
-            self._sealer.seal()
-            self._same_file.check()
-            self._db.execute("COMMIT")
-            self._open = False
-            self._sealer.committed()
+            self._end()
+            if self._arrivals.overdue:
+                self.tidy(0.0)
+
+    def _end(self) -> None:
+        self._same_file.check()
+        self._db.execute("COMMIT")
+        self._open = False
+        self._in_wal += PAGES
+        self._sealer.committed()
 
     def check(self) -> None:
         """Make something durable that changes nothing.
@@ -112,32 +129,44 @@ class Store:
         return self._sealer.waiting
 
     def tidy(self, now: float) -> list[str]:
-        """A little of what keeps the store small and quick to read, between two commits and never for more than a fifth of the time.
+        """Between two commits, one piece of what keeps the store small and quick to read; each is short, for reports wait meanwhile.
 
-        Returns the runs that are gone with it. What fails is undone and tried again later: it never undoes a report.
+        What has come is put in its place, and what that leaves in the write-ahead log moved to the file, as soon as there is
+        enough; all else never takes more than a fifth of the time. Returns the runs that are gone. What fails is undone and tried
+        again later: it never undoes a report.
         """
         began = time.monotonic()
-        if self._open or began < self._rest_until or not (self._sealer.waiting or self._retention.wants(now)):
+        if self._open or began < self._failed_until:
             return []
         gone: list[str] = []
         try:
-            self._begin()
-            self._sealer.seal()
-            if self._retention.wants(now):
-                gone = self._retention.step(now)
-            self._same_file.check()
-            self._db.execute("COMMIT")
-            self._open = False
-            self._sealer.committed()
-            self._retention.give_back()
+            if self._arrivals.due:
+                self._begin()
+                self._settle()
+                self._end()
+            elif self._in_wal >= CHECKPOINT:
+                self._in_wal = 0
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            elif began >= self._rest_until and (self._sealer.waiting or self._retention.wants(now)):
+                gone = self._make_room(now)
+                self._retention.give_back()
+                self._rest_until = time.monotonic() + 4 * (time.monotonic() - began)
         except Exception:  # noqa: BLE001 - whatever it stumbles over, reports go on being kept
             logger.exception("store.tidying_failed")
-            self._rest_until = began + 60
-            if self._open:
-                self.rollback()
-                return []
-        else:
-            self._rest_until = time.monotonic() + 4 * (time.monotonic() - began)
+            self._failed_until = began + 60
+            self.rollback()
+        return gone
+
+    def _settle(self) -> None:
+        self._arrivals.settle()
+        self._sealer.seal()
+        self._in_wal = CHECKPOINT
+
+    def _make_room(self, now: float) -> list[str]:
+        self._begin()
+        self._sealer.seal()
+        gone = self._retention.step(now) if self._retention.wants(now) else []
+        self._end()
         return gone
 
     # -- writing ----------------------------------------------------------------------------------
@@ -213,6 +242,7 @@ class Store:
         frame = self._last_frame + 1
         self._arrivals.put(frame, place(stream.id, message.seq), message.step, now, body, schema_id)
         self._last_frame = frame
+        self._in_wal += 1
         self._moved[stream.id] = stream
         self._heard[stream.run_id] = now, max(message.step, self._heard.get(stream.run_id, (now, 0))[1])
         stream.high = message.seq

@@ -82,6 +82,8 @@ class Api:
         self._address = address
         self._phases = known_phases(machines)
         self._record = record or Record(reader, machines)
+        self._stored: dict[tuple[str, float], list[Span]] = {}
+        """Of runs that are not in memory, and so the same for as long as they are not heard."""
 
     def runs(self) -> bytes:
         """The list of runs."""
@@ -94,7 +96,7 @@ class Api:
         """One run."""
         row = self._row(run_id)
         quantities, series = self._reader.quantities(run_id), self._reader.series(run_id)
-        spans = self._spans(run_id)
+        spans = self._spans(row)
         now = time.time()
         with self._live.lock:
             live = self._live.runs.get(run_id)
@@ -149,16 +151,20 @@ class Api:
         )
 
     def _view(self, row: RunRow, now: float) -> RunView:
-        spans = self._spans(row.id)
+        spans = self._spans(row)
         with self._live.lock:
             return run_view(row, self._live.runs.get(row.id), spans, self._phases, now)
 
-    def _spans(self, run_id: str) -> list[Span]:
+    def _spans(self, row: RunRow) -> list[Span]:
         with self._live.lock:
-            live = self._live.runs.get(run_id)
-            if live is not None:
+            if (live := self._live.runs.get(row.id)) is not None:
                 return list(live.spans)
-        return spans_of(stored.transition for stored in self._reader.transitions(run_id))
+        key = row.id, row.last_heard
+        if (known := self._stored.get(key)) is None:
+            if len(self._stored) >= 2 * MAX_RUNS:
+                self._stored.clear()
+            known = self._stored[key] = spans_of(self._reader.standing(row.id))
+        return known
 
 
 def _series(rank: int, labels: dict[str, str], settings: dict[str, str], points: Points) -> SeriesView:

@@ -37,7 +37,7 @@ def _held(snapshot: Snapshot, samples: int) -> int:
         storage = saved.untyped_storage()
         if storage.data_ptr() not in weights:
             held[storage.data_ptr()] = storage.nbytes()
-        return saved
+        return saved.detach()  # an output itself would hold the graph that holds it
 
     inputs = each(snapshot.probe_set.inputs, lambda x: x[:samples].clone())  # a view would count as the whole set
     with torch.enable_grad(), saved_tensors_hooks(count, lambda saved: saved):

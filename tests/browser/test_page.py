@@ -239,8 +239,10 @@ def test_what_cannot_be_drawn_is_said(page: Chrome, site: Site) -> None:
     page.execute_script("document.querySelector('#q-weight_distance').scrollIntoView()")
     until(lambda: points(page, "weight_distance") > 0)
     assert text(page, "#q-weight_distance .card-note") == "1 point at or below zero not shown on a log axis"
-    assert "points not ok" in text(page, "#q-hessian_lambda_max .card-note")
+    page.execute_script("document.querySelector('#q-hessian_lambda_max').scrollIntoView()")
+    until(lambda: "points not ok" in text(page, "#q-hessian_lambda_max .card-note"))
     assert page.execute_script(PAINTED, "#q-hessian_lambda_max", tone(page, "--warn")) > 20
+    page.execute_script("document.querySelector('#q-fisher_trace_empirical').scrollIntoView()")
     until(lambda: "no uncertainty given" in text(page, "#q-fisher_trace_empirical .legend"))
 
 

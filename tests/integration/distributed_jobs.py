@@ -173,14 +173,14 @@ def troubled(_: str) -> dict[str, Any]:
         monitor.close()
     train(model, optimizer)
     monitor.close()
-    found["early"], found["complaints"] = reports(monitor), monitor._place._accord._complain.counts
+    found["early"], found["complaints"] = reports(monitor), monitor._complain.counts
 
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monitor = watch(model, optimizer, data(rank()), "drifting")
     train(model, optimizer)
     monitor.close()
-    found["drifting"], found["drift_told"] = reports(monitor), list(monitor._place._accord._complain.counts)
+    found["drifting"], found["drift_told"] = reports(monitor), list(monitor._complain.counts)
     return found
 
 
@@ -311,7 +311,7 @@ def tightened(_: str) -> dict[str, Any]:
         found[name] = {
             "reports": reports(monitor),
             "same": numbers(model) == unwatched,
-            "complaints": monitor._place._accord._complain.counts,
+            "complaints": monitor._complain.counts,
             "answers": {answer.value: count for answer, count in monitor.agenda.answers.items()},
         }
     return found
@@ -329,6 +329,7 @@ def reporting(collector: str) -> dict[str, Any]:
 
 def killed(_: str) -> dict[str, Any]:
     """Replicas that never synchronise: the one that is left must not wait for the other more than once."""
+    probe_agent.gang.PATIENCE_SECONDS = 4.0
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monitor = watch(model, optimizer, data(0), "killed")
@@ -341,7 +342,7 @@ def killed(_: str) -> dict[str, Any]:
         optimizer.step()
         waits.append(time.monotonic() - began)
     monitor.close()
-    return {"reports": reports(monitor), "waits": waits, "complaints": monitor._place._accord._complain.counts}
+    return {"reports": reports(monitor), "waits": waits, "complaints": monitor._complain.counts}
 
 
 waits: list[float] = []
@@ -351,7 +352,6 @@ JOBS = [data_parallel, troubled, fully_sharded, pipeline, processes, tightened, 
 def main(folder: str, jobs: str, collector: str = "") -> None:
     logging.basicConfig(level="WARNING")
     torch.set_num_threads(1)
-    probe_agent.gang.PATIENCE_SECONDS = 4.0
     dist.init_process_group("gloo")
     by_name = {job.__name__: job for job in JOBS}
     found = {name: by_name[name](collector) for name in jobs.split(",")}

@@ -76,6 +76,14 @@ class Job:
         if self.monitor is not None:
             self.monitor.close()
 
+    @staticmethod
+    def until_heard(*monitors: Monitor | None) -> None:
+        """Wait until the collector has all there is: on a machine with much to do the two seconds of closing may not do."""
+        until = time.monotonic() + 20.0
+        for outbox in (monitor._outbox for monitor in monitors if monitor is not None):
+            while getattr(outbox, "undelivered", 0) and time.monotonic() < until:
+                time.sleep(0.02)
+
     def tell(self, **facts: Any) -> None:
         """Write down what training has come to, and when."""
         switches = [torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.backends.cuda.flash_sdp_enabled()]

@@ -117,13 +117,13 @@ def test_when_a_rank_stops_watching_rank_0_goes_on_with_all_probes(replicas: Fou
     first, *others = (found["troubled"] for found in replicas)
     assert steps(first["early"]) == [0, 2, 4, 6]
     assert first["early"][-1]["costs"].keys() == first["early"][0]["costs"].keys()
-    assert first["complaints"] == others[1]["complaints"] == {"gang": 1}
+    assert first["complaints"] == others[1]["complaints"] == {"ranks": 1}
     assert not any(steps(other["early"]) for other in others)
 
 
 def test_ranks_whose_weights_drift_apart_are_not_taken_for_one_model(replicas: Found) -> None:
     assert steps(replicas[0]["troubled"]["drifting"]) == [0, 2, 4]
-    assert replicas[0]["troubled"]["drift_told"] == ["gang"]
+    assert replicas[0]["troubled"]["drift_told"] == ["ranks"]
 
 
 @pytest.mark.parametrize("model", ["replicas", "shards"])
@@ -233,6 +233,6 @@ def test_a_rank_that_is_killed_keeps_the_other_waiting_once_and_no_longer_than_i
     found = json.loads((tmp_path / "rank0.json").read_text())["killed"]
     assert steps(found["reports"]) == [0, 2, 4, 6, 8]
     assert "waited 4 s in vain for rank 1" in said[0]
-    assert found["complaints"] == {"gang": 1}
+    assert found["complaints"] == {"ranks": 1}
     assert len([wait for wait in found["waits"] if wait > 3]) == 1
     assert max(found["waits"]) < 15

@@ -47,11 +47,13 @@ def exception_within(job: Job) -> None:
 def attached_twice_and_again(job: Job) -> None:
     first, second = job.watch(), job.watch()
     job.train(2)
+    job.until_heard(first, second)
     for monitor in (first, second):
         if monitor is not None:
             monitor.close()
-    job.watch()
+    job.until_heard(job.watch())
     job.train(4)
+    job.until_heard(job.monitor)
     job.close()
     job.tell(places=job.places())
 

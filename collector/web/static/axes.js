@@ -45,7 +45,7 @@ export function stepTicks(low, high, count, logarithmic) {
 export function linearRange(values, bounds, ratio) {
   let [low, high] = extent(values);
   if (low === null) return [0, 1];
-  const reach = Math.max(high - low, Math.abs(high) * 1e-6, 1e-12);
+  const reach = Math.max(high > low ? high - low : Math.abs(high), 1e-12); // a single point has its whole band
   const [bandLow, bandHigh] = extent(bounds);
   if (bandLow !== null) [low, high] = [Math.max(Math.min(low, bandLow), low - reach), Math.min(Math.max(high, bandHigh), high + reach)];
   const pad = Math.max(0.06 * (high - low), Math.abs(high) * (high > low ? 1e-6 : 0.05), 1e-12);

@@ -1,15 +1,15 @@
 // Board: all charts of a run over one step axis, with one cursor, one zoom and the same phases.
 
 import { Card } from "./card.js";
-import { el, renew } from "./dom.js";
+import { el } from "./dom.js";
 import { sentence, words } from "./format.js";
 import { tolerate } from "./link.js";
-import { hasMoved, isWhole, trackName } from "./phases.js";
+import { PhaseMap } from "./phasemap.js";
+import { foremost, hasMoved, isWhole } from "./phases.js";
 import { segments } from "./segments.js";
 import { onTheme } from "./theme.js";
 
-const MOST_TRACKS = 3;
-const MOST_OFFERED = 12;
+const MOST_TRACKS = 2; // more ribbons and rules hide the curves; the phase map shows them all
 
 export class Board {
   #cards = [];
@@ -45,18 +45,18 @@ export class Board {
       this.#rebuild();
     });
     this.reset = el("button", { type: "button", class: "button", hidden: true, onclick: () => this.#zoom(null) }, "Show all steps");
-    this.tracks = el("div", { class: "track-switches", role: "group", "aria-label": "Phases drawn on the charts" });
+    this.map = new PhaseMap((track) => this.#choose(track));
     this.jumps = el("nav", { class: "jumps", "aria-label": "Groups of charts" });
     this.groups = el("div", { class: "groups" });
     this.root = el(
       "section",
       { class: "board", "aria-label": "Charts" },
+      this.map.root,
       el(
         "div",
         { class: "tools" },
         el("h2", {}, "Measurements"),
         this.reset,
-        this.tracks,
         el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Steps"), this.steps),
       ),
       this.jumps,
@@ -107,8 +107,8 @@ export class Board {
   setTracks(tracks) {
     this.#tracks = tracks;
     const keys = this.#shown ?? this.#first();
-    this.#offer(keys);
-    this.view.phases.tracks = tracks.filter((track) => keys.has(track.key));
+    this.map.set(tracks, keys);
+    this.view.phases.tracks = foremost(tracks).filter((track) => keys.has(track.key));
     this.#repaint();
   }
 
@@ -159,35 +159,15 @@ export class Board {
   }
 
   #first() {
-    const grave = (track) => Number(track.transitions.some(({ severity }) => severity !== "info"));
-    const moved = this.#tracks.filter(hasMoved).sort((a, b) => grave(b) - grave(a));
+    const moved = foremost(this.#tracks.filter(hasMoved));
     const network = moved.filter(isWhole);
     return new Set((network.length ? network : moved).slice(0, MOST_TRACKS).map((track) => track.key));
   }
 
-  #offer(keys) {
-    const button = (track) =>
-      el(
-        "button",
-        {
-          type: "button",
-          class: "button",
-          "data-key": track.key,
-          "aria-pressed": String(keys.has(track.key)),
-          onclick: () => {
-            this.#shown = new Set(keys);
-            if (!this.#shown.delete(track.key)) this.#shown.add(track.key);
-            this.setTracks(this.#tracks);
-            [...this.tracks.children].find((each) => each.dataset.key === track.key)?.focus();
-          },
-        },
-        trackName(track),
-      );
-    const moved = this.#tracks.filter(hasMoved).sort((a, b) => Number(isWhole(b)) - Number(isWhole(a)));
-    const tracks = moved.slice(0, MOST_OFFERED);
-    const offered = tracks.map((track) => [track.key, keys.has(track.key)]);
-    const label = offered.length > 0 ? [el("span", { class: "tools-label" }, "Phases of")] : [];
-    renew(this.tracks, offered, () => [...label, ...tracks.map(button)]);
+  #choose({ key }) {
+    this.#shown ??= this.#first();
+    if (!this.#shown.delete(key)) this.#shown.add(key);
+    this.setTracks(this.#tracks);
   }
 
   #all() {
@@ -212,10 +192,14 @@ export class Board {
   /** Once a frame at most, however much changes. */
   #repaint() {
     cancelAnimationFrame(this.#frame);
-    this.#frame = requestAnimationFrame(() => this.#cards.forEach((card) => card.repaint()));
+    this.#frame = requestAnimationFrame(() => {
+      this.map.span(this.#all(), this.#zoomed, this.view.logSteps);
+      this.#cards.forEach((card) => card.repaint());
+    });
   }
 
   #rebuild() {
+    this.#repaint();
     this.#cards.forEach((card) => card.draw(true));
   }
 

@@ -102,7 +102,8 @@ export class Card {
 
   #names(list) {
     const ranks = new Set(list.map((series) => series.rank)).size;
-    if (this.mode === "lines") return list.map((series) => series.name(ranks));
+    const split = list.some(({ labels }) => "split" in labels); // then what has none is of the probe set
+    if (this.mode === "lines") return list.map((series) => series.name(ranks, split && !("split" in series.labels)));
     return list.map(({ labels: { layer, ...others } }) => [layer, labelled(others)].filter(Boolean).join(", "));
   }
 

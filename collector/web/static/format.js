@@ -99,7 +99,7 @@ export function unit(name) {
 
 /** The unit as it stands beside a title. */
 export function unitName(name) {
-  return name === "1" ? "pure number" : name === "ratio" ? "ratio, 0 to 1" : name;
+  return name === "1" ? "dimensionless" : name === "ratio" ? "ratio, 0 to 1" : name;
 }
 
 /** Labels as words: "layer fc1, split test". */

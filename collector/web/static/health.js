@@ -3,8 +3,11 @@
 import { el } from "./dom.js";
 import { ago, bytes, duration, percent, whole, words } from "./format.js";
 
+const NONE = "—";
+const OVERHEAD = "The probes' share of the run's time, and the seconds they took. The first seconds may be free of the budget: a short run then shows a large share.";
+
 /** The figures that are always in sight. Losses are null where the run is not in the collector's memory. */
-export function counters(run) {
+export function counters(run, ranks) {
   const losses = run.losses ?? { reports_dropped: null, snapshots_skipped: null, scalars_dropped: null };
   const unknown = "Known while the collector has the run in memory.";
   const count = (name, value, help, bad = false) =>
@@ -12,22 +15,23 @@ export function counters(run) {
       "div",
       { class: `figure${bad && value ? " is-bad" : ""}`, title: value === null ? unknown : help },
       el("dt", {}, name),
-      el("dd", {}, value === null ? "—" : whole(value)),
+      el("dd", {}, value === null ? NONE : whole(value)),
     );
+  const spent = ranks.reduce((sum, rank) => sum + rank.probe_seconds, 0);
   return el(
     "dl",
     { class: "figures-strip" },
     count("step", run.step, "The furthest optimizer step any rank reported."),
     el(
       "div",
-      { class: "figure", title: run.overhead_ratio === null ? unknown : "The probes' share of the run's time." },
+      { class: "figure", title: run.overhead_ratio === null ? unknown : OVERHEAD },
       el("dt", {}, "overhead"),
-      el("dd", {}, percent(run.overhead_ratio)),
+      el("dd", {}, percent(run.overhead_ratio), spent > 0 ? el("small", {}, duration(spent)) : null),
     ),
     count("reports", run.reports, "Reports committed to the store."),
     count("lost", run.lost, "Reports the agent numbered that the collector never had.", true),
     count("dropped", losses.reports_dropped, "Reports the agent gave up: its memory was full, or they could not be sent.", true),
-    count("skipped", losses.snapshots_skipped, "Snapshots not taken: to stay within the share of time, because the one before was still being measured, or because one failed.", true),
+    count("skipped", losses.snapshots_skipped, "Snapshots not taken: to stay within the share of time, because the one before was still being measured, or because one failed."),
     count("scalars dropped", losses.scalars_dropped, "Logged scalars the agent could not keep.", true),
   );
 }
@@ -47,11 +51,11 @@ export function healthPanel({ ranks, probes, run, now, unjudged }) {
       probes.map((probe) => [
         words(probe.probe),
         duration(probe.seconds),
-        probe.apart ? "beside it" : training > 0 ? percent(probe.seconds / training) : "—",
-        probe.memory_raised ? bytes(probe.memory_raised) : "—",
+        probe.apart ? "beside it" : training > 0 ? percent(probe.seconds / training) : NONE,
+        probe.memory_raised ? bytes(probe.memory_raised) : NONE,
         whole(probe.outcomes.ok ?? 0),
         troubles(probe.outcomes),
-        probe.last_problem || "—",
+        probe.last_problem || NONE,
       ]),
     ),
     table(
@@ -88,19 +92,20 @@ function unused(unjudged) {
 
 function troubles(outcomes) {
   const found = Object.entries(outcomes).filter(([name, n]) => name !== "ok" && n > 0);
-  return found.length ? found.map(([name, n]) => `${whole(n)} ${words(name)}`).join(", ") : "—";
+  return found.length ? found.map(([name, n]) => `${whole(n)} ${words(name)}`).join(", ") : NONE;
 }
 
 function table(caption, heads, rows) {
+  const cell = (text, i) => el("td", { "data-name": heads[i + 1], class: text === NONE ? "is-none" : null }, text);
   return el(
     "div",
     { class: "table-box" },
     el(
       "table",
-      { class: "table" },
+      { class: "table stacked" },
       el("caption", {}, caption),
       el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
-      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell, i) => (i ? el("td", {}, cell) : el("th", { scope: "row" }, cell)))))),
+      el("tbody", {}, ...rows.map(([first, ...others]) => el("tr", {}, el("th", { scope: "row" }, first), ...others.map(cell)))),
     ),
   );
 }

@@ -46,7 +46,7 @@ function table(rows) {
     { class: "table-box" },
     el(
       "table",
-      { class: "table noise" },
+      { class: "table noise stacked" },
       el("thead", {}, el("tr", {}, ...HEADS.map(([name, title]) => el("th", { scope: "col", title }, name)))),
       el("tbody", {}, ...rows.map(line)),
     ),

@@ -33,7 +33,16 @@ export function byDepth(index, count) {
 
 /** The colour of a phase by its number; 0, grey, is where every run begins. */
 export function phaseColour(hue) {
-  return colour(hue === 0 ? "--phase-0" : `--phase-${1 + ((hue - 1) % HUES)}`);
+  return colour(phaseProperty(hue));
+}
+
+/** The same for an element, which follows the theme by itself. */
+export function phaseTone(hue) {
+  return `var(${phaseProperty(hue)})`;
+}
+
+function phaseProperty(hue) {
+  return hue === 0 ? "--phase-0" : `--phase-${1 + ((hue - 1) % HUES)}`;
 }
 
 /** The same colour, faint; from `#rrggbb` or `rgb(r g b)`. `share` is its opacity. */

@@ -2,17 +2,28 @@
 
 import { el, swatch } from "./dom.js";
 import { confidence, labelled, sentence, whole, words } from "./format.js";
-import { phaseColour } from "./palette.js";
+import { phaseColour, phaseTone } from "./palette.js";
 
 const MOST_LINES = 8;
+const FEW = 4;
+const SEVERITIES = ["info", "warning", "critical"];
 
 /** One claim of a machine from the first suspicion on: its states in the order they became known. */
 class Episode {
   states = [];
+  superseded = false;
 
   /** `place` is that of its first state among all that became known of the run. */
   constructor(place) {
     this.place = place;
+  }
+
+  /** A state became known. What earlier rules told and these do not find counts only where these tell nothing of the claim. */
+  take(transition, superseded) {
+    if (this.states.length > 0 && superseded && !this.superseded) return;
+    if (this.superseded && !superseded) this.states = [];
+    this.superseded = superseded;
+    this.states.push(transition);
   }
 
   /** What was told last. */
@@ -21,7 +32,7 @@ class Episode {
   }
 
   get state() {
-    return this.newest.state;
+    return this.superseded ? "superseded" : this.newest.state;
   }
 
   /** The claim as it was detected, when the phase was entered; undefined while it is only suspected, or lapsed. */
@@ -31,7 +42,7 @@ class Episode {
 
   /** Whether a phase was entered by it and has not been withdrawn. */
   get stands() {
-    return this.detected !== undefined && this.state !== "retracted";
+    return this.detected !== undefined && !["retracted", "superseded"].includes(this.state);
   }
 }
 
@@ -48,11 +59,11 @@ export function tracksOf(spans, stored) {
     known.push({ ...span });
     hues.set(span.phase, span.hue);
   }
-  for (const [place, { transition }] of stored.entries()) {
+  for (const [place, { transition, superseded }] of stored.entries()) {
     const { episodes } = track(transition.machine, transition.subject);
     let episode = episodes.find((each) => each.newest.ordinal === transition.ordinal);
     if (!episode) episodes.push((episode = new Episode(place)));
-    episode.states.push(transition);
+    episode.take(transition, superseded);
   }
   for (const found of tracks.values()) {
     found.transitions = found.episodes.filter((each) => each.stands).map((each) => each.detected);
@@ -87,6 +98,11 @@ export function inkOf(track, phase) {
   return phaseColour(track.hues.get(phase) ?? 0);
 }
 
+/** The same for an element of the page. */
+export function toneOf(track, phase) {
+  return phaseTone(track.hues.get(phase) ?? 0);
+}
+
 /** What a track is known by. */
 export function trackKey(machine, subject) {
   return JSON.stringify([machine, Object.entries(subject).sort()]);
@@ -104,7 +120,7 @@ export function phaseName(machine, phase) {
 
 /** A phase as a chip with its colour; with `tentative` without one, for it may not be so. */
 export function phaseChip(text, hue, meaning = "", tentative = false) {
-  const dot = tentative ? el("i", { class: "swatch swatch-hollow", "aria-hidden": "true" }) : swatch("dot", phaseColour(hue));
+  const dot = tentative ? el("i", { class: "swatch swatch-hollow", "aria-hidden": "true" }) : swatch("dot", phaseTone(hue));
   return el("span", { class: `chip${tentative ? " is-tentative" : ""}`, title: meaning || null }, dot, text);
 }
 
@@ -121,12 +137,22 @@ export function phaseSummary(tracks) {
     return el("p", { class: "quiet" }, "No phase has been told apart yet. Machines speak once their curve has enough points.");
   }
   const telling = tracks.filter((track) => hasMoved(track) || track.suspected);
-  const lines = telling.filter(isWhole).map(summaryLine);
+  const network = foremost(telling.filter(isWhole));
+  const few = network.length <= FEW;
+  const first = network.filter((track) => few || urgency(track) > 0);
   return [
-    lines.length ? el("ul", { class: "summary" }, ...lines) : null,
+    first.length ? el("ul", { class: "summary" }, ...first.map(summaryLine)) : null,
+    ...others(network.filter((track) => !first.includes(track)), first.length > 0),
     ...layered(telling.filter((track) => !isWhole(track))),
     waiting(tracks.filter((track) => !telling.includes(track))),
   ].filter(Boolean);
+}
+
+/** Machines that advise nothing, folded away behind their number. */
+function others(tracks, more) {
+  if (tracks.length === 0) return [];
+  const told = `${whole(tracks.length)} ${more ? "more " : ""}with nothing to do`;
+  return [el("details", { class: "summary-layers" }, el("summary", {}, told), el("ul", { class: "summary" }, ...tracks.map(summaryLine)))];
 }
 
 /** Layers are told one by one where they are few, else folded away behind how many are where. */
@@ -151,14 +177,31 @@ function waiting(tracks) {
   return el("p", { class: "summary-waiting", title: listed.join(", ") }, `Still in their first phase: ${shown}${more}.`);
 }
 
+/** Tracks of the whole network first; of these, those that ask for something to be done, the graver the earlier. */
+export function foremost(tracks) {
+  return [...tracks].sort((a, b) => Number(isWhole(b)) - Number(isWhole(a)) || urgency(b) - urgency(a));
+}
+
+/** 0 where nothing is advised, 1 where advice waits to be confirmed, more where it holds. */
+function urgency(track) {
+  const last = entered(track);
+  if (!last?.newest.advice) return 0;
+  return last.states.some(({ act }) => act) ? 2 + SEVERITIES.indexOf(last.newest.severity) : 1;
+}
+
+/** The claim by which a track came into the phase it is in. */
+function entered({ spans, episodes }) {
+  return episodes.findLast((each) => each.stands && each.detected.to_phase === spans.at(-1)?.phase);
+}
+
 function summaryLine(track) {
   const now = track.spans.at(-1);
-  const phase = now?.phase ?? "unknown";
-  const last = track.episodes.findLast((each) => each.stands && each.detected.to_phase === phase);
+  const phase = now?.phase ?? track.suspected?.newest.from_phase ?? "unknown";
+  const last = entered(track);
   const of = labelled(track.subject);
   const when = last
-    ? `since step ${whole(last.detected.happened_step)}, ${last.state} at ${whole(last.newest.known_step)}${sure(last.newest)}`
-    : "no transition stands so far";
+    ? [`since step ${whole(last.detected.happened_step)}, ${last.state} at ${whole(last.newest.known_step)}`, sure(last.newest)]
+    : ["no transition stands so far"];
   const { suspected } = track;
   return el(
     "li",
@@ -166,7 +209,7 @@ function summaryLine(track) {
     el(
       "div",
       { class: "summary-head" },
-      swatch("dot", inkOf(track, phase)),
+      swatch("dot", toneOf(track, phase)),
       el(
         "span",
         {},
@@ -174,7 +217,7 @@ function summaryLine(track) {
         of ? el("span", { class: "quiet" }, ` ${of}`) : null,
       ),
     ),
-    el("div", { class: "summary-when" }, when),
+    el("div", { class: "summary-when" }, ...when),
     suspected
       ? el("div", { class: "summary-suspected" }, `${sentence(words(suspected.newest.to_phase))} is suspected since step ${whole(suspected.newest.known_step)}`)
       : null,
@@ -184,7 +227,7 @@ function summaryLine(track) {
 
 /** How sure a transition is, in brackets; of a rule whose errors nothing bounds, that it is one. */
 function sure(transition) {
-  return isBounded(transition) ? ` (confidence ${confidence(transition.confidence)})` : "";
+  return isBounded(transition) ? [" ", el("span", { class: "whole" }, `(confidence ${confidence(transition.confidence)})`)] : null;
 }
 
 /** Whether the probability of a false claim was bounded: a rule of thumb has no alpha. */
@@ -195,7 +238,7 @@ export function isBounded({ evidence }) {
 /** What to do about a claim, and whether now: a machine may ask to wait until it is confirmed. */
 export function adviceOf(episode, name) {
   const { newest, states } = episode;
-  if (!newest.advice || newest.state === "suspected") return null;
+  if (!newest.advice || ["suspected", "superseded"].includes(episode.state)) return null;
   const now = states.some(({ act }) => act);
   return el("p", { class: `${name}${now ? "" : " is-early"}` }, now ? null : el("strong", {}, "Once confirmed: "), newest.advice);
 }

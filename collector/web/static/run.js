@@ -35,6 +35,7 @@ export class RunPage {
     this.head = el("header", { class: "run-head" });
     this.heard = el("span", {});
     this.strip = el("div", { class: "strip" });
+    this.now = el("h2", { id: "phases-title" }, "Phases now");
     this.summary = el("div", {});
     this.health = el("div", {});
     this.noise = el("div", {});
@@ -46,7 +47,7 @@ export class RunPage {
       el(
         "aside",
         { class: "side", "aria-label": "Phases and transitions" },
-        el("section", { class: "panel", "aria-labelledby": "phases-title" }, el("h2", { id: "phases-title" }, "Phases now"), this.summary),
+        el("section", { class: "panel", "aria-labelledby": "phases-title" }, this.now, this.summary),
         this.timeline.root,
       ),
       this.board.root,
@@ -86,7 +87,8 @@ export class RunPage {
     this.#detail = detail;
     const tracks = tracksOf(detail.spans, transitions);
     this.#tellHead(detail.run);
-    renew(this.strip, detail.run, () => counters(detail.run));
+    renew(this.strip, [detail.run, detail.ranks], () => counters(detail.run, detail.ranks));
+    say(this.now, detail.run.state === "finished" ? "Phases at the end" : "Phases now");
     const again = detail.run.judging_again;
     renew(this.summary, [tracks, again], () => [judgingAgain(again), phaseSummary(tracks)].flat().filter(Boolean));
     renew(this.health, [detail.ranks, detail.probes, detail.unjudged, Math.floor(detail.now / QUIET_SECONDS)], () => healthPanel(detail));
@@ -116,12 +118,12 @@ export class RunPage {
       ["agent", run.agent_version],
       ["started", moment(run.started_at)],
     ].filter(([, value]) => value);
-    const labels = Object.entries(run.labels).map(([name, value]) => el("span", { class: "chip" }, labelled({ [name]: value })));
+    const labels = Object.entries(run.labels).map(([name, value]) => el("span", { class: "chip is-cut", title: value }, labelled({ [name]: value })));
     renew(this.head, [run.name, run.state, run.finished, facts, run.labels], () => [
       el(
         "div",
         { class: "run-title" },
-        el("h1", {}, run.name),
+        el("h1", { title: run.name }, run.name),
         el(
           "span",
           { class: "run-state" },

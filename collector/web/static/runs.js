@@ -7,7 +7,8 @@ import { isWhole, phaseChip, phaseName } from "./phases.js";
 import { recordPanel } from "./record.js";
 
 const HEADS = ["Run", "Step", "Phases", "Reports", "Lost", "Overhead", "Last heard"];
-const MOST_CHIPS = 3;
+const MOST_CHIPS = 5;
+const FEW = 8; // so many are found without searching
 const SECONDS_BETWEEN = 3;
 const QUIET_SECONDS = 15;
 const STATES = ["running", "silent", "finished"];
@@ -28,9 +29,12 @@ export class RunsPage {
       this.body,
     );
     this.welcome = el("section", { class: "welcome", hidden: true });
+    this.search = el("input", { type: "search", class: "search", placeholder: "Find by name, label, host or phase", "aria-label": "Find runs", hidden: true });
+    this.search.addEventListener("input", () => this.#sift());
+    this.unfound = el("p", { class: "quiet runs-unfound", hidden: true }, "No run matches.");
     this.record = recordPanel();
     this.record.hidden = true;
-    this.root = el("div", { class: "page" }, el("div", { class: "page-head" }, el("h1", {}, "Runs"), this.count), this.table, this.welcome, this.record);
+    this.root = el("div", { class: "page" }, el("div", { class: "page-head" }, el("h1", {}, "Runs"), this.count, this.search), this.table, this.unfound, this.welcome, this.record);
     setInterval(() => this.#pass(), 1000);
     document.title = "Phasewatch";
   }
@@ -43,6 +47,7 @@ export class RunsPage {
     this.table.hidden = total === 0;
     this.welcome.hidden = total > 0;
     this.record.hidden = total === 0;
+    this.search.hidden = total <= FEW && !this.search.value;
     say(this.count, total > runs.length ? `the ${whole(runs.length)} heard last of ${whole(total)}` : total ? whole(total) : "");
     if (total === 0) return this.#invite(address, guarded);
     // Not the latest heard first: runs that report at once would change places all the time.
@@ -52,6 +57,15 @@ export class RunsPage {
     if (order.some((row, i) => this.body.children[i] !== row) || this.body.children.length !== order.length) {
       this.body.replaceChildren(...order);
     }
+    this.#sift();
+  }
+
+  /** Only the rows in which every word looked for occurs. */
+  #sift() {
+    const wanted = this.search.value.toLowerCase().split(/\s+/);
+    for (const { element, text } of this.#rows.values()) element.hidden = !wanted.every((word) => text.includes(word));
+    say(this.unfound, `None of ${this.count.textContent} matches.`);
+    this.unfound.hidden = this.#rows.size === 0 || [...this.#rows.values()].some(({ element }) => !element.hidden);
   }
 
   /** Steps move at once; the rest of the row follows within seconds. */
@@ -74,7 +88,7 @@ export class RunsPage {
     const details = [run.state, again, labelled(run.labels), run.host, run.git_revision.slice(0, 8)];
     renew(link, [run.name, run.state], () => [
       el("span", { class: `state state-${run.state}`, role: "img", "aria-label": run.state }),
-      run.name,
+      el("span", { class: "run-name", title: run.name }, run.name),
     ]);
     say(row.details, details.filter(Boolean).join(" · "));
     say(cells.step, whole(run.step));
@@ -83,6 +97,7 @@ export class RunsPage {
     cells.lost.classList.toggle("is-bad", run.lost > 0);
     say(cells.overhead, percent(run.overhead_ratio));
     renew(cells.phases, run.phases, () => chips(run.phases));
+    row.text = [run.name, run.id, ...details, ...run.phases.map(({ machine, phase }) => phaseName(machine, phase))].join(" ").toLowerCase();
     row.heard = run.last_heard;
     this.#tellTime(row);
     return row;
@@ -101,16 +116,17 @@ export class RunsPage {
   /** The empty state: how to make it otherwise. */
   #invite(bound, guarded) {
     const address = bound.replace(/\/\/(0\.0\.0\.0|\*|\[::\])(?=:)/, `//${location.hostname}`); // bound everywhere: this name works
-    const given = `loss_fn=loss_fn, probe_batch=(x, y), run="my run", collector="${address}"${guarded ? ', key="NAME.key"' : ""}`;
-    const code = `from probe_agent import attach\nmonitor = attach(model, optimizer, ${given})`;
+    const given = ["loss_fn=loss_fn", "probe_batch=(x[:256], y[:256])", 'run="my run"', `collector="${address}"`, ...(guarded ? ['key="NAME.key"'] : [])];
+    const code = `from probe_agent import attach\n\nmonitor = attach(model, optimizer, ${given.slice(0, 2).join(", ")},\n                 ${given.slice(2).join(", ")})`;
     const copy = el("button", { type: "button", class: "button" }, "Copy");
     copy.addEventListener("click", async () => {
       await navigator.clipboard?.writeText(code).then(() => say(copy, "Copied"), () => {});
     });
     this.welcome.replaceChildren(
       el("h2", {}, "No run has reported yet"),
-      el("p", {}, "Two lines attach the agent to a training script. The training loop stays as it is."),
+      el("p", {}, "Two lines before the training loop attach the agent; the loop stays as it is."),
       el("div", { class: "code" }, el("pre", { tabindex: 0 }, el("code", {}, code)), navigator.clipboard ? copy : null),
+      el("p", { class: "quiet" }, "The probe batch is a few hundred examples on which everything is measured; it stays the same for the whole run."),
       el("p", { class: "quiet" }, "This collector listens for agents at ", el("code", {}, address), ". The run appears here by itself."),
       ...(guarded ? [el("p", { class: "quiet" }, "They need a key. Where the collector runs, ", el("code", {}, "probe-collector keys create NAME"), " makes one.")] : []),
     );
@@ -123,7 +139,7 @@ function newRow(id) {
   const link = el("a", { class: "run-link", href: `/runs/${encodeURIComponent(id)}` });
   const details = el("span", { class: "run-details" });
   const element = el("tr", {}, el("th", { scope: "row" }, link, details), ...Object.values(cells));
-  return { element, link, details, cells, heard: 0 };
+  return { element, link, details, cells, heard: 0, text: "" };
 }
 
 /** The phases of the whole network that were entered since the run began, the newest first; without any, those it began in. */

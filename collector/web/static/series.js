@@ -20,8 +20,8 @@ export class Series {
   }
 
   /** What tells it from its neighbours on one chart. */
-  name(ranks) {
-    const labels = labelled(this.labels);
+  name(ranks, ofProbeSet = false) {
+    const labels = ofProbeSet ? [labelled(this.labels), "probe set"].filter(Boolean).join(", ") : labelled(this.labels);
     const rank = ranks > 1 ? `rank ${this.rank}` : "";
     return [labels, rank].filter(Boolean).join(", ") || "value";
   }

@@ -30,13 +30,16 @@ export function lines(list, { log, ratio, range }) {
     const first = shape.series.length + 1;
     const bare = { stroke: null, points: { show: false } };
     shape.series.push({ stroke: ink, width: 1.75, points: dots(ink) }, bare, { ...bare });
-    shape.bands.push({ series: [first + 1, first + 2], fill: faint(ink, 0.17) });
+    shape.bands.push({ series: [first + 1, first + 2], fill: faint(ink, 0.17 / Math.max(list.length / 4, 1)) }); // many bands over each other stay see-through
     shape.inks.push(ink);
   }
   const columns = (...offsets) => list.flatMap((_, s) => offsets.map((offset) => 3 * s + offset));
   const values = (u) => visible(u, columns(1), range());
   shape.y = { log, range: (u) => (log ? logRange(values(u)) : linearRange(values(u), visible(u, columns(2, 3), range()), ratio)) };
-  shape.paint = outcomeMarks;
+  shape.paint = (u) => {
+    outcomeMarks(u, shape);
+    if (steps.length === 1) whiskers(u, shape); // of one point there is no band
+  };
   return shape;
 }
 
@@ -78,6 +81,23 @@ export function outcomeMarks(u, shape) {
     }
   }
   for (const row of marked) mark(u, u.data[0][row]);
+  u.ctx.restore();
+}
+
+/** The uncertainty of single points. */
+function whiskers(u, { inks, stride }) {
+  const x = u.valToPos(u.data[0][0], "x", true);
+  u.ctx.save();
+  u.ctx.lineWidth = 1.5 * uPlot.pxRatio;
+  for (const [s, ink] of inks.entries()) {
+    const [high, low] = [2, 3].map((column) => u.data[s * stride + column][0]);
+    if (high === null || high === undefined) continue;
+    u.ctx.strokeStyle = ink;
+    u.ctx.beginPath();
+    u.ctx.moveTo(x, u.valToPos(high, "y", true));
+    u.ctx.lineTo(x, u.valToPos(low, "y", true));
+    u.ctx.stroke();
+  }
   u.ctx.restore();
 }
 

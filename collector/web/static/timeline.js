@@ -1,28 +1,33 @@
 // Timeline: every claim of a phase machine, how far it has come, and on what evidence.
 
-import { el, renew, swatch } from "./dom.js";
+import { el, renew, say, swatch } from "./dom.js";
 import { confidence, sentence, whole, words } from "./format.js";
 import { figures } from "./evidence.js";
-import { adviceOf, inkOf, isBounded, phaseChip, trackName } from "./phases.js";
+import { adviceOf, isBounded, phaseChip, toneOf, trackName } from "./phases.js";
+
+const MOST_SHOWN = 6;
 
 const STATES = {
   suspected: "Some evidence (an e-value of 10 or more), not enough to claim it. The agent was asked to measure more often. Nothing to do yet.",
   detected: "The evidence suffices: a false claim anywhere in the run is as rare as its alpha says.",
   confirmed: "It has stood for long enough, and a second test agrees.",
   retracted: "Withdrawn: it was not so, or is not so any more.",
+  superseded: "Told by the rules of another version. The run was judged again, and by its present rules it is not so, or not at that step.",
 };
 
 export class Timeline {
   #pinned = null;
   #items = new Map();
+  #all = false;
 
   /** `highlight(transition, trackKey)` shows a transition's evidence on the charts; with null, none. */
   constructor(highlight) {
     this.highlight = highlight;
     this.list = el("ol", { class: "timeline", reversed: true });
     this.none = el("p", { class: "quiet" }, "None yet. A transition appears here with its evidence as soon as it is certain enough.");
+    this.more = el("button", { type: "button", class: "button timeline-more", hidden: true, onclick: () => this.#unfold() });
     const head = el("h2", { id: "timeline-title" }, "Transitions");
-    this.root = el("section", { class: "panel", "aria-labelledby": "timeline-title" }, head, this.none, this.list);
+    this.root = el("section", { class: "panel", "aria-labelledby": "timeline-title" }, head, this.none, this.list, this.more);
   }
 
   /** All claims of the run. One that is on the page already stays where it is and says what became of it. */
@@ -39,13 +44,27 @@ export class Timeline {
       }
       this.#tell(this.#items.get(key), track, episode, fresh);
     }
+    this.#fold();
+  }
+
+  #unfold() {
+    this.#all = !this.#all;
+    this.#fold();
+  }
+
+  /** The latest claims; the earlier ones are a press away. */
+  #fold() {
+    const items = [...this.list.children];
+    for (const [i, item] of items.entries()) item.hidden = !this.#all && i >= MOST_SHOWN;
+    this.more.hidden = items.length <= MOST_SHOWN;
+    say(this.more, this.#all ? "Show the latest only" : `Show ${items.length - MOST_SHOWN} earlier`);
   }
 
   #item(key) {
     const item = { key, transition: null, isOpen: false };
     const show = () => this.highlight(item.transition, key);
     const back = () => (this.#pinned ? this.highlight(this.#pinned.transition, this.#pinned.key) : this.highlight(null, null));
-    item.pin = el("button", { type: "button", class: "button", "aria-pressed": "false" }, "Show evidence on charts");
+    item.pin = el("button", { type: "button", class: "button", "aria-pressed": "false" }, "Show on charts");
     item.pin.addEventListener("click", () => {
       const same = this.#pinned === item;
       this.#pinned?.pin.setAttribute("aria-pressed", "false");
@@ -56,20 +75,21 @@ export class Timeline {
     item.body = el("div", {});
     item.details = el("div", { class: "turn-details" });
     item.evidence = el("details", { class: "turn-evidence" }, el("summary", {}, "Evidence"), item.details);
-    item.root = el("li", { onmouseenter: show, onmouseleave: back, onfocusin: show, onfocusout: back }, item.body, item.evidence, item.pin);
+    item.root = el("li", { onmouseenter: show, onmouseleave: back, onfocusin: show, onfocusout: back }, item.body, el("div", { class: "turn-more" }, item.evidence, item.pin));
     return item;
   }
 
   #tell(item, track, episode, fresh) {
     const { newest, state } = episode;
     const known = episode.states.length;
-    if (item.known === known) return;
-    const news = fresh && !(item.known === undefined && state === "suspected"); // a suspicion comes quietly
+    if (item.known === known && item.state === state) return;
+    const news = fresh && !(item.known === undefined && state === "suspected") && state !== "superseded"; // these come quietly
     item.known = known;
+    item.state = state;
     item.transition = newest;
     const severe = newest.severity !== "info" && episode.stands;
     item.root.className = `turn turn-${state}${severe ? ` turn-${newest.severity}` : ""}${news ? " is-fresh" : ""}`;
-    renew(item.body, episode.states, () => claim(track, episode, severe));
+    renew(item.body, [episode.states, state], () => claim(track, episode, severe));
     renew(item.details, newest, () => [
       el("p", {}, newest.evidence.sentence),
       ...newest.evidence.asides.map((aside) => el("p", { class: "turn-aside" }, el("strong", {}, "Beside it: "), aside)),
@@ -81,7 +101,7 @@ export class Timeline {
 
 function claim(track, episode, severe) {
   const { newest, state, detected } = episode;
-  const tentative = state === "suspected" || (state === "retracted" && !detected);
+  const tentative = ["suspected", "superseded"].includes(state) || (state === "retracted" && !detected);
   const chip = (phase, asked) => phaseChip(words(phase), track.hues.get(phase) ?? 0, "", asked);
   return [
     el(
@@ -98,8 +118,9 @@ function claim(track, episode, severe) {
       el("span", { class: "arrow", "aria-label": "to" }, "→"),
       chip((detected ?? newest).to_phase, tentative),
     ),
-    facts(episode, tentative ? null : inkOf(track, newest.to_phase)),
+    facts(episode, tentative ? null : toneOf(track, newest.to_phase)),
     course(episode),
+    state === "superseded" ? el("p", { class: "turn-advice" }, STATES.superseded) : null,
     state === "retracted" ? withdrawn(episode) : adviceOf(episode, "turn-advice"),
   ].filter(Boolean);
 }
@@ -112,9 +133,9 @@ function facts({ newest, detected, state }, ink) {
   return el(
     "dl",
     { class: "turn-facts" },
-    fact(ink ? "happened" : "perhaps at", "solid", whole(told.happened_step), el("small", {}, between)),
+    fact(ink ? "happened" : state === "superseded" ? "told to be at" : "perhaps at", "solid", whole(told.happened_step), el("small", {}, between)),
     detected ? fact("known", "dotted", whole(detected.known_step)) : null,
-    ["suspected", "retracted"].includes(state) ? null : fact("confidence", null, sure),
+    ["suspected", "retracted", "superseded"].includes(state) ? null : fact("confidence", null, sure),
   );
 }
 

@@ -1,7 +1,9 @@
 """The door: what cannot be watched is refused with what we got, what we need, and what to do."""
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -343,3 +345,33 @@ def test_a_preset_and_a_budget_may_be_given_by_name() -> None:
 def test_a_preset_or_a_budget_that_does_not_exist_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(AttachError, match=words):
         attach(**changes)
+
+
+def test_a_version_of_torch_that_does_not_count_writes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probe_agent.door.Tensor", object)
+    with pytest.raises(AttachError, match=r"Got torch 2\..*, which does not count writes to tensors; need 2\.13\."):
+        attach()
+
+
+class LooksAhead(torch.optim.Optimizer):
+    """Is made without Optimizer.__init__, as some that wrap another are."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner, self.defaults, self.param_groups, self.state = inner, {}, inner.param_groups, inner.state
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+def test_an_optimizer_that_torch_has_no_listeners_for_is_refused() -> None:
+    model = nn.Linear(3, 2)
+    with pytest.raises(AttachError, match="Got an optimizer of type LooksAhead that wraps another"):
+        attach(model, LooksAhead(torch.optim.SGD(model.parameters(), lr=0.1)))
+
+
+def test_an_optimizer_whose_steps_torch_may_not_tell_of_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = LooksAhead(torch.optim.SGD(model.parameters(), lr=0.1))
+    optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
+    attach(model, optimizer)
+    assert "torch may not tell of the steps of this LooksAhead" in caplog.text

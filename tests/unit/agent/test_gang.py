@@ -4,9 +4,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, final
+from typing import Any
 
 import pytest
 import torch
@@ -18,41 +17,87 @@ from probe_agent.accord import Accord
 from probe_agent.gang import Dissolved, Gang
 from probe_agent.job import Job
 from probe_agent.joint_probe_set import joint
-from probe_agent.measuring import Subject
-from probe_agent.parts import Parts
 from probe_agent.place import Choice
-from probe_agent.probe import Measurement, Memory, Summed, Sums
 from probe_agent.probe_set import ProbeSet
 from probe_agent.probes.fisher_trace import FisherTrace
-from probe_agent.probes.weights import Weights
 from probe_agent.running_statistics import from_bytes, running_statistics, to_bytes
-from probe_agent.undisturbed import streams
 from probe_wire import Outcome
+from tests.gangs import each
 
 
-def each(size: int, does: Callable[[Gang], Any], store: Any = None) -> list[Any]:
-    """What every rank's call gave; an exception is what it gave, too."""
-    store = store or dist.HashStore()
-
-    def one(rank: int) -> Any:
-        try:
-            return does(Gang(rank, size, store))
-        except Dissolved as error:
-            return error
-
-    with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(one, range(size)))
-
-
-def test_every_rank_hears_every_rank_in_order_and_nothing_is_left_in_the_store_but_the_last_words() -> None:
+def test_every_rank_hears_what_rank_0_made_of_the_words_of_all_and_only_its_last_answer_is_left_in_the_store() -> None:
     store = dist.HashStore()
 
-    def talk(gang: Gang) -> list[list[bytes]]:
-        return [gang.exchange(f"{gang.rank} {i}".encode()) for i in range(20)]
+    def talk(gang: Gang) -> list[bytes]:
+        return [gang.agree(f"{gang.rank} {i}".encode(), b", ".join) for i in range(20)]
 
-    expected = [[f"{rank} {i}".encode() for rank in range(3)] for i in range(20)]
+    expected = [f"0 {i}, 1 {i}, 2 {i}".encode() for i in range(20)]
     assert each(3, talk, store) == [expected] * 3
-    assert store.num_keys() <= 2 * 3 * 2
+    assert store.num_keys() == 1
+
+
+def test_every_rank_has_an_answer_of_its_own() -> None:
+    def talk(gang: Gang) -> bytes:
+        return gang.ask(str(gang.rank).encode(), lambda words: [b"to " + word for word in words])
+
+    assert each(3, talk) == [b"to 0", b"to 1", b"to 2"]
+
+
+class Counting:
+    """A real store, and how many requests were made of it and how many bytes went to and fro."""
+
+    def __init__(self) -> None:
+        self._store = dist.HashStore()
+        self.requests, self.bytes = 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        does = getattr(self._store, name)
+
+        def counted(*args: Any) -> Any:
+            found = does(*args)
+            if name != "check":  # how often it is looked whether something is there is a matter of time
+                self.requests += 1
+                self.bytes += len(repr(args)) + len(repr(found))
+            return found
+
+        return counted
+
+
+def test_what_is_asked_of_the_store_grows_with_the_ranks_and_not_with_their_square() -> None:
+    def cost(size: int) -> tuple[float, float]:
+        def talk(gang: Gang) -> None:
+            for _ in range(5):
+                gang.agree(b"w" * 1000, lambda _: b"a" * 1000)
+                gang.collect(b"w" * 1000)
+
+        store = Counting()
+        each(size, talk, store)
+        return store.requests / size, store.bytes / size
+
+    (few, small), (many, large) = cost(3), cost(24)
+    assert many < 1.5 * few
+    assert large < 1.5 * small
+
+
+def test_after_hundreds_of_rounds_and_lines_the_store_holds_no_more_keys_than_after_a_few() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    held: list[int] = []
+    gangs = [Gang(rank, 2, store.clone()) for rank in range(2)]  # whoever waits keeps a connection to itself
+
+    def talk(gang: Gang) -> None:
+        for i in range(200):
+            gang.ask(bytes(2**20 + i), lambda words: words) if i == 100 else gang.agree(b"", lambda _: b"")
+            gang.collect(b"word")
+            if i % 10 == 0:
+                with gang.line("tensors") as line:
+                    tensor = [torch.zeros(3)]
+                    (line.send(tensor, 0, 0) if gang.rank else line.recv(tensor, 1, 0)).wait()
+            if gang.rank == 0 and i % 100 == 5:
+                held.append(store.num_keys())
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(talk, gangs))
+    assert max(held) <= 6
 
 
 def test_rank_0_collects_what_the_others_say_without_their_waiting_and_long_words_travel_in_parts() -> None:
@@ -61,21 +106,22 @@ def test_rank_0_collects_what_the_others_say_without_their_waiting_and_long_word
 
     def talk(gang: Gang) -> list[bytes]:
         words = gang.collect(long if gang.rank == 1 else b"")
-        gang.exchange(b"")
+        gang.agree(b"", lambda _: b"")
         return words
 
     assert each(2, talk, store) == [[b"", long], []]
+    assert store.num_keys() == 1
 
 
 def test_a_rank_that_has_left_is_not_waited_for_and_nobody_waits_twice() -> None:
     def talk(gang: Gang) -> Any:
-        gang.exchange(b"hello")
+        gang.agree(b"hello", lambda _: b"")
         if gang.rank == 1:
             gang.leave("it has stopped")
             return None
         began = time.monotonic()
         with pytest.raises(Dissolved, match="rank 1: it has stopped"):
-            gang.exchange(b"more", 30)
+            gang.agree(b"more", lambda _: b"", 30)
         with pytest.raises(Dissolved, match="rank 1: it has stopped"):
             gang.collect(b"more", 30)
         return time.monotonic() - began < 10
@@ -104,8 +150,10 @@ class Hasty:
         return getattr(self._store, name)
 
     def check(self, keys: list[str]) -> bool:
+        if keys == ["left"]:
+            self._store.set("left", "")
         if keys == ["left/1"]:
-            for key, value in (("1/1/0", "word"), ("1/1", "1"), ("left/1", "it has finished")):
+            for key, value in (("1/1", "1:word"), ("left/1", "it has finished")):
                 self._store.set(key, value)
         return self._store.check(keys)
 
@@ -116,11 +164,58 @@ def test_a_rank_that_speaks_and_leaves_between_two_looks_is_heard() -> None:
 
 def test_a_rank_that_does_not_come_is_waited_for_as_long_as_was_said_and_named() -> None:
     def talk(gang: Gang) -> Any:
-        return None if gang.rank == 1 else gang.exchange(b"", 0.2)
+        return None if gang.rank == 1 else gang.agree(b"", lambda _: b"", 0.2)
 
     first, _, third = each(3, talk)
-    assert str(first) == "waited 0.2 s in vain for rank 1" or str(first) == str(third)
-    assert isinstance(third, Dissolved)
+    assert isinstance(first, Dissolved)
+    assert str(first) == str(third) == "waited 0.2 s in vain for rank 1"
+
+
+class Interrupting:
+    """A real store on which Ctrl-C strikes while an answer is waited for."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def check(self, keys: list[str]) -> bool:
+        if keys == ["1/to/-1"]:
+            raise KeyboardInterrupt
+        return self._store.check(keys)
+
+
+def test_a_rank_that_is_interrupted_in_a_round_is_not_waited_for_in_the_next() -> None:
+    store = dist.HashStore()
+    first, other = Gang(0, 2, store), Gang(1, 2, Interrupting(store))
+    with pytest.raises(KeyboardInterrupt):
+        other.agree(b"", lambda _: b"")
+    first.agree(b"", lambda _: b"")
+    with pytest.raises(Dissolved, match="rank 1: KeyboardInterrupt"):
+        first.collect(b"", 30)
+    with pytest.raises(Dissolved, match="rank 1: KeyboardInterrupt"):
+        other.collect(b"")
+
+
+def test_of_many_ranks_that_do_not_come_the_first_are_named() -> None:
+    with pytest.raises(Dissolved, match=r"waited 0 s in vain for ranks 1, 2, 3, 4, 5 and 295 more$"):
+        Gang(0, 301, dist.HashStore()).collect(b"", 0.0)
+
+
+def test_where_rank_0_finds_that_the_ranks_differ_all_of_them_say_how() -> None:
+    def agree(gang: Gang) -> Any:
+        accord = Accord(gang, [FisherTrace()], lambda: "same")
+        choice = accord.on(4 + 2 * (gang.rank == 2), Choice([FisherTrace()], [], 0))
+        (told,) = accord.untold()
+        return len(choice.probes), told.cost.probe, told.cost.outcome, told.cost.detail, accord.untold()
+
+    why = "the ranks do not watch together (they differ in step (ranks 0, 1: 4, rank 2: 6)); rank"
+    assert each(3, agree) == [
+        (1, "ranks", Outcome.FAILED, f"{why} 0 goes on alone, with all probes", []),
+        (0, "ranks", Outcome.FAILED, f"{why} 1 measures no more", []),
+        (0, "ranks", Outcome.FAILED, f"{why} 2 measures no more", []),
+    ]
 
 
 def test_all_ranks_measure_on_as_many_samples_as_rank_0_can_pay_for() -> None:
@@ -130,53 +225,6 @@ def test_all_ranks_measure_on_as_many_samples_as_rank_0_can_pay_for() -> None:
         return Accord(gang, [probe], str).on(3, Choice([probe], [], 0, (), {probe.name: gang.rank + 2}))
 
     assert [choice.halved for choice in each(3, agree)] == [{probe.name: 2}] * 3
-
-
-def test_a_rank_that_cannot_add_up_its_part_of_a_model_is_an_outcome_with_its_name() -> None:
-    model, batch = nn.Linear(2, 2), ProbeSet(torch.zeros(2, 2), torch.zeros(2))
-
-    def measure(gang: Gang) -> list[tuple[int, str]]:
-        parts, subject = Parts(model, gang, [Weights()]), Subject(model, batch, nn.MSELoss(), None, 0)
-        (well,) = parts.findings(subject, 0, [Weights()], None)
-        model.weight = nn.Parameter(torch.zeros(3, 3))  # of another shape than it started from
-        (ill,) = parts.findings(subject, 1, [Weights()], None)
-        return [(found.cost.outcome, found.cost.detail) for found in (well, ill)]
-
-    [[(well, _), (ill, why)]] = each(1, measure)
-    assert (well, ill) == (Outcome.OK, Outcome.FAILED)
-    assert "rank 0: FAILED: RuntimeError" in why
-
-
-@final
-class Streams(Summed):
-    """Sums nothing, slowly; remembers where the random streams were meanwhile."""
-
-    name: ClassVar = "streams"
-    quantities: ClassVar = ()
-    during: ClassVar[list[Any]] = []
-
-    def sums(self, parameters: Any, updates: Any, step: int, memory: Memory) -> Sums:
-        time.sleep(0.02)
-        self.during.append(streams(torch.device("cpu")))
-        return {}
-
-    def of(self, sums: Sums, rule: Any, trainable: int, memory: Memory) -> Iterator[Measurement]:
-        return iter(())
-
-
-def test_what_adding_up_and_waiting_took_is_what_the_probe_is_expected_to_take() -> None:
-    model, batch = nn.Linear(2, 2), ProbeSet(torch.zeros(2, 2), torch.zeros(2))
-    parts, probe = Parts(model, Gang(0, 1, dist.HashStore()), [Streams()]), Streams()
-    (found,) = parts.findings(Subject(model, batch, nn.MSELoss(), None, 0), 0, [probe], None)
-    assert parts.seconds(probe) == found.cost.seconds >= 0.02
-
-
-def test_ranks_that_add_up_their_parts_seed_no_random_stream() -> None:
-    model, batch = nn.Linear(2, 2), ProbeSet(torch.zeros(2, 2), torch.zeros(2))
-    before = streams(torch.device("cpu"))
-    parts = Parts(model, Gang(0, 1, dist.HashStore()), [Streams()])
-    list(parts.findings(Subject(model, batch, nn.MSELoss(), None, 0), 0, [Streams()], None))
-    assert Streams.during[-1] == before == streams(torch.device("cpu"))
 
 
 def test_a_claim_is_won_by_one_rank() -> None:
@@ -189,19 +237,19 @@ def test_a_claim_is_won_by_one_rank() -> None:
 
 def test_in_a_forked_child_the_gang_is_no_more_and_the_parent_does_not_notice() -> None:
     gang = Gang(0, 1, dist.HashStore())
-    gang.exchange(b"")
+    gang.agree(b"", lambda _: b"")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of newer Pythons, where threads run
         child = os.fork()
     if child == 0:
         try:
-            gang.exchange(b"")
+            gang.agree(b"", lambda _: b"")
         except Dissolved:
             gang.leave("a child")
             os._exit(7)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    assert gang.exchange(b"still here") == [b"still here"]
+    assert gang.agree(b"still here", b"".join) == b"still here"
 
 
 def met(arrive: list[float], monkeypatch: pytest.MonkeyPatch) -> list[bool]:

@@ -108,13 +108,15 @@ def test_a_probe_that_was_left_out_is_next_measured_on_fewer_samples_and_says_so
 def test_a_run_too_fast_for_its_probe_measures_more_often_on_fewer_samples_and_keeps_the_budget() -> None:
     budget = Budget(share=0.3, allowance=0.0)
     monitor, outbox, optimizer = watched(Dear(each=0.0001), budget)
-    for _ in range(150):
+    for i in range(3000):  # on a busy machine the first measurement may take as long as many of these
         time.sleep(0.001)
         optimizer.step()
+        if i >= 150 and any(estimate.n < 128 for _, estimate in estimates(outbox)):
+            break
     monitor.close()
     sizes = [estimate.n for _, estimate in estimates(outbox)]
     assert sizes[0] == 128
-    assert FEWEST <= sizes[-1] < 128
+    assert FEWEST <= min(sizes) < 128
     assert sum(a != b for a, b in pairwise(sizes)) <= 3
     last = outbox.drafts[-1]
     assert last.probe_seconds < budget.share * last.training_seconds + 0.1, (
@@ -203,7 +205,7 @@ def test_samples_come_back_one_doubling_at_a_time_after_a_while_with_room_to_spa
     assert portions.halved == {"p": 1}
 
 
-def test_a_probe_that_fewer_samples_do_not_make_cheaper_gets_all_of_them_for_good() -> None:
+def test_a_probe_that_fewer_samples_do_not_make_cheaper_gets_all_of_them() -> None:
     portions = Portions({"p": 256})
     portions.took("p", 1.0)
     claimed(portions, 1.0, left=0.6)
@@ -213,6 +215,59 @@ def test_a_probe_that_fewer_samples_do_not_make_cheaper_gets_all_of_them_for_goo
     assert told == "p is measured on 256 of 256 samples: fewer would not be cheaper"
     for _ in range(3):
         assert not claimed(portions, 0.9, left=0.6)
+
+
+def test_after_a_halving_in_vain_a_probe_is_expected_to_take_on_all_samples_what_was_measured() -> None:
+    probe = FisherTrace()
+    purse, place = Purse(Budget(share=0.1, allowance=0.0), [probe], 256), Inline([probe])
+
+    def due(training: float, seconds: float) -> tuple[int, dict[str, int]]:
+        """How many probes are chosen now, and how often samples are halved; those that are take so long."""
+        choice = purse.choice(place, {probe}, (), training=training, spent=0.0, steps=10, beside=0.0)
+        purse.portions.hold(choice.halved)
+        if choice.probes:
+            place._measuring._records[probe.name].seconds = seconds
+            purse.pay([ProbeCost(probe.name, seconds)])
+        return len(choice.probes), dict(purse.portions.halved)
+
+    assert due(100.0, 1.0) == (1, {})
+    assert due(8.0, 0.9) == (0, {})
+    assert due(8.0, 0.9) == (1, {probe.name: 1}), "for half the samples of one second there is room, and it was in vain"
+    assert due(10.0, 0.9) == (1, {}), "not twice what half the samples took"
+    assert due(10.0, 0.9) == (1, {})
+    assert due(8.0, 0.9) == (0, {})
+    assert due(8.0, 0.9) == (0, {}), "not again so soon"
+
+
+def test_a_probe_that_was_halved_in_vain_is_tried_again_later_and_each_time_later() -> None:
+    portions, waits = Portions({"p": 256}), []
+    portions.took("p", 1.0)
+    for _ in range(3):
+        portions.left_out(["p"])
+        assert claimed(portions, 1.0, left=0.6)
+        assert portions.halved == {"p": 1}
+        portions.took("p", 0.95)
+        waits.append(0)
+        portions.left_out(["p"])
+        while not portions.halvings("p") and waits[-1] < 100:
+            assert claimed(portions, 0.95, left=10.0)
+            portions.took("p", 0.95)
+            portions.left_out(["p"])
+            waits[-1] += 1
+    assert waits == [2 * PATIENCE, 4 * PATIENCE, 8 * PATIENCE]
+
+
+def test_what_goes_with_the_samples_is_learned_anew_whenever_their_number_changes() -> None:
+    portions = Portions({"p": 256})
+    for halved, seconds in ((0, 1.0), (1, 0.6)):  # 0.2 s in any case, and 0.8 s for all samples
+        portions.hold({"p": halved})
+        portions.took("p", seconds)
+    assert [portions.seconds("p", 0.6, 1)] == [pytest.approx(0.6)]
+    portions.hold({"p": 3})
+    assert portions.seconds("p", 0.6, 1) == pytest.approx(0.3)
+    portions.took("p", 0.2)  # from a half to an eighth 0.4 s less: 16/15 s for all samples, and 1/15 s in any case
+    portions.hold({})
+    assert portions.seconds("p", 0.2, 3) == pytest.approx(17 / 15)
 
 
 def test_a_probe_that_was_halved_in_vain_is_measured_again_after_it_was_left_out() -> None:

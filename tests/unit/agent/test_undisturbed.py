@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import probe_agent
 from probe_agent import Budget, Every, ListOutbox, Monitor, Watch
+from probe_agent.frozen_copy import copy_of
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.sharpness import Sharpness
@@ -127,6 +128,7 @@ def test_anomaly_detection_of_the_training_is_not_set_off_by_a_probe() -> None:
 
 
 def test_a_loader_in_a_thread_draws_nothing_twice_while_probes_run() -> None:
+    torch.manual_seed(1)  # the job begins with 0, and what is drawn before that is not to be the same
     drawn: list[tuple[float, float, float]] = []
     over = threading.Event()
 
@@ -164,8 +166,10 @@ def test_no_probe_draws_from_the_global_streams() -> None:
 def test_what_the_instruments_saw_they_see_again_afterwards() -> None:
     seen: list[Any] = []
     with modules(seen), operations(seen):
+        copied = copy_of(nn.Linear(2, 2))
+        seen.clear()
         with undisturbed(CPU, 0):
-            nn.Linear(2, 2)(torch.zeros(1, 2))
+            copied(torch.zeros(1, 2))
             assert seen == []
         nn.Linear(2, 2)(torch.zeros(1, 2))
     assert "Linear" in seen
@@ -253,7 +257,6 @@ def test_a_model_that_begins_to_draw_moves_the_streams_once_and_then_no_more() -
         "torch.overrides._pop_mode_temporarily",
         "torch.utils._python_dispatch._pop_mode_temporarily",
         "torch.utils._device.DeviceContext",
-        "torch.nn.modules.module._global_forward_hooks",
     ],
 )
 def test_a_version_of_torch_without_a_private_name_leaves_that_instrument_as_it_is(
@@ -284,7 +287,7 @@ def test_a_name_that_torch_has_no_more_does_not_raise_into_the_step(monkeypatch:
         outbox=outbox,
     )
     with monkeypatch.context() as renamed:
-        renamed.delattr("torch.autograd.set_detect_anomaly")
+        renamed.delattr("torch.is_anomaly_enabled")
         optimizer.step()
     optimizer.step()
     assert (monitor.step, monitor.snapshots_skipped) == (2, 1)

@@ -7,6 +7,7 @@ import pytest
 
 from collector.store import arrivals
 from collector.store.examination import examine
+from probe_wire import Estimate
 from tests.stored_reports import Writer
 from tests.stored_truth import Put, assert_holds
 
@@ -119,3 +120,55 @@ def test_what_is_undone_does_not_count(tmp_path: Path, few: None, monkeypatch: p
     writer.fill(4)
     assert places(writer) == (5, 0)
     assert_well(writer)
+
+
+def test_a_commit_does_not_wait_until_all_is_in_its_place_and_what_is_moved_is_in_the_file_soon(
+    tmp_path: Path, few: None
+) -> None:
+    writer = Writer(tmp_path / "s.db")
+    for step in range(6):
+        writer.report([Estimate(step)] * 3)
+    writer.store.commit()
+    assert places(writer) == (6, 0)
+    writer.store.tidy(0.0)
+    assert places(writer) == (0, 6)
+    writer.store.tidy(0.0)
+    db = sqlite3.connect(f"file:{writer.path}?immutable=1", uri=True)  # without the write-ahead log
+    assert db.execute("SELECT COUNT(*) FROM log").fetchone() == (6,)
+    db.close()
+
+
+def test_the_end_of_a_stream_that_was_not_put_in_place_before_a_kill_is_after_it(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "s.db")
+    writer.fill(arrivals.LEAST // 2)
+    writer.goodbye()
+    writer.store.commit()
+    writer.committed += writer.put
+    assert places(writer) == (arrivals.LEAST // 2 + 1, 0)
+    writer.restart()
+    writer.store.tidy(0.0)
+    assert places(writer) == (0, 1), "its reports are sealed; the goodbye stays"
+    assert_well(writer)
+
+
+def test_what_is_in_its_place_already_keeps_nothing_else_waiting(tmp_path: Path, few: None) -> None:
+    writer = Writer(tmp_path / "s.db")
+    writer.fill(5)
+    writer.store._db.execute(
+        "INSERT INTO log SELECT place, frame, step, received_at, body FROM arrived WHERE frame = 2"
+    )
+    writer.fill(1)
+    assert places(writer) == (0, 6)
+    assert_well(writer)
+
+
+def test_where_nothing_can_be_put_in_place_between_commits_they_wait_for_it_in_the_end(
+    tmp_path: Path, few: None
+) -> None:
+    writer = Writer(tmp_path / "s.db")
+    for _ in range(arrivals.OVERDUE):
+        assert places(writer)[1] == 0
+        for step in range(arrivals.MOST):
+            writer.report([Estimate(step)] * 3)
+        writer.store.commit()
+    assert places(writer) == (0, arrivals.OVERDUE * arrivals.MOST)

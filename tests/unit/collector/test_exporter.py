@@ -424,6 +424,23 @@ def test_runs_for_which_there_is_no_room_at_all_are_counted_once_and_not_looked_
     assert all(one(samples, "phasewatch_run_state", run=f"run-{i}", state="running") == 1 for i in range(5))
 
 
+def test_a_run_that_is_looked_at_in_part_or_not_at_all_or_renamed_is_counted_once(live: Live) -> None:
+    for i, name in enumerate(("first", "second")):
+        run = lr.open_run(live, name, now=NOW - 10 + i)
+        lr.report(run, 1, ((lr.LOSS, {"layer": f"l{j}"}, Estimate(1.0)) for j in range(100)))
+        run.series = set(run.settle())
+    page = exporter(live, series_limit=700)
+    first, second = live.runs.values()
+    counted = [one(read(page.render()), "phasewatch_refused_series_total")]
+    for first.first_heard in (NOW - 10, NOW, NOW - 10):  # its turn comes first, or last
+        counted.append(one(read(page.render()), "phasewatch_refused_series_total"))
+    assert counted[0] > 0
+    whole = 2 * len(second.series) * 4
+    assert counted[-1] < whole, "no series of either is counted twice"
+    second.label = "renamed"
+    assert one(read(page.render()), "phasewatch_refused_series_total") == counted[-1]
+
+
 def test_ranks_and_probes_of_a_hostile_run_are_bounded_too(live: Live) -> None:
     run = lr.open_run(live, now=NOW)
     for i in range(5000):

@@ -35,6 +35,7 @@ from probe_wire import (
     Tighten,
     ToAgent,
     ToCollector,
+    encode,
 )
 from tests.inlets import RUN, SCHEMA, Setup, report
 from tests.integration.collector_process import eventually
@@ -207,6 +208,68 @@ def test_a_message_the_collector_cannot_survive_costs_itself_only(
     assert answers[-1].reason == "bad_message", "so that the agent gives it up instead of sending it for ever"
     other.say(Hello(Run("run-2", "other", "h", 1, 0.0), 0, "b", 1), SCHEMA)
     assert isinstance(other.hear(), Ack)
+
+
+def test_upkeep_waits_while_there_is_more_than_is_taken_at_once_but_not_for_ever(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_up: list[bool] = []
+    monkeypatch.setattr(inlet_module, "DRAIN", 1)
+    monkeypatch.setattr(setup.pipeline, "upkeep", lambda: kept_up.append(bool(setup.gate.socket.poll(0))))
+    agent = setup.agent()
+    agent.open()
+    kept_up.clear()
+    agent.say(*map(report, range(1, 41)))
+    agent.hear_ack(40)
+    assert kept_up == []
+    monkeypatch.setattr(inlet_module, "BEHIND_SECONDS", 0.0)
+    agent.say(*map(report, range(41, 81)))
+    agent.hear_ack(80)
+    assert any(kept_up)
+
+
+def test_a_message_the_store_will_not_take_is_found_among_many_and_costs_itself_only(setup: Setup) -> None:
+    agents = [setup.agent() for _ in range(3)]
+    for rank, agent in enumerate(agents):
+        agent.say(Hello(RUN, rank, "a", 1), SCHEMA)
+        assert isinstance(agent.hear(), Ack)
+    setup.store._db.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON arrived WHEN NEW.step = 20 BEGIN SELECT RAISE(ABORT, 'never'); END"
+    )
+    given_up = None
+    deadline = time.monotonic() + 20
+    kept = dict.fromkeys(range(3), 0)
+    while (given_up is None or kept != {0: 3, 1: 1, 2: 3}) and time.monotonic() < deadline:
+        for rank, agent in enumerate(agents):
+            first = kept[rank] + 1
+            last = 1 if rank == given_up else 3 if rank != 1 else 2
+            steps = [report(seq) for seq in range(first, last + 1)]
+            if rank != 1:
+                steps = [structs.replace(each, step=each.seq * 1000) for each in steps]
+            agent.say(Hello(RUN, rank, "a", 1), SCHEMA, *steps)
+        for rank, agent in enumerate(agents):
+            while agent.socket.poll(300):
+                said = agent.hear()
+                if isinstance(said, Ack):
+                    kept[rank] = said.seq
+                elif isinstance(said, Nack) and said.reason == "bad_message":
+                    given_up = rank
+    assert given_up == 1
+    assert kept == {0: 3, 1: 1, 2: 3}
+
+
+def test_a_message_of_very_many_parts_is_refused_and_not_gathered(setup: Setup) -> None:
+    hostile, agent = setup.agent(), setup.agent()
+    agent.open()
+    for _ in range(20_000):
+        hostile.socket.send(b"part", zmq.SNDMORE)
+    hostile.socket.send(encode(SCHEMA))
+    refused = hostile.hear()
+    assert isinstance(refused, Nack)
+    assert (refused.reason, "too many parts" in refused.detail) == ("bad_message", True)
+    assert setup.count("rejected_messages", reason="bad_message") == 1
+    agent.say(report(1))
+    agent.hear_ack(1)
 
 
 def test_transitions_reach_sinks_and_the_agent_after_the_commit(setup: Setup) -> None:

@@ -12,8 +12,9 @@ from collector import bounds
 from collector import inlet as inlet_module
 from collector.allowance import Allowance
 from collector.health import Health
-from collector.live import Live
+from collector.live import Live, SeriesKey
 from collector.pipeline import Pipeline
+from collector.refusals import UnknownStream
 from collector.store.sqlite import Store
 from probe_wire import Ack, Column, Hello, Nack, Quantity, Run, Schema, encode
 from tests.inlets import RUN, SCHEMA, Setup, report
@@ -96,6 +97,70 @@ def test_a_run_has_so_many_series_and_the_agent_is_told_which_setting_says_so(
     assert refused.reason == "bad_message"
     assert "would have 6 series over all its ranks; 5 are taken. Measure fewer layers" in refused.detail
     assert "or raise limits.run_series" in refused.detail
+
+
+def test_all_runs_together_have_so_many_series_and_those_that_are_over_make_room(setup: Setup) -> None:
+    setup.live.most_series = 5
+    agents = {name: setup.agent() for name in ("a", "b")}
+    quantity = Quantity("q", "1", "Help.", "Title")
+    three = Schema(1, (quantity,), tuple(Column("q", {"layer": str(i)}) for i in range(3)))
+    for name in ("a", "b"):
+        agents[name].say(Hello(run(name), 0, "e", 1))
+        assert agents[name].hear() == Ack(0)
+        agents[name].say(three)
+    refused = agents["b"].hear()
+    assert isinstance(refused, Nack)
+    assert (refused.reason, "limits.series" in refused.detail) == ("store", True), "it waits and gives nothing up"
+    assert setup.count("rejected_messages", reason="busy") == 1
+    agents["a"].say(report(1, columns=3))
+    agents["a"].hear_ack(1)
+    with setup.live.lock:
+        setup.live.runs["a"].ranks[0].last_heard -= 3600
+    agents["b"].say(Hello(run("b"), 0, "e", 1), three, report(1, columns=3))
+    agents["b"].hear_ack(1)
+    assert list(setup.live.runs) == ["b"]
+    agents["a"].say(report(2, columns=3))
+    silent = agents["a"].hear()
+    assert isinstance(silent, Nack)
+    assert silent.reason == "unknown_stream", "so that it greets again and is told to wait"
+
+
+def test_nobody_makes_room_in_vain_and_who_brings_nothing_new_is_taken_when_all_is_full() -> None:
+    live = Live(most_series=5)
+    for name, series, heard in (("old", 2, 0.0), ("busy", 3, 1000.0), ("new", 0, 1000.0)):
+        live.open(run(name), heard).series = {SeriesKey(0, f"q{i}", ()) for i in range(series)}
+    assert not live.has_room(3, live.runs["new"], 1000.0)
+    assert set(live.runs) == {"old", "busy", "new"}, "it would not have been enough"
+    assert live.has_room(2, live.runs["new"], 1000.0)
+    assert set(live.runs) == {"busy", "new"}
+    live.most_series = 2  # as where runs were recalled that had more
+    assert live.has_room(0, live.runs["busy"], 1000.0)
+    assert not live.has_room(1, live.runs["busy"], 1000.0)
+
+
+def test_a_rank_whose_run_made_room_and_is_back_greets_again_and_is_shown(tmp_path: Path) -> None:
+    store, live = Store(tmp_path / "s.db"), Live()
+    now = [1000.0]
+    pipeline = Pipeline(store, live, Health(), (), tick=lambda *_: None, clock=lambda: now[0])
+    live.capacity = 1
+    for rank in (0, 1):
+        stream = pipeline.hello(Hello(RUN, rank, "a", 1))
+        pipeline.schema(stream, SCHEMA, encode(SCHEMA))
+    first = report(1)
+    pipeline.report(stream, first, encode(first))
+    pipeline.commit()
+    for there in (run("another"), RUN):
+        now[0] += 1000.0
+        pipeline.hello(Hello(there, 0, "a", 1))
+        pipeline.commit()
+    second = report(2)
+    with pytest.raises(UnknownStream):
+        pipeline.report(stream, second, encode(second))
+    back = pipeline.hello(Hello(RUN, 1, "a", 1))
+    pipeline.report(back, second, encode(second))
+    pipeline.commit()
+    assert live.runs[RUN.id].ranks[1].step == second.step
+    store.close()
 
 
 def test_a_run_of_many_ranks_that_each_measure_a_hundred_series_is_taken_as_it_comes(tmp_path: Path) -> None:

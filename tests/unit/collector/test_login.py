@@ -260,14 +260,14 @@ def test_an_order_is_not_carried_out_again_by_the_next_life_of_the_collector(
 ) -> None:
     order(door)
     carried_out = door.orders_carried_out
-    door.store = Store(seeded.store.path)
+    seeded.store.close()
+    door.store = seeded.store = Store(seeded.store.path)
     kept = Reader(seeded.store.path).order("order-1")
     assert kept == carried_out[0]
     assert (kept.given_by, abs(kept.given_at - time.time()) < 60) == ("127.0.0.1", True)
     assert order(door).json()["repeated"] is True
     assert door.carry_out(kept) is False, "nor where it passes the first look"
     assert len(door.orders_carried_out) == 1
-    door.store.close()
 
 
 def test_an_order_that_cannot_be_written_down_is_not_carried_out(seeded: Seeded) -> None:

@@ -4,6 +4,7 @@ import math
 import random
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -125,9 +126,8 @@ def test_a_store_too_large_thins_the_oldest_and_drops_runs_only_when_nothing_is_
     names = ["first", "second", "third"]
     for name in names:
         over(path, name)
-    with Store(path)._db as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.executemany("UPDATE runs SET last_heard = ? WHERE id = ?", [(OLD + i, name) for i, name in enumerate(names)])
-    db.close()
     size = Reader(path).space().stored
     assert tidied(path, Policy(max_bytes=size - 20_000), OLD + DAY) == []
     assert thinned(path) == {"first"}
@@ -214,7 +214,7 @@ def test_a_tidying_that_fails_takes_nothing_away_and_rests(
     assert caplog.text.count("store.tidying_failed") == 1
     assert_holds(path, "old", whole.committed)
     monkeypatch.undo()
-    store._rest_until = 0.0
+    store._failed_until = 0.0
     assert store.tidy(OLD) == ["old"]
     store.close()
 

@@ -19,8 +19,9 @@ from collector.live import Live
 from collector.phases import MACHINES, Machine, PhaseEngine, Transition
 from collector.pipeline import Pipeline
 from collector.retrials import Retrial
+from collector.store import arrivals, sealing
 from collector.store.archive import StoredFrame
-from collector.store.queries import Reader
+from collector.store.queries import Reader, StoredTransition
 from collector.store.sqlite import Store
 from collector.web.api import Api
 from probe_wire import Column, Estimate, Hello, Report, encode, pack
@@ -69,6 +70,10 @@ class Life:
     @property
     def told(self) -> list[Transition]:
         return [each.transition for each in Reader(self.path).transitions(RUN.id)]
+
+    @property
+    def stored(self) -> list[StoredTransition]:
+        return Reader(self.path).transitions(RUN.id)
 
     @property
     def failures(self) -> float | None:
@@ -255,6 +260,27 @@ def test_a_store_that_cannot_be_read_for_a_while_only_delays_what_is_judged_agai
     upgraded.greet()
     upgraded.catch_up()
     assert (failed, upgraded.failures) == ([0], 0)
+
+
+def test_reports_that_are_thinned_before_they_are_judged_again_keep_nobody_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("BLOCK", 8), ("BUCKET", 4)):
+        monkeypatch.setattr(sealing, name, size)
+    monkeypatch.setattr(arrivals, "MOST", 1)
+    before = Life(tmp_path)
+    before.take(peak()[:64])
+    before.store.put_states("run-1", {"versions": {}}, packed(before.live.runs["run-1"]), 64)
+    before.store._db.execute("DELETE FROM chunks WHERE first_frame > 8")  # a little of it is left, as between two steps
+    before.store.commit()
+    before.end()
+    monkeypatch.setattr(judges_module, "AT_ONCE", 20)
+    after = Life(tmp_path)
+    assert after.live.runs["run-1"].retrial is not None
+    assert after.catch_up() <= 3
+    after.take(peak()[64:70])
+    assert after.stream.high == 70
+    after.end()
 
 
 def test_claims_of_another_version_have_numbers_of_their_own(tmp_path: Path) -> None:

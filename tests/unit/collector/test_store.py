@@ -2,6 +2,8 @@
 
 import math
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -226,17 +228,25 @@ def test_a_run_that_nobody_owns_is_the_first_keys_that_comes_for_it(tmp_path: Pa
     store.close()
 
 
-def test_two_stores_on_one_file_give_no_number_twice(tmp_path: Path) -> None:
-    first, second = Store(tmp_path / "s.db"), Store(tmp_path / "s.db")
-    mine = open_stream(first)
-    first.commit()
-    yours = open_stream(second, epoch="b", rank=1)
-    second.commit()
-    for seq in (1, 2, 3):
-        put(first, mine, seq)
-        first.commit()
-        put(second, yours, seq)
-        second.commit()
-    assert [frame.id for frame in Reader(tmp_path / "s.db").frames("run-1")] == [1, 2, 3, 4, 5, 6]
-    first.close()
-    second.close()
+HOLDER = """
+import sys, time
+from pathlib import Path
+from collector.store.sqlite import Store
+store = Store(Path(sys.argv[1]))
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_the_store_until_the_first_is_gone_even_killed(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "open\n"
+        with pytest.raises(
+            StoreError, match=rf"{path}, to which process {first.pid} writes already\. Stop that one, or"
+        ):
+            Store(path)
+        assert Reader(path).runs() == []  # whoever only reads may do so
+        first.kill()
+    Store(path).close()

@@ -71,7 +71,7 @@ def test_a_step_decay_after_which_the_loss_levels_off_is_no_spike(drop: float, n
 
 
 def test_a_spike_is_called_and_ends_though_the_series_wanders_like_a_random_walk() -> None:
-    walk = 5.0 + 0.02 * np.cumsum(np.random.default_rng(0).standard_normal(200))
+    walk = 5.0 + 0.02 * np.cumsum(np.random.default_rng(2).standard_normal(200))
     walk[150:156] *= 1.8
     judge = Track(KINDS["spike"], {}, 0.01)
     values = list(enumerate(walk.tolist()))

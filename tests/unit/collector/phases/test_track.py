@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from collector.phases import KINDS, MACHINES, Track, Transition
+from collector.phases import track as track_module
 from collector.phases.track import FIRST, MAX_SPANS
 from tests import curves
 from tests.phase_runs import entered, machine, passed, plain, rows, states, turn
@@ -293,9 +294,12 @@ def test_phases_remembered_are_bounded() -> None:
     assert len(judge.spans) == MAX_SPANS
 
 
-def test_phases_passed_are_taken_from_what_was_told_of_them() -> None:
+def test_phases_passed_are_taken_from_what_was_told_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = followed(PEAK, peak())
     young = Track(PEAK, {}, 0.01)
+    young.restore(whole.state())
+    assert young.spans == whole.spans, "the latest are in the state"
+    monkeypatch.setattr(track_module, "KEPT_SPANS", 1)
     young.restore(whole.state())
     assert [s.phase for s in young.spans] == ["passed"]
     young.remember(whole.spans)

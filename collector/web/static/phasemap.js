@@ -1,0 +1,149 @@
+// Phase map: the whole run on one line per machine, from its first step to now; a press draws a machine on the charts.
+
+import { stepTicks } from "./axes.js";
+import { el, renew } from "./dom.js";
+import { confidence, labelled, tick, whole, words } from "./format.js";
+import { foremost, hasMoved, isBounded, toneOf, trackName } from "./phases.js";
+
+const MOST_ROWS = 6;
+const MOST_OFFERED = 12;
+const PIXELS_PER_TICK = 58;
+const LEGEND = "solid: happened · underlined: may have happened · dotted: known · press a name to see it on the charts";
+
+export class PhaseMap {
+  #all = false;
+  #placed = [];
+  #ends = [0, 1];
+  #facts = null;
+
+  /** `choose(track)` is told of the machine whose row was pressed. */
+  constructor(choose) {
+    this.choose = choose;
+    this.rows = el("div", { class: "map-rows track-switches" });
+    this.axis = el("div", { class: "map-axis", "aria-hidden": "true" });
+    this.lens = el("i", { class: "map-lens", "aria-hidden": "true", hidden: true });
+    this.more = el("button", { type: "button", class: "button map-more", hidden: true, onclick: () => this.#unfold() });
+    this.others = el("p", { class: "quiet", hidden: true });
+    this.root = el(
+      "section",
+      { class: "panel map", "aria-labelledby": "map-title", hidden: true },
+      el("h2", { id: "map-title" }, "Phases of the run", el("span", { class: "quiet" }, LEGEND)),
+      el("div", { class: "map-body" }, this.rows, el("div", { class: "map-scale" }, el("span", {}, "step"), this.axis), el("div", { class: "map-zone" }, this.lens)),
+      this.more,
+      this.others,
+    );
+    new ResizeObserver(() => this.#scale()).observe(this.axis);
+  }
+
+  /** The tracks that left the phase they began in; those in `drawn`, a set of their keys, are pressed. */
+  set(tracks, drawn) {
+    const moved = foremost(tracks.filter(hasMoved));
+    const offered = moved.slice(0, MOST_OFFERED);
+    this.others.hidden = moved.length <= MOST_OFFERED;
+    this.others.textContent = `${whole(moved.length - MOST_OFFERED)} more have left their first phase; all are under “Phases now”.`;
+    this.#facts = [offered, drawn];
+    this.root.hidden = offered.length === 0;
+    this.more.hidden = offered.length <= MOST_ROWS;
+    this.more.textContent = this.#all ? "Show fewer" : `Show ${offered.length - MOST_ROWS} more`;
+    const shown = this.#all ? offered : offered.slice(0, MOST_ROWS);
+    renew(this.rows, shown.map((track) => [track.key, drawn.has(track.key), track.spans, track.episodes]), () => {
+      const focused = this.rows.contains(document.activeElement) && document.activeElement.dataset.key;
+      this.#placed = [];
+      const rows = shown.map((track) => this.#row(track, drawn.has(track.key)));
+      if (focused) requestAnimationFrame(() => this.#name(focused)?.focus());
+      return rows;
+    });
+    this.#place();
+  }
+
+  /** The first and last step of the run, and the stretch of it that the charts show, or null for all. */
+  span(ends, zoomed, logarithmic) {
+    this.#ends = [...ends, logarithmic];
+    this.lens.hidden = !zoomed;
+    if (zoomed) this.#put(this.lens, ...zoomed);
+    this.#place();
+    this.#scale();
+  }
+
+  #unfold() {
+    this.#all = !this.#all;
+    this.set(...this.#facts);
+  }
+
+  #name(key) {
+    return [...this.rows.querySelectorAll("button")].find((each) => each.dataset.key === key);
+  }
+
+  #row(track, drawn) {
+    const course = el("div", { class: "map-course" });
+    for (const span of track.spans) {
+      const kind = span.withdrawn ? "map-span is-withdrawn" : "map-span";
+      const text = span.withdrawn ? `${words(span.phase)}, withdrawn` : words(span.phase);
+      const title = `${text}: from step ${whole(span.since_step)}${span.until_step === null ? "" : ` to ${whole(span.until_step)}`}. ${span.meaning}`;
+      course.append(this.#stretch(el("span", { class: kind, title }, span.withdrawn ? "" : text), toneOf(track, span.phase), span.since_step, span.until_step));
+    }
+    for (const { to_phase: phase, happened_step: happened, happened_between: between, known_step: known } of track.transitions) {
+      if (!track.spans.some((span) => span.phase === phase && span.since_step === happened)) continue; // judged again, and not so any more
+      course.append(this.#stretch(el("i", { class: "map-between", title: `Between steps ${between.map(whole).join(" and ")}` }), toneOf(track, phase), ...between));
+      course.append(this.#stretch(el("i", { class: "map-known", title: `Known at step ${whole(known)}` }), toneOf(track, phase), known, known));
+    }
+    return el(
+      "div",
+      { class: "map-row" },
+      el(
+        "button",
+        { type: "button", class: "button map-name", title: trackName(track), "data-key": track.key, "aria-pressed": String(drawn), onclick: () => this.choose(track) },
+        [labelled(track.subject), words(track.machine)].filter(Boolean).join(", "), // first what differs, for the end may be cut off
+      ),
+      course,
+      standing(track),
+    );
+  }
+
+  /** A child of a row from one step to another (null: to the end), kept to be moved as the run grows. */
+  #stretch(node, ink, from, to) {
+    node.style.setProperty("--colour", ink);
+    this.#placed.push({ node, from, to });
+    return node;
+  }
+
+  #place() {
+    for (const { node, from, to } of this.#placed) this.#put(node, from, to ?? this.#ends[1]);
+  }
+
+  #put(node, from, to) {
+    const [left, right] = [this.#share(from), this.#share(to)];
+    node.style.setProperty("left", `${100 * left}%`);
+    node.style.setProperty("width", `${100 * Math.max(right - left, 0)}%`);
+  }
+
+  /** Where a step is, from 0 to 1, on the axis that the charts have. */
+  #share(step) {
+    const [low, high, logarithmic] = this.#ends;
+    const at = logarithmic ? Math.asinh : (x) => x;
+    return Math.min(Math.max((at(step) - at(low)) / (at(high) - at(low) || 1), 0), 1);
+  }
+
+  #scale() {
+    const [low, high, logarithmic] = this.#ends;
+    const room = Math.floor(this.axis.clientWidth / PIXELS_PER_TICK);
+    if (room < 1) return;
+    const ticks = stepTicks(low, high, room, logarithmic).filter((step) => step >= low && step <= high && this.#share(step) < 0.98);
+    renew(this.axis, [ticks, this.#ends], () =>
+      ticks.map((step) => {
+        const node = el("span", {}, tick(step));
+        node.style.setProperty("left", `${100 * this.#share(step)}%`);
+        return node;
+      }),
+    );
+  }
+}
+
+/** How far the newest claim of a machine has come, and how sure it is. */
+function standing({ episodes }) {
+  const last = episodes.findLast((each) => each.state === "suspected" || each.stands);
+  if (!last) return el("span", { class: "map-standing" });
+  const { newest, state } = last;
+  const told = state === "suspected" ? `${words(newest.to_phase)}?` : isBounded(newest) ? confidence(newest.confidence) : "no bound";
+  return el("span", { class: "map-standing" }, el("small", {}, told), el("span", { class: `turn-state turn-state-${state}` }, state));
+}

@@ -1,0 +1,63 @@
+"""At a glance: the phases of a run on one map, and one run found among many."""
+
+import math
+import time
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+
+from probe_wire import Hello
+from tests.browser.test_page import (  # noqa: F401 - fixtures and mark
+    Site,
+    click,
+    complaints,
+    count,
+    open_run,
+    page,
+    pytestmark,
+    site,
+    text,
+    until,
+)
+from tests.collector_fixtures import STEPS, digits_run
+
+
+def starts(page: Chrome) -> list[float]:  # noqa: F811
+    """Where the phases of the map's first row begin, in per cent of its width."""
+    lefts = "return [...document.querySelectorAll('.map-row:first-child .map-span')].map((span) => parseFloat(span.style.left))"
+    return [float(left) for left in page.execute_script(lefts)]
+
+
+def test_the_phase_map_shows_every_phase_at_its_steps_and_a_press_draws_it(page: Chrome, site: Site) -> None:  # noqa: F811
+    open_run(page, site)
+    rows = page.execute_script("return [...document.querySelectorAll('.map-row')].map((row) => row.innerText)")
+    named = [row.split("\n")[0] for row in rows]
+    assert named == ["critical period", "local complexity"]  # what asks for something first
+    assert "after critical period" in rows[0]
+    assert "detected" in rows[0]
+    end = max(STEPS)
+    assert starts(page) == pytest.approx(
+        [0, *(100 * math.asinh(step) / math.asinh(end) for step in (12, 538))], abs=0.1
+    )
+    click(page, ".tools-steps button[aria-pressed=false]")  # steps evenly spaced
+    until(lambda: starts(page) == pytest.approx([0, 100 * 12 / end, 100 * 538 / end], abs=0.1))
+    click(page, ".map-name")
+    until(lambda: text(page, ".map-name[aria-pressed=false]") == "critical period")
+    assert complaints(page) == []
+
+
+def test_runs_are_found_by_the_words_of_their_name_labels_and_phases(page: Chrome, site: Site) -> None:  # noqa: F811
+    for i in range(9):
+        later = digits_run(f"{i:012x}", f"sweep-{i}", started_at=time.time())
+        site.seeded.store.put_hello(Hello(later, 0, "e1", 1), time.time())
+    site.seeded.store.commit()
+    page.get(site.url("/"))
+    until(lambda: count(page, ".runs tbody tr") == 10)
+    search = page.find_element(By.CSS_SELECTOR, ".search")
+    search.send_keys("digits ASCENT")
+    until(lambda: count(page, ".runs tbody tr:not([hidden])") == 1)
+    assert text(page, ".runs tbody tr:not([hidden]) .run-link") == "digits-cnn"
+    search.send_keys(" nothing of the kind")
+    until(lambda: page.find_element(By.CSS_SELECTOR, ".runs-unfound").is_displayed())
+    assert complaints(page) == []
