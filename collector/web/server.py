@@ -29,9 +29,9 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(
-            high=0
-        )  # else a short answer left unread, then closed, is waited for for ever
+        # At most one byte, else a short answer left unread, then closed, is waited for for ever; of none a TLS transport takes each look at
+        # an empty buffer for a reason to pause or to go on, in turns.
+        transport.set_write_buffer_limits(high=1)
         self._expect()
 
     def data_received(self, data: bytes) -> None:
