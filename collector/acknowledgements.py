@@ -8,7 +8,7 @@ said goodbye and wants to end, and who has sent so much that it would soon have 
 import time
 from collections.abc import Callable
 
-from collector.sessions import Peer, Sessions
+from collector.sessions import Peer, Session, Sessions
 from probe_wire import Ack
 
 FEW = 20
@@ -29,11 +29,14 @@ class Acknowledgements:
         self._sessions = sessions
         self._send = send
         self._owed: set[Peer] = set()
+        self._kept_waiting: set[Peer] = set()
         self._told_all = time.monotonic()
 
-    def owe(self, peer: Peer) -> None:
+    def owe(self, peer: Peer, session: Session) -> None:
         """Something of this peer was taken in."""
         self._owed.add(peer)
+        if session.unacknowledged >= MOST_OPEN or session.stream.finished:
+            self._kept_waiting.add(peer)
 
     def forget(self, peer: Peer) -> None:
         """It is told something else."""
@@ -42,6 +45,7 @@ class Acknowledgements:
     def clear(self) -> None:
         """Nothing of what was taken in is kept."""
         self._owed.clear()
+        self._kept_waiting.clear()
 
     def tell(self, *, all_of_them: bool = False) -> None:
         """Say what is committed to those whose turn it is."""
@@ -49,11 +53,12 @@ class Acknowledgements:
         all_of_them |= len(self._owed) < FEW or now - self._told_all > TOGETHER_SECONDS
         if all_of_them:
             self._told_all = now
-        for peer in list(self._owed):
-            session = self._sessions.get(peer)
-            if session is None:
-                self._owed.discard(peer)
-            elif all_of_them or session.unacknowledged >= MOST_OPEN or session.stream.finished:
-                self._owed.discard(peer)
+            whose_turn, self._owed = self._owed, set()
+        else:
+            whose_turn = self._owed & self._kept_waiting
+            self._owed -= whose_turn
+        self._kept_waiting.clear()
+        for peer in whose_turn:
+            if (session := self._sessions.get(peer)) is not None:
                 session.acknowledged = session.stream.high
                 self._send(peer, Ack(session.stream.high))

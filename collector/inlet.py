@@ -20,7 +20,6 @@ from collector.orders import Orders
 from collector.pipeline import News, Pipeline
 from collector.refusals import NoRoom, UnknownSchema, UnknownStream
 from collector.sessions import Peer, Session, Sessions
-from collector.store.streams import Stream
 from collector.wish_sender import WishSender
 from probe_wire import (
     BadMessage,
@@ -245,7 +244,7 @@ class Inlet:
                     peer, "busy", "Got more reports a second than one key may send (limits.reports_per_second)."
                 )
             else:
-                self._take_of_stream(peer, session.stream, message, data)
+                self._take_of_stream(peer, session, message, data)
 
     def _greet(self, peer: Peer, user: str, owner: str, hello: Hello) -> None:
         if not self._pipeline.knows(hello) and not self._new_streams.take(user):
@@ -256,15 +255,15 @@ class Inlet:
         except (NotOwner, NoRoom) as error:
             self._refuse(peer, "forbidden" if isinstance(error, NotOwner) else "busy", str(error))
             return
-        self._sessions.open(peer, Session(stream, user, hello.tightens))
-        self._acknowledgements.owe(peer)
+        self._sessions.open(peer, session := Session(stream, user, hello.tightens))
+        self._acknowledgements.owe(peer, session)
 
-    def _take_of_stream(self, peer: Peer, stream: Stream, message: Schema | Report | Goodbye, data: bytes) -> None:
+    def _take_of_stream(self, peer: Peer, session: Session, message: Schema | Report | Goodbye, data: bytes) -> None:
         try:
             if isinstance(message, Schema):
-                self._pipeline.schema(stream, message, data)
+                self._pipeline.schema(session.stream, message, data)
             else:
-                self._take_numbered(peer, stream, message, data)
+                self._take_numbered(peer, session, message, data)
         except UnknownStream:
             self._refuse(peer, "unknown_stream", "The run was put aside to make room; greet again.")
         except UnknownSchema:
@@ -274,10 +273,11 @@ class Inlet:
         except BadMessage as error:
             self._refuse(peer, "bad_message", str(error))
 
-    def _take_numbered(self, peer: Peer, stream: Stream, message: Report | Goodbye, data: bytes) -> None:
+    def _take_numbered(self, peer: Peer, session: Session, message: Report | Goodbye, data: bytes) -> None:
+        stream = session.stream
         if message.seq <= stream.high:
             self._health.duplicates.inc()
-            self._acknowledgements.owe(peer)
+            self._acknowledgements.owe(peer, session)
             return
         if message.seq > stream.high + 1:
             self._refuse(peer, "gap", f"Got number {message.seq}; need {stream.high + 1} next.")
@@ -286,7 +286,7 @@ class Inlet:
             self._pipeline.report(stream, message, data)
         else:
             self._pipeline.goodbye(stream, message, data)
-        self._acknowledgements.owe(peer)
+        self._acknowledgements.owe(peer, session)
 
     # -- answers ----------------------------------------------------------------------------------
 

@@ -265,6 +265,8 @@ class Live:
 
     def has_room(self, series: int, of: LiveRun, now: float) -> bool:
         """Whether a run may have so many more series, as it may without any; others that do not report now go where they have to."""
+        if self._series() + series <= self.most_series:
+            return True
         going = [run for run in self.runs.values() if run is not of and run.state(now) != "running"]
         if series and self._series() + series > self.most_series + sum(len(run.series) for run in going):
             return False  # nobody goes in vain

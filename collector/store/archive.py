@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from collector.store.batch import waiting
 from collector.store.block import (
     PLACE,
     POINT,
@@ -24,7 +25,7 @@ from collector.store.block import (
     unpack_records,
     unpack_rows,
 )
-from collector.store.log import messages, reports_by_schema, series_of, stored_schema
+from collector.store.log import Row, messages, reports_by_schema, series_of, stored_schema
 from collector.store.pyramid import KEPT, folded, placed
 from probe_wire import Goodbye, Report, decode_for_collector
 
@@ -68,8 +69,9 @@ def frames(db: sqlite3.Connection, run_id: str, after: int = 0) -> Iterator[Stor
         (run_id, after),
     ).fetchall()
     share = HELD_BYTES // max(len(sealed), 1)
+    arrived = waiting(db, ranks, after)
     parts = [_in_blocks(db, stream, schema, after, share) for stream, schema in sealed] + [
-        _in_log(db, stream_id, after) for stream_id in ranks
+        _in_log(db, stream_id, arrived[stream_id], after) for stream_id in ranks
     ]
     for frame_id, stream_id, received_at, body in heapq.merge(*parts):
         if frame_id <= after:
@@ -82,8 +84,8 @@ def frames(db: sqlite3.Connection, run_id: str, after: int = 0) -> Iterator[Stor
 _Message = tuple[int, int, float, bytes]
 
 
-def _in_log(db: sqlite3.Connection, stream_id: int, after: int) -> Iterator[_Message]:
-    return ((row.frame, stream_id, row.received_at, row.body) for row in messages(db, stream_id, after))
+def _in_log(db: sqlite3.Connection, stream_id: int, arrived: list[Row], after: int) -> Iterator[_Message]:
+    return ((row.frame, stream_id, row.received_at, row.body) for row in messages(db, stream_id, arrived, after))
 
 
 def _in_blocks(db: sqlite3.Connection, stream_id: int, schema_id: int, after: int, share: int) -> Iterator[_Message]:
@@ -191,15 +193,18 @@ def _log_points(db: sqlite3.Connection, series_ids: Sequence[int], after: int) -
         )
     }
     found: dict[int, list[Records]] = {}
-    for run_id, rank in {key[:2] for key in wanted}:
-        streams = db.execute("SELECT id FROM streams WHERE run_id = ? AND rank = ?", (run_id, rank)).fetchall()
-        for (stream_id,) in streams:
-            for schema_id, group in reports_by_schema(messages(db, stream_id, after)).items():
-                columns = stored_schema(db, stream_id, schema_id).columns
-                points = columns_of([row.body for row in group], len(columns))
-                places = np.array([row[1:4] for row in group], PLACE)
-                for i, column in enumerate(columns):
-                    key = (run_id, rank, column.quantity, json.dumps(column.labels, sort_keys=True))
-                    if key in wanted:
-                        found.setdefault(wanted[key], []).append(placed(points[:, i], places))
+    streams = {
+        stream_id: (run_id, rank)
+        for run_id, rank in {key[:2] for key in wanted}
+        for (stream_id,) in db.execute("SELECT id FROM streams WHERE run_id = ? AND rank = ?", (run_id, rank))
+    }
+    for stream_id, arrived in waiting(db, streams, after).items():
+        for schema_id, group in reports_by_schema(messages(db, stream_id, arrived, after)).items():
+            columns = stored_schema(db, stream_id, schema_id).columns
+            points = columns_of([row.body for row in group], len(columns))
+            places = np.array([row[1:4] for row in group], PLACE)
+            for i, column in enumerate(columns):
+                key = (*streams[stream_id], column.quantity, json.dumps(column.labels, sort_keys=True))
+                if key in wanted:
+                    found.setdefault(wanted[key], []).append(placed(points[:, i], places))
     return found

@@ -8,7 +8,7 @@ from collector.errors import StoreError
 from collector.store.compaction import compact_if_small, gives_back
 
 APPLICATION_ID = 0x50484153  # "PHAS": tells our files from any other SQLite file
-LAYOUT = 4
+LAYOUT = 5
 _ANEW = {
     1: "transitions (run_id, machine, subject, ordinal, state, frame_id, known_at, body) "
     "SELECT run_id, machine, subject, ordinal, 'detected', frame_id, known_at, body FROM old_transitions "
@@ -53,6 +53,9 @@ def _opened(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only a file without tables takes it
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    db.execute(
+        "PRAGMA secure_delete = OFF"
+    )  # on where Debian built it: what leaves `arrived` would be written once more, as zeros
     db.execute("PRAGMA journal_size_limit = 67108864")
     db.execute("PRAGMA wal_autocheckpoint = 32000")  # `Store.tidy` is sooner, while nobody waits for a commit
     db.execute("PRAGMA cache_size = -98304")  # the last page of each of 5,000 streams, and what has come
@@ -68,10 +71,29 @@ def _bring_up_to_date(db: sqlite3.Connection, layout: int) -> None:
     What older layouts kept of each point was taken from the messages, which they kept too and which are read here.
     """
     schema = files("collector.store").joinpath("schema.sql").read_text(encoding="utf-8")
-    script = ["BEGIN IMMEDIATE"]
-    if layout:
-        script.append("ALTER TABLE streams ADD COLUMN started_at REAL NOT NULL DEFAULT 0")
-        script.append("ALTER TABLE streams ADD COLUMN ended INTEGER NOT NULL DEFAULT 0")
+    script = ["BEGIN IMMEDIATE", *_before(db, layout), schema, *_after(layout)]
+    script += [f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {LAYOUT}", "COMMIT"]
+    try:
+        db.executescript(";\n".join(script))
+    except sqlite3.Error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _before(db: sqlite3.Connection, layout: int) -> list[str]:
+    """What makes way for the tables of this layout."""
+    if layout == 4:
+        return [
+            "INSERT OR IGNORE INTO log SELECT place, frame, step, received_at, body FROM arrived",
+            "DROP TABLE arrived",
+        ]
+    if not layout:
+        return []
+    script = [
+        "ALTER TABLE streams ADD COLUMN started_at REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE streams ADD COLUMN ended INTEGER NOT NULL DEFAULT 0",
+    ]
     if layout in _ANEW:
         columns = {column[1] for column in db.execute("PRAGMA table_info(runs)")}
         script.append("ALTER TABLE transitions RENAME TO old_transitions")
@@ -80,17 +102,16 @@ def _bring_up_to_date(db: sqlite3.Connection, layout: int) -> None:
         script.append("ALTER TABLE runs ADD COLUMN thinned_at REAL")
     if layout == 2:
         script.append("ALTER TABLE phase_states RENAME TO old_phase_states")
-    script.append(schema)
+    return script
+
+
+def _after(layout: int) -> list[str]:
+    """What fills them."""
+    script = []
     if layout in _ANEW:
         script += [f"INSERT INTO {_ANEW[layout]}", "DROP TABLE old_transitions", "DROP TABLE points", *_LOG]
     elif not layout:
         script.append("INSERT INTO last_frame SELECT 0 WHERE NOT EXISTS (SELECT * FROM last_frame)")
     if layout == 2:
         script += ["INSERT INTO phase_states SELECT * FROM old_phase_states", "DROP TABLE old_phase_states"]
-    script += [f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {LAYOUT}", "COMMIT"]
-    try:
-        db.executescript(";\n".join(script))
-    except sqlite3.Error:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
+    return script

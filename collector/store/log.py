@@ -44,25 +44,20 @@ def place(stream_id: int, seq: int) -> int:
     return stream_id << 32 | seq & 0xFFFFFFFF
 
 
-def messages(db: sqlite3.Connection, stream_id: int, after: int = 0) -> Iterator[Row]:
-    """The messages of a stream beyond a frame that are in no block yet, in order: those in their place and those that have just come."""
-    query = f"{_SELECT} log {_OF_STREAM} UNION ALL {_SELECT} arrived {_OF_STREAM} ORDER BY place"
-    return _rows(db, query, stream_id, after)
+def messages(db: sqlite3.Connection, stream_id: int, arrived: Iterable[Row] = (), after: int = 0) -> Iterator[Row]:
+    """The messages of a stream beyond a frame that are in the log, in order, and of those that have ``arrived`` the ones that are not."""
+    last = -1
+    wanted = (place(stream_id, 0), place(stream_id, 2**32 - 1), after)
+    with closing(db.execute(_OF_STREAM, wanted)) as rows:
+        for row in map(Row._make, rows):
+            last = row.place
+            yield row
+    yield from (row for row in arrived if row.place > last)
 
 
-def settled(db: sqlite3.Connection, stream_id: int) -> Iterator[Row]:
-    """Those of them that are in their place, which is where blocks are made of them."""
-    return _rows(db, f"{_SELECT} log {_OF_STREAM} ORDER BY place", stream_id, 0)
-
-
-_SELECT = "SELECT place, frame, step, received_at, body FROM"
-_OF_STREAM = "WHERE place BETWEEN :first AND :last AND frame > :after"
-
-
-def _rows(db: sqlite3.Connection, query: str, stream_id: int, after: int) -> Iterator[Row]:
-    wanted = {"first": place(stream_id, 0), "last": place(stream_id, 2**32 - 1), "after": after}
-    with closing(db.execute(query, wanted)) as rows:
-        yield from map(Row._make, rows)
+_OF_STREAM = (
+    "SELECT place, frame, step, received_at, body FROM log WHERE place BETWEEN ? AND ? AND frame > ? ORDER BY place"
+)
 
 
 def reports_by_schema(rows: Iterable[Row]) -> dict[int, list[Row]]:

@@ -13,6 +13,7 @@ import msgspec
 from collector.errors import StoreError
 from collector.phases.transition import Transition
 from collector.store.archive import StoredFrame, curves, frames
+from collector.store.batch import unplaced
 from collector.store.layout import LAYOUT
 from collector.store.orders import OrderRow, order_of
 from collector.store.pyramid import KEPT
@@ -255,29 +256,27 @@ class Reader:
                     WHERE s.run_id = :run AND b.last_frame > :frame AND b.envelopes <> x'')
                  + (SELECT COUNT(*) FROM streams s JOIN log l ON l.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295
                     WHERE s.run_id = :run AND l.frame > :frame)
-                 + (SELECT COUNT(*) FROM arrived a JOIN streams s ON s.id = a.place >> 32
-                    WHERE s.run_id = :run AND a.frame > :frame)
         """
         with closing(self._connect()) as db:
+            db.execute("BEGIN")
             count: float = db.execute(query, {"run": run_id, "frame": frame}).fetchone()[0]
-        return math.ceil(count)
+            streams = [stream_id for (stream_id,) in db.execute("SELECT id FROM streams WHERE run_id = ?", (run_id,))]
+            return math.ceil(count) + int((unplaced(db, streams)["frame"] > frame).sum())
 
     def lives(self, run_id: str, frame: int = 0) -> list[Life]:
         """Every life of every rank of a run, the earlier ones first."""
-        heard = " OR ".join(
-            f"EXISTS (SELECT 1 FROM {table} t WHERE {place} AND {first} <= :frame)"  # noqa: S608 - of these
-            for table, place, first in (
-                ("blocks", "t.stream_id = s.id", "t.first_frame"),
-                ("log", "t.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295", "t.frame"),
-                ("arrived", "t.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295", "t.frame"),
-            )
-        )
-        query = (
-            f"SELECT rank, id, finished IS NOT NULL, {heard} FROM streams s WHERE run_id = :run ORDER BY {OLDEST_FIRST}"  # noqa: S608 - constants
-        )
+        query = f"""
+            SELECT rank, id, finished IS NOT NULL,
+                EXISTS (SELECT 1 FROM blocks b WHERE b.stream_id = s.id AND b.first_frame <= :frame)
+                OR EXISTS (SELECT 1 FROM log l WHERE l.place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295 AND l.frame <= :frame)
+            FROM streams s WHERE run_id = :run ORDER BY {OLDEST_FIRST}
+        """  # noqa: S608 - a constant
         with closing(self._connect()) as db:
+            db.execute("BEGIN")
             rows = db.execute(query, {"run": run_id, "frame": frame}).fetchall()
-        return [Life(rank, stream_id, bool(finished), bool(heard)) for rank, stream_id, finished, heard in rows]
+            arrived = unplaced(db, [stream_id for _, stream_id, *_ in rows])
+        come = set((arrived["place"][arrived["frame"] <= frame] >> 32).tolist())
+        return [Life(rank, id_, bool(finished), bool(heard) or id_ in come) for rank, id_, finished, heard in rows]
 
     def lost(self, run_id: str) -> dict[int, int]:
         """How many reports of each rank were lost."""

@@ -9,6 +9,7 @@ import sqlite3
 from typing import NamedTuple
 
 from collector.log import event
+from collector.store.batch import disown
 from collector.store.space import bytes_of
 
 DAY = 86_400.0
@@ -27,7 +28,6 @@ _DROP = (
     "DELETE FROM blocks WHERE stream_id IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM schemas WHERE stream_id IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM log WHERE place >> 32 IN (SELECT id FROM streams WHERE run_id = :run)",
-    "DELETE FROM arrived WHERE place >> 32 IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM transitions WHERE run_id = :run",
     "DELETE FROM phase_states WHERE run_id = :run",
     "DELETE FROM live_states WHERE run_id = :run",
@@ -134,6 +134,8 @@ class Retention:
             "FROM runs r WHERE r.id = ?",
             (now, run_id),
         )
+        streams = [stream_id for (stream_id,) in self._db.execute("SELECT id FROM streams WHERE run_id = ?", (run_id,))]
+        disown(self._db, streams)
         for statement in _DROP:
             self._db.execute(statement, {"run": run_id})
         event("store.dropped", run=run_id)

@@ -7,16 +7,21 @@ then let go of once a hundred rows: the thread that writes would otherwise wait 
 import sqlite3
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 _TOGETHER = 100
 
 
-def insert(db: sqlite3.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Insert rows, each with a value for each column."""
-    into = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608 - names of our own
-    for values, some in _parts(len(columns), rows):
-        db.execute(into + values, some)
+def insert(
+    db: sqlite3.Connection,
+    table: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    known: Literal["ABORT", "IGNORE"] = "ABORT",
+) -> int:
+    """Insert rows, each with a value for each column; how many. What becomes of one that is ``known`` is SQLite's word for it."""
+    into = f"INSERT OR {known} INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608 - names of our own
+    return sum(db.execute(into + values, some).rowcount for values, some in _parts(len(columns), rows))
 
 
 def update(db: sqlite3.Connection, table: str, column: str, rows: Sequence[tuple[int, Any]]) -> None:

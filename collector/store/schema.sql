@@ -40,15 +40,12 @@ CREATE TABLE IF NOT EXISTS schemas (
     PRIMARY KEY (stream_id, id)
 ) STRICT, WITHOUT ROWID;
 
--- Messages in the order in which they came, until many are put in their place in the log at once.
+-- Messages in the order in which they came, those of a commit together, until many are put in their place in the log at once.
 CREATE TABLE IF NOT EXISTS arrived (
-    frame       INTEGER PRIMARY KEY,          -- see log
-    place       INTEGER NOT NULL,
-    step        INTEGER NOT NULL,
-    received_at REAL NOT NULL,
-    body        BLOB NOT NULL
+    last_frame INTEGER PRIMARY KEY,           -- see log
+    places     BLOB NOT NULL,                 -- of each its place (-1: of a dropped run), frame, step, time of arrival, and its bytes
+    bodies     BLOB NOT NULL                  -- one after another
 ) STRICT;
-CREATE INDEX IF NOT EXISTS arrived_place ON arrived (place);
 
 -- Messages that are not in a block yet. Those of one stream lie side by side, so that few pages change when they leave.
 CREATE TABLE IF NOT EXISTS log (

@@ -17,7 +17,7 @@ import numpy as np
 
 from collector.log import event, logger
 from collector.store.block import PLACE, Records, pack_places, pack_records, pack_rows, split
-from collector.store.log import Row, reports_by_schema, series_of, settled
+from collector.store.log import Row, messages, reports_by_schema, series_of
 from collector.store.pyramid import BUCKET, extremes, placed
 from collector.store.rows import insert
 
@@ -129,7 +129,7 @@ def _oldest(db: sqlite3.Connection, stream_id: int) -> tuple[list[Row], bool]:
     """The oldest messages in a stream's log, and whether there are more."""
     rows: list[Row] = []
     size = 0
-    for row in settled(db, stream_id):
+    for row in messages(db, stream_id):
         rows.append(row)
         size += len(row.body)
         if len(rows) >= WINDOW * BLOCK or size >= WINDOW * BLOCK_BYTES:

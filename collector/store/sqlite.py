@@ -9,6 +9,7 @@ file that two connections checkpoint at once (sqlite.org/wal.html, "the WAL-rese
 import json
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from probe_wire import BadMessage, Goodbye, Hello, Report, Schema
 
 PAGES = 4
 """What each commit adds to the write-ahead log besides its reports, as if it were that many of them."""
-CHECKPOINT = 16_384
-"""Reports, after which the write-ahead log is moved to the file; so it is when they were put in their place, which writes as much."""
+CHECKPOINT = 8192
+"""Messages that came or were put in their place, after which the write-ahead log is moved to the file: little at once, for others wait."""
 
 
 class Store:
@@ -50,6 +51,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = open_for_writing(path)
             self._same_file = SameFile(path)
+            self._sealer = Sealer(self._db)
         except StoreError:
             self._owner.close()
             raise
@@ -61,12 +63,12 @@ class Store:
         self._open = False
         self._moved: dict[int, Stream] = {}
         self._heard: dict[str, tuple[float, int]] = {}
-        self._sealer = Sealer(self._db)
         self._arrivals = Arrivals(self._db, self._sealer)
         self._retention = Retention(self._db, policy)
         self._rest_until = self._failed_until = 0.0
         self._in_wal = 0
         self._last_frame = 0
+        self._tidy_while(lambda: self._arrivals.due)  # what an earlier life left, while nobody waits
 
     def close(self) -> None:
         """Roll back what was not committed and close the file."""
@@ -81,15 +83,13 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             self._open = True
             (self._last_frame,) = self._db.execute("SELECT number FROM last_frame").fetchone()
-            self._arrivals.look()
 
     def commit(self) -> None:
         """Make everything since the last commit durable. Somebody waits to be told: what can be done later is left to `tidy`."""
         if self._open:
             self._flush()
             self._end()
-            if self._arrivals.overdue:
-                self.tidy(0.0)
+            self._tidy_while(lambda: self._arrivals.overdue)
 
     def _end(self) -> None:
         self._same_file.check()
@@ -120,7 +120,7 @@ class Store:
             if self._db.in_transaction:  # SQLite itself may have rolled back, on a full disk for instance
                 self._db.execute("ROLLBACK")
             self._sealer.rolled_back()
-            self._arrivals.rolled_back()
+            self._arrivals.look_again()
             self._retention.forget()
 
     @property
@@ -140,13 +140,14 @@ class Store:
             return []
         gone: list[str] = []
         try:
-            if self._arrivals.due:
-                self._begin()
-                self._settle()
-                self._end()
-            elif self._in_wal >= CHECKPOINT:
+            if self._in_wal >= CHECKPOINT:
                 self._in_wal = 0
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            elif self._arrivals.due:
+                self._begin()
+                self._in_wal += self._arrivals.settle()
+                self._seal()
+                self._end()
             elif began >= self._rest_until and (self._sealer.waiting or self._retention.wants(now)):
                 gone = self._make_room(now)
                 self._retention.give_back()
@@ -155,19 +156,25 @@ class Store:
             logger.exception("store.tidying_failed")
             self._failed_until = began + 60
             self.rollback()
+            self._arrivals.look_again()  # or what waits meanwhile would be held in memory, however much it is
         return gone
 
-    def _settle(self) -> None:
-        self._arrivals.settle()
-        self._sealer.seal()
-        self._in_wal = CHECKPOINT
+    def _tidy_while(self, wanted: Callable[[], bool]) -> None:
+        while wanted() and time.monotonic() >= self._failed_until:
+            self.tidy(0.0)
 
     def _make_room(self, now: float) -> list[str]:
         self._begin()
-        self._sealer.seal()
+        self._seal()
         gone = self._retention.step(now) if self._retention.wants(now) else []
         self._end()
+        if gone:
+            self._arrivals.look_again()
         return gone
+
+    def _seal(self) -> None:
+        if not self._arrivals.moving:
+            self._sealer.seal()
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -240,7 +247,7 @@ class Store:
         if message.seq <= stream.high:
             raise sqlite3.IntegrityError(f"number {message.seq} of stream {stream.id} is stored or counted as lost")
         frame = self._last_frame + 1
-        self._arrivals.put(frame, place(stream.id, message.seq), message.step, now, body, schema_id)
+        self._arrivals.put((place(stream.id, message.seq), frame, message.step, now, body), schema_id)
         self._last_frame = frame
         self._in_wal += 1
         self._moved[stream.id] = stream

@@ -18,8 +18,9 @@ class Crowd:
         self.owed = Acknowledgements(self.sessions, self._send)
         self.peers = [(b"%d" % i,) for i in range(count)]
         for i, peer in enumerate(self.peers):
-            self.sessions.open(peer, Session(Stream(i, "run-1", i, "a", 0, 0, finished=False), "", tightens=False))
-            self.owed.owe(peer)
+            session = Session(Stream(i, "run-1", i, "a", 0, 0, finished=False), "", tightens=False)
+            self.sessions.open(peer, session)
+            self.owed.owe(peer, session)
         self.owed.tell()
         self.answered, self.told = self.told, {}
 
@@ -27,20 +28,21 @@ class Crowd:
         self.told[peer] = message.seq
         return True
 
-    def stream(self, peer: Peer) -> Stream:
+    def report(self, peer: Peer, reports: int = 1, *, finished: bool = False) -> None:
         session = self.sessions.get(peer)
         assert session is not None
-        return session.stream
+        session.stream.high += reports
+        session.stream.finished = finished
+        self.owed.owe(peer, session)
 
-    def report(self, reports: int = 1) -> None:
+    def all_report(self) -> None:
         for peer in self.peers:
-            self.stream(peer).high += reports
-            self.owed.owe(peer)
+            self.report(peer)
 
 
 def test_few_are_told_at_once() -> None:
     crowd = Crowd(FEW - 1)
-    crowd.report()
+    crowd.all_report()
     crowd.owed.tell()
     assert crowd.told == dict.fromkeys(crowd.peers, 1)
 
@@ -52,7 +54,7 @@ def test_a_greeting_is_answered_at_once_however_many_greet() -> None:
 
 def test_many_are_told_together_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd = Crowd(FEW)
-    crowd.report()
+    crowd.all_report()
     crowd.owed.tell()
     assert crowd.told == {}
     monkeypatch.setattr(acknowledgements, "TOGETHER_SECONDS", 0.0)
@@ -62,18 +64,18 @@ def test_many_are_told_together_after_a_while(monkeypatch: pytest.MonkeyPatch) -
 
 def test_who_has_sent_much_or_said_goodbye_is_told_at_once() -> None:
     crowd = Crowd(FEW + 5)
-    crowd.report()
-    crowd.stream(crowd.peers[3]).high = MOST_OPEN
-    crowd.stream(crowd.peers[5]).finished = True
+    crowd.all_report()
+    crowd.report(crowd.peers[3], MOST_OPEN - 1)
+    crowd.report(crowd.peers[5], finished=True)
     crowd.owed.tell()
-    assert crowd.told == {crowd.peers[3]: MOST_OPEN, crowd.peers[5]: 1}
+    assert crowd.told == {crowd.peers[3]: MOST_OPEN, crowd.peers[5]: 2}
     crowd.owed.tell()
     assert len(crowd.told) == 2, "once is enough"
 
 
 def test_who_is_gone_or_refused_is_told_nothing() -> None:
     crowd = Crowd(FEW + 1)
-    crowd.report()
+    crowd.all_report()
     crowd.sessions.end(crowd.peers[0])
     crowd.owed.forget(crowd.peers[1])
     crowd.owed.tell(all_of_them=True)
@@ -82,7 +84,7 @@ def test_who_is_gone_or_refused_is_told_nothing() -> None:
 
 def test_what_was_undone_is_acknowledged_to_nobody() -> None:
     crowd = Crowd(3)
-    crowd.report()
+    crowd.all_report()
     crowd.owed.clear()
     crowd.owed.tell(all_of_them=True)
     assert crowd.told == {}

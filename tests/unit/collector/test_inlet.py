@@ -234,7 +234,8 @@ def test_a_message_the_store_will_not_take_is_found_among_many_and_costs_itself_
         agent.say(Hello(RUN, rank, "a", 1), SCHEMA)
         assert isinstance(agent.hear(), Ack)
     setup.store._db.execute(
-        "CREATE TRIGGER refuse BEFORE INSERT ON arrived WHEN NEW.step = 20 BEGIN SELECT RAISE(ABORT, 'never'); END"
+        f"CREATE TRIGGER refuse BEFORE INSERT ON arrived WHEN INSTR(NEW.bodies, X'{encode(report(2)).hex()}') "
+        "BEGIN SELECT RAISE(ABORT, 'never'); END"
     )
     given_up = None
     deadline = time.monotonic() + 20

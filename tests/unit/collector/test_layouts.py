@@ -102,6 +102,21 @@ def test_a_store_of_the_layout_before_arrivals_goes_on_where_it_was(tmp_path: Pa
     assert [one for one in examine(path) if one.remedy] == []
 
 
+def test_what_waited_as_rows_in_the_layout_before_is_put_in_its_place(tmp_path: Path) -> None:
+    same = Writer(tmp_path / "same.db")
+    same.fill(300)
+    same.fill(20, schema=SMALL)
+    path = golden(tmp_path, 4)
+    assert len(table(path, "arrived")) == 20
+    old = Writer(path, rank=1)
+    assert table(path, "arrived") == []
+    assert_holds(path, "run-1", same.committed)
+    old.fill(3)
+    assert [put.frame for put in old.committed] == [321, 322, 323]
+    assert_holds(path, "run-1", same.committed + old.committed)
+    assert [one for one in examine(path) if one.remedy] == []
+
+
 def test_the_next_number_goes_on_after_the_old_ones(tmp_path: Path) -> None:
     path = golden(tmp_path, 2)
     last = max(put.frame for run in messages(path).values() for put in run)

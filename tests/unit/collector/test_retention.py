@@ -170,7 +170,7 @@ def test_what_is_behind_is_sealed_while_nothing_comes_in(tmp_path: Path, monkeyp
     db = writer.store._db
     assert db.execute("SELECT COUNT(*) FROM blocks").fetchone() == (0,)
     until = time.monotonic() + 20
-    while writer.store.unsealed and time.monotonic() < until:
+    while (writer.store._arrivals.due or writer.store.unsealed) and time.monotonic() < until:
         writer.store.tidy(0.0)
     assert db.execute("SELECT SUM(reports) FROM blocks").fetchone() == (2048,)
     assert_holds(writer.path, RUN.id, writer.committed)
@@ -215,6 +215,7 @@ def test_a_tidying_that_fails_takes_nothing_away_and_rests(
     assert_holds(path, "old", whole.committed)
     monkeypatch.undo()
     store._failed_until = 0.0
+    assert store.tidy(OLD) == [], "what waits is looked at first"
     assert store.tidy(OLD) == ["old"]
     store.close()
 

@@ -8,7 +8,7 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -309,9 +309,9 @@ def test_what_is_sealed_between_two_questions_of_a_reader_is_still_read_once(
     writer.fill(7)
     original = archive.messages
 
-    def late(db: sqlite3.Connection, stream_id: int, after: int) -> Iterator[Row]:
+    def late(db: sqlite3.Connection, stream_id: int, arrived: Iterable[Row], after: int) -> Iterator[Row]:
         writer.fill(1)  # seals all that the reader is about to ask the log for
-        return original(db, stream_id, after)
+        return original(db, stream_id, arrived, after)
 
     monkeypatch.setattr(archive, "messages", late)
     read = [frame.message.seq for frame in Reader(writer.path).frames("run-1")]

@@ -1,0 +1,113 @@
+"""Batch: messages that came together as one row, where they wait to be put in their place in the log.
+
+A row for each would have SQLite change a page of every index for every message; as one they are written once, one after another.
+"""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collector.store.log import Row
+
+WHERE: np.dtype[Any] = np.dtype(
+    [("place", "<i8"), ("frame", "<i8"), ("step", "<i8"), ("received_at", "<f8"), ("size", "<i8")]
+)
+"""Where each message of a batch stands, as in the log, and its bytes."""
+MOST_BYTES = 4 * 2**20
+"""Of a batch, unless a message is larger."""
+_BATCHES = "SELECT last_frame, places, LENGTH(bodies) FROM arrived"
+
+Plain = tuple[int, int, int, float, bytes]
+"""A `Row` of which there are many: the garbage collector does not look at such tuples again and again."""
+
+
+def keep(db: sqlite3.Connection, rows: Sequence[Plain]) -> None:
+    """Write messages that came together, in order."""
+    for part in parts(rows, len(rows), MOST_BYTES):
+        where = np.array([(*row[:4], len(row[4])) for row in part], WHERE)
+        bodies = b"".join([row[4] for row in part])
+        db.execute("INSERT INTO arrived VALUES (?, ?, ?)", (part[-1][1], where.tobytes(), bodies))
+
+
+def parts(rows: Sequence[Plain], most: int, most_bytes: int) -> Iterator[Sequence[Plain]]:
+    """Messages in order, at the most so many and so many bytes at a time; one that is larger by itself."""
+    begin = size = 0
+    for end, row in enumerate(rows):
+        size += len(row[4])
+        if end > begin and (size > most_bytes or end - begin == most):
+            yield rows[begin:end]
+            begin, size = end, len(row[4])
+    if rows:
+        yield rows[begin:]
+
+
+def oldest(db: sqlite3.Connection, most: int, most_bytes: int) -> tuple[list[Plain], int, bool]:
+    """The messages of the oldest batches, about so many at the most, the last frame of those batches, and whether they are all there are."""
+    found: list[Plain] = []
+    size = until = 0
+    with closing(db.execute(f"{_BATCHES} ORDER BY last_frame")) as batches:
+        for last_frame, *packed in batches:
+            if len(found) >= most or size >= most_bytes:
+                return found, until, False
+            where = _where(*packed)
+            found += _messages(db, last_frame, where, np.flatnonzero(where["place"] >= 0))
+            size += packed[1]
+            until = last_frame
+    return found, until, True
+
+
+def disown(db: sqlite3.Connection, stream_ids: Collection[int]) -> None:
+    """Make the messages of streams that are taken away nobody's, for a stream to come may have their number; they go with their batch."""
+    for last_frame, *packed in db.execute(_BATCHES).fetchall():
+        where = _where(*packed).copy()
+        if (gone := _of(where, stream_ids)).any():
+            where["place"][gone] = -1
+            db.execute("UPDATE arrived SET places = ? WHERE last_frame = ?", (where.tobytes(), last_frame))
+
+
+def waiting(db: sqlite3.Connection, stream_ids: Collection[int], after: int = 0) -> dict[int, list[Row]]:
+    """The messages of these streams beyond a frame that wait, those of each in order. What is half-way is in the log as well."""
+    found: dict[int, list[Row]] = {stream_id: [] for stream_id in stream_ids}
+    for last_frame, *packed in db.execute(f"{_BATCHES} WHERE last_frame > ? ORDER BY last_frame", (after,)):
+        where = _where(*packed)
+        chosen = np.flatnonzero((where["frame"] > after) & _of(where, stream_ids))
+        for message in _messages(db, last_frame, where, chosen):
+            found[message[0] >> 32].append(Row._make(message))
+    return found
+
+
+def _where(packed: bytes, size: int) -> NDArray[Any]:
+    if len(packed) % WHERE.itemsize == 0:
+        where = np.frombuffer(packed, WHERE)
+        if where["size"].sum() == size:
+            return where
+    raise sqlite3.DatabaseError("messages that wait to be put in their place are damaged")
+
+
+def _of(where: NDArray[Any], stream_ids: Collection[int]) -> NDArray[np.bool_]:
+    return np.isin(where["place"] >> 32, np.fromiter(stream_ids, np.int64))
+
+
+def _messages(db: sqlite3.Connection, last_frame: int, where: NDArray[Any], chosen: NDArray[np.intp]) -> list[Plain]:
+    if not len(chosen):
+        return []
+    (bodies,) = db.execute("SELECT bodies FROM arrived WHERE last_frame = ?", (last_frame,)).fetchone()
+    ends = np.cumsum(where["size"])[chosen].tolist()
+    return [
+        (place, frame, step, received_at, bodies[end - size : end])
+        for end, (place, frame, step, received_at, size) in zip(ends, where[chosen].tolist(), strict=True)
+    ]
+
+
+def unplaced(db: sqlite3.Connection, stream_ids: Collection[int]) -> NDArray[Any]:
+    """Where the messages of these streams stand that wait and are not in the log yet, as `WHERE` has it."""
+    where = np.concatenate([np.empty(0, WHERE), *(_where(*packed) for _, *packed in db.execute(_BATCHES))])
+    where = where[_of(where, stream_ids)]
+    query = "SELECT place FROM log WHERE place IN (SELECT value FROM json_each(?))"
+    placed = [place for (place,) in db.execute(query, (json.dumps(where["place"].tolist()),))]
+    return where[~np.isin(where["place"], placed)]
