@@ -67,7 +67,7 @@ def attach(
         optimizer: the optimizer whose steps count; it must update parameters of ``model``. A framework's wrapper is looked
             through.
         loss_fn: ``loss_fn(model(inputs), targets)`` → the scalar training loss. Where the model returns an object with
-            ``.logits``, it may take that or the logits. Without one the loss is the model's own:
+            ``.logits``, or a tuple with one tensor that is no scalar, it may take that or the logits. Without one the loss is the model's own:
             ``model(**inputs, labels=targets).loss``.
         probe_batch: ``(inputs, targets)``, or a dict of both with the targets under "labels"; the samples along the first
             axis, at least two. The same samples are measured every time: when a curve moves, the network moved. A few

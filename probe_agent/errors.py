@@ -3,9 +3,12 @@
 AgentError
 ├── AttachError     the model, optimizer, loss or probe batch cannot be watched
 └── NotApplicable   a probe's quantity is not defined here (becomes an Outcome, never reaches training)
+    └── Indivisible the loss cannot be computed on a part of the probe batch
 
 OverBudget stands apart: a BaseException, so that no estimator's fallback mistakes it for a property of the model.
 """
+
+import torch
 
 
 class AgentError(Exception):
@@ -20,5 +23,18 @@ class NotApplicable(AgentError):
     """Raised by a probe whose quantity is not defined for this snapshot; the monitor turns it into an Outcome."""
 
 
+class Indivisible(NotApplicable):
+    """Raised where a quantity needs the loss of some of the samples, and the loss refuses to be without the others."""
+
+
 class OverBudget(BaseException):
     """Raised through a probe whose time is up; the monitor turns it into an Outcome."""
+
+
+def is_refused_memory(error: BaseException) -> bool:
+    """Whether a device or the machine refused memory; on the CPU torch says so in words only."""
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001 - a stranger's class
+        words = ""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in words

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from probe_agent.complaints import Complaints, said
+from probe_agent.complaints import Complaints
+from probe_agent.errors import is_refused_memory
 from probe_agent.probe import Probe
 from probe_wire import MAX_COLUMNS, Column, Estimate, Outcome, ProbeCost, Quantity
 
@@ -77,6 +76,5 @@ def _fitting(columns: list[Measured], complain: Complaints) -> list[Measured]:
 
 
 def failure_of(error: BaseException) -> Outcome:
-    """Out of memory where a device or the machine refused some; on the CPU torch says so in words only. Else failed."""
-    refused = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in said(error)
-    return Outcome.OUT_OF_MEMORY if refused else Outcome.FAILED
+    """Out of memory where a device or the machine refused some. Else failed."""
+    return Outcome.OUT_OF_MEMORY if is_refused_memory(error) else Outcome.FAILED

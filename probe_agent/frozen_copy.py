@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial, update_wrapper
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MethodType
 from typing import Any, Final, final
 
 import torch
@@ -93,7 +93,7 @@ def copy_of(model: nn.Module, *, widen: bool = False) -> nn.Module:
 def with_own_modules(function: Any, *, widen: bool = False) -> Any:
     """The function with copies of the modules it has at hand: a criterion may count its calls, and hooks of all modules would hear of it.
 
-    At hand is what it is, its defaults, its closure, what it calls by name, and what `functools.partial` gives it. A module with
+    At hand is what it is or is a method of, its defaults, its closure, what it calls by name, and what `functools.partial` gives it. A module with
     parameters is none of the function's, but somebody's model; what cannot be copied stays.
     """
     if isinstance(function, nn.Module):
@@ -107,6 +107,8 @@ def with_own_modules(function: Any, *, widen: bool = False) -> Any:
                     memo[id(value)] = copy_of(value, widen=widen)
         return memo.get(id(value), value)
 
+    if isinstance(function, MethodType):
+        return MethodType(with_own_modules(function.__func__, widen=widen), own(function.__self__))
     if isinstance(function, partial):
         given = {name: own(value) for name, value in function.keywords.items()}
         return partial(with_own_modules(function.func, widen=widen), *map(own, function.args), **given)

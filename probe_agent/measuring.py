@@ -35,6 +35,8 @@ from probe_wire import Column, Estimate, Outcome, ProbeCost
 _PATIENCE = 1.0
 """Seconds a probe may take once it has begun, however little is left."""
 
+_JUMP = 16.0
+"""So many times what was expected is not expected again before it has happened twice."""
 
 _AT_ONCE = 30.0
 """Seconds a probe may take the first time, however much has been saved: training waits, and with it perhaps other ranks."""
@@ -96,14 +98,21 @@ class Subject:
 
 @dataclass(slots=True)
 class ProbeRecord:
-    """What is remembered of one probe between snapshots."""
+    """What is remembered of one probe between snapshots; ``seconds`` are expected the next time, ``doubted`` ones were taken last."""
 
     memory: Memory = field(default_factory=dict)
     draws: dict[SeriesKey, NDArray[np.float64]] = field(default_factory=dict)
     last: Finding | None = None
     seconds: float = 0.0
+    doubted: float = 0.0
     peak: int = 0
     halved: int = 0
+
+    def took(self, seconds: float) -> None:
+        """Expect as much the next time. After a cold start or while a machine stood still once: budget is not saved for that again."""
+        jump = not self.doubted and seconds > max(_PATIENCE, _JUMP * self.seconds)
+        self.doubted = seconds if jump else 0.0
+        self.seconds = max(self.seconds, seconds / _JUMP) if jump else seconds
 
 
 @final
@@ -124,7 +133,7 @@ class Measuring:
         self._draws = False  # the subject does, though it did not when it was tried out
 
     def seconds(self, probe: Probe) -> float:
-        """What the probe took when it last ran; 0 before."""
+        """What the probe took when it last ran, or a part of that where it came as a surprise; 0 before."""
         return self._records[probe.name].seconds
 
     def findings(
@@ -158,15 +167,16 @@ class Measuring:
             identity = self._identity_of(subject)
             for i, probe in enumerate(probes):
                 halvings, most = subject.halved.get(probe.name, 0), probe.averages(snapshot.probe_set.n)
-                left, usual = remaining(), self.seconds(probe) * 2.0 ** (self._records[probe.name].halved - halvings)
-                if i and min(usual, self.seconds(probe)) > left:  # as it was judged before all ranks stopped for it
+                record = self._records[probe.name]
+                left, usual = remaining(), record.seconds * 2.0 ** (record.halved - halvings)
+                if i and min(usual, record.seconds) > left:  # as it was judged before all ranks stopped for it
                     yield self._absent(probe, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence)
                 elif short := self._short_of_memory(probe, at := snapshot.halved(halvings, most)):
                     yield replace(self._absent(probe, Outcome.OUT_OF_MEMORY, short), blame="memory")
                 else:
-                    snapshot.deadline.at = time.perf_counter() + min(
-                        self._most, max(_PATIENCE, min(left / 2, _AT_ONCE), 2 * usual)
-                    )
+                    usual = max(usual, record.doubted) if record.doubted < left else usual
+                    longest = min(self._most, max(_PATIENCE, min(left / 2, _AT_ONCE), 2 * usual))
+                    snapshot.deadline.at = time.perf_counter() + longest
                     self._notice_samples(probe, halvings)
                     part = {"probe_set": f"{identity['probe_set']}, {at.probe_set.n} of {most}"} if halvings else {}
                     yield self._run(probe, at, {**identity, **part})
@@ -226,11 +236,7 @@ class Measuring:
         self, probe: Probe, measure: Callable[[Memory], Iterator[Measurement]], identity: Mapping[str, str]
     ) -> Finding:
         record = self._records[probe.name]
-        common = {
-            "probe": probe.name,
-            "configuration": self._configurations[probe.name],
-            **identity,
-        }
+        common = {"probe": probe.name, "configuration": self._configurations[probe.name], **identity}
         began = time.perf_counter()
         try:
             measured = [_column(m, record, common) for m in islice(measure(record.memory), MOST + 1)]
@@ -240,7 +246,7 @@ class Measuring:
         except OverBudget:
             # Twice as long is tried when there is time for that, so that a probe is not begun and stopped for ever.
             took = time.perf_counter() - began
-            record.seconds = 2 * took
+            record.seconds, record.doubted = max(2 * took, record.doubted), 0.0
             return self._absent(probe, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence, took)
         except BaseException as error:
             if is_interruption(error):
@@ -252,7 +258,7 @@ class Measuring:
             detail = "" if outcome is Outcome.OK else outcome.sentence
             found = Finding(measured, ProbeCost(probe.name, time.perf_counter() - began, outcome, detail))
             record.last = found
-        record.seconds = found.cost.seconds
+        record.took(found.cost.seconds)
         return found
 
     def _absent(self, probe: Probe, outcome: Outcome, detail: str, seconds: float = 0.0) -> Finding:

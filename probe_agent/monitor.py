@@ -7,7 +7,7 @@
                 └─ Probe …          Snapshot → Measurements, each timed and guarded
                      └─ Outbox   3  one Report, queued; a daemon thread sends it
 
-When nothing is due the hook compares two integers and returns.
+When nothing is due the hook compares two integers and returns (`steps`).
 """
 
 import os
@@ -23,7 +23,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from probe_agent.agenda import Agenda
+from probe_agent.agenda import NEVER, Agenda
 from probe_agent.budget import Budget
 from probe_agent.complaints import Complaints, said, tell
 from probe_agent.draft import Draft
@@ -39,7 +39,7 @@ from probe_agent.room import Respite, short_of, weight_bytes
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
-from probe_agent.steps import Steps
+from probe_agent.steps import Count, Steps
 from probe_agent.undisturbed import capturing, unseen
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Advice, Losses, Outcome, ProbeCost, Run, Tighten
@@ -80,7 +80,6 @@ class Monitor:
     ) -> None:
         self.run = run
         self.subject = subject
-        self.step = step
         self.snapshots_skipped = 0
         self._measured = 0.0  # seconds of the training thread
         self._live = live or subject.model  # what the optimizer updates, where that is not what is measured
@@ -88,7 +87,8 @@ class Monitor:
         self._watches = tuple(watches)
         self.agenda = Agenda(self._watches, step, earns=budget.share > 0)
         probes = probes_of(self._watches)
-        self._purse = Purse(budget, probes, subject.probe_set.n)
+        halvable = not any(samples.names_places for samples in (subject.probe_set, *subject.further_sets.values()))
+        self._purse = Purse(budget, probes, subject.probe_set.n if halvable else 0)
         self._place = place
         self._complain = Complaints()
         self._respite, self._recording = Respite(), 0.0
@@ -100,14 +100,14 @@ class Monitor:
         self._closed = False
         self._first_step = step
         self._started = time.perf_counter()
-        self._next_due = self.agenda.next
-        self._in_step = False
+        self._count = Count(step)
+        self._look_at(self.agenda.next)
         self._began: float | None = None
         self._in = 0  # the thread that measures
         self._outbox = open_outbox(self)
         # The optimizer holds the monitor from here on, so that one line attaches it; the outbox's thread
         # does not, so that a monitor whose optimizer is gone ends with it.
-        self._steps = Steps(optimizer, self._before_step, self._after_step)
+        self._steps = Steps(optimizer, self._record_weights, self._guarded_measure, self._count)
         # Not at interpreter exit: then the outbox itself still waits for what is queued.
         weakref.finalize(self, self._outbox.abandon).atexit = False
         weakref.finalize(self, self._place.close).atexit = False
@@ -159,7 +159,7 @@ class Monitor:
     def wish(self, wish: Tighten) -> None:
         """Consider a wish of the collector's at the next step, in a job of several ranks at the next that is due. For any thread."""
         if self.agenda.take(wish) and self._place.alone():
-            self._next_due = self.step
+            self._look_at(self.step)
 
     def close(self, reason: str = "finished") -> None:
         """Stop watching and deliver what is queued, within two seconds; harmless when repeated."""
@@ -190,26 +190,24 @@ class Monitor:
 
     # -- at every step ----------------------------------------------------------------------------
 
-    def _before_step(self, *_: object) -> None:
-        if self._recorder and self.step + 2 >= self._next_due and not (self._in_step or self._closed):
-            self._record_weights(self._recorder)
-        self._in_step = True
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far."""
+        return self._count.step
 
-    def _after_step(self, *_: object) -> None:
-        # An optimizer whose step calls super().step() comes here twice for one step: counted once.
-        if not self._in_step:
-            return
-        self._in_step = False
-        self.step += 1
-        if self.step >= self._next_due and not self._closed:
-            self._guarded_measure()
+    def _look_at(self, step: int) -> None:
+        """Measure after that step, and keep the weights before the last two that lead to it."""
+        self._count.due, self._count.near = step, step - 2 if self._recorder else NEVER
 
-    def _record_weights(self, recorder: Recorder) -> None:
+    def _record_weights(self) -> None:
         """Before the last two steps that lead to a measurement, so that it can tell what they did."""
+        recorder = self._recorder
+        if recorder is None or self._closed:
+            return
         began = time.perf_counter()
         try:
             with unseen():
-                if capturing() or self._respite.why(self._next_due):
+                if capturing() or self._respite.why(self._count.due):
                     recorder.forget()
                     return
                 if short := short_of(2 * weight_bytes(self._live), next(self._live.parameters()).device):
@@ -226,10 +224,12 @@ class Monitor:
     # -- at a step that is due --------------------------------------------------------------------
 
     def _guarded_measure(self) -> None:
+        if self._closed:
+            return
         if capturing() or not _turn.acquire(blocking=False):
             # Another thread measures, and may have seeded the streams of the whole process; or a CUDA graph is being captured.
             self.snapshots_skipped += 1
-            self._next_due = self.step + 1
+            self._look_at(self.step + 1)
             return
         self._began, self._in = time.perf_counter(), threading.get_ident()
         try:
@@ -240,7 +240,7 @@ class Monitor:
                 raise
             self._complain("monitor", f"measuring at step {self.step} failed: {said(error)}")
         finally:
-            self._next_due = self.agenda.next
+            self._look_at(self.agenda.next)
             self._measured += time.perf_counter() - self._began
             self._began, self._in = None, 0
             _turn.release()
@@ -269,8 +269,7 @@ class Monitor:
             agenda.go_on(self.step)
             if wanted:
                 self._measure(choice.probes, choice.skipped, scheduled=scheduled)
-        self._next_due = agenda.next
-        if self._recorder and self._next_due > self.step + 2:
+        if self._recorder and agenda.next > self.step + 2:
             self._recorder.forget()
 
     def _wish(self, wanted: set[Probe]) -> Choice:

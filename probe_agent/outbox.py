@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import zmq
 
@@ -25,7 +25,7 @@ from probe_post.courier import Courier
 from probe_post.errors import SpoolError
 from probe_post.estate import Estate
 from probe_post.ledger import Ledger
-from probe_post.line import Line
+from probe_post.line import Line, Reach
 from probe_wire import Advice, Hello, Run, Tighten, encode
 from probe_wire.agent_key import AgentKey
 
@@ -37,6 +37,19 @@ CONNECT_SECONDS = 0.5
 
 QUEUE = 2000
 """Reports that may wait to be numbered."""
+
+
+_SILENT = "Whoever listens there never answered"
+_HUNG_UP = "Whoever listens there hung up: it asks for {} (PHASEWATCH_KEY), or is no collector"
+_SILENCE: Final = {
+    Reach.NOBODY: "No connection came about: nobody listens there",
+    Reach.CONNECTED: _SILENT,
+    Reach.LET_IN: _SILENT,
+    Reach.HUNG_UP: _HUNG_UP,
+    Reach.SPEAKS_OTHERWISE: _HUNG_UP,  # which of the two it is depends on who of both is first to notice
+    Reach.KEY_REFUSED: "The collector does not let in the key that was given (PHASEWATCH_KEY)",
+}
+"""What is the matter with one that never answered."""
 
 
 class Outbox(Protocol):
@@ -116,6 +129,7 @@ class ZmqOutbox:
         self._stream = Stream(run, rank, step, tightens=wish is not None)
         self._root = root or spools.root()
         self._ledger = Ledger(capacity, self._complain)
+        self._keyed = key is not None
         self._line = Line(address, key, self._complain)
         self._courier = Courier(
             self._line.put, self._hello, self._ledger, self._complain, breaks=lambda: self._line.breaks
@@ -163,11 +177,21 @@ class ZmqOutbox:
         lost = len(self._queue) + self._ledger.in_memory
         if kept := self.undelivered - lost:
             warn(
-                f"the collector at {self.address} has not acknowledged {kept} messages. They wait in {self._root}; the next job "
-                "on this machine delivers them, or `probe-agent spool deliver`."
+                f"the collector at {self.address} has not acknowledged {kept} messages.{self._silence} They wait in {self._root}; "
+                "the next job on this machine delivers them, or `probe-agent spool deliver`."
             )
         if lost:
-            warn(f"{lost} messages were not acknowledged by the collector at {self.address} and are lost.")
+            warn(
+                f"{lost} messages were not acknowledged by the collector at {self.address} and are lost.{self._silence}"
+            )
+
+    @property
+    def _silence(self) -> str:
+        """What is the matter with a collector that never answered, as far as that can be told: to a stranger it says nothing."""
+        if self._courier.ever_greeted:
+            return ""
+        asks = "another key or none" if self._keyed else "a key and none was given"
+        return f" {_SILENCE[self._line.reach].format(asks)}."
 
     def abandon(self) -> None:
         """Ask the thread to say goodbye and end, without waiting for it."""

@@ -63,8 +63,10 @@ def looked_through(subject: Subject, snapshot: Snapshot) -> Subject:
         snapshot.loss_fn(outputs, snapshot.probe_set.targets)
     except AttachError:
         raise
-    except Exception:  # noqa: BLE001 - a loss such as cross_entropy takes no object
-        return replace(subject, logits=True)
+    except Exception as error:  # noqa: BLE001 - a loss such as cross_entropy takes no object
+        # Of a tuple only where it was not taken at all: its first part and the first sample of a tensor are both called [0].
+        refused = not isinstance(outputs, tuple | list) or isinstance(error, TypeError | AttributeError)
+        return replace(subject, logits=True) if refused else subject
     known = _as_loss_of_logits(snapshot)
     if known is None:
         return subject
@@ -113,19 +115,22 @@ def _as_loss_of_logits(snapshot: Snapshot) -> MeanNegativeLog | None:
         for params, probe_set in _trials(snapshot):
             try:
                 outputs = snapshot.outputs(params, probe_set.inputs)
-                loss, logits = snapshot.loss_fn(outputs, probe_set.targets), logits_of(outputs)
+                logits, targets = logits_of(outputs), probe_set.targets
+                fitting = () if logits is None else [known for known in pairs if known.fits(logits, targets)]
+                if logits is None or not fitting:
+                    return None  # before the loss is tried: a GPU is lost to who looks beyond a tensor's end
+                loss = snapshot.loss_fn(outputs, targets)
             except Exception:  # noqa: BLE001 - a stranger's loss may refuse other weights in any way
                 return None
-            if logits is None or not isinstance(loss, Tensor) or loss.numel() != 1:
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
                 return None
+            if not loss.isfinite():  # weights so large tell nothing
+                continue
             dtype = logits.dtype
-            for likelihood in list(pairs):
-                if likelihood.fits(logits, probe_set.targets):
-                    count = likelihood.predictions(logits, probe_set.targets).sum()
-                    mean = likelihood.negative_log(logits, probe_set.targets).sum() / count
-                    pairs[likelihood].append((float(loss), float(mean)))
-                else:
-                    del pairs[likelihood]
+            pairs = {known: pairs[known] for known in fitting}
+            for likelihood, tried in pairs.items():
+                count = likelihood.predictions(logits, targets).sum()
+                tried.append((float(loss), float(likelihood.negative_log(logits, targets).sum() / count)))
     for likelihood, tried in pairs.items():
         if (scale := multiple(tried, dtype)) is not None:
             return MeanNegativeLog(likelihood, 1.0 if abs(scale - 1) < 1e-3 else scale)
@@ -133,20 +138,25 @@ def _as_loss_of_logits(snapshot: Snapshot) -> MeanNegativeLog | None:
 
 
 def _trials(snapshot: Snapshot) -> Iterator[tuple[dict[str, Tensor] | None, ProbeSet]]:
-    """The weights and the probe set as they are; half of the samples; and twice other weights."""
+    """The weights and the probe set as they are; half of the samples; and other weights."""
     whole = snapshot.probe_set
     yield None, whole
     yield None, whole.part(slice(0, (whole.n + 1) // 2))
-    for i in range(2):
-        yield _moved(snapshot, f"other weights {i}"), whole
+    for by in (
+        0.5,
+        2.0,
+        8.0,
+    ):  # of small weights, with logits near zero, only the last tells a loss from one and a constant
+        yield _moved(snapshot, by), whole
 
 
-def _moved(snapshot: Snapshot, purpose: str) -> dict[str, Tensor]:
-    """Each trainable parameter moved at random by half of its size."""
-    generator = snapshot.generator(purpose)
+def _moved(snapshot: Snapshot, by: float) -> dict[str, Tensor]:
+    """Each trainable parameter moved at random ``by`` so many times its size."""
+    generator = snapshot.generator(f"weights moved by {by}")
     return {
         name: p.detach()
-        + (p.detach().square().mean().sqrt() / 2 + 0.01)
+        + by
+        * (p.detach().square().mean().sqrt() + 0.02)
         * torch.randn(p.shape, generator=generator, device=generator.device).to(p)
         for name, p in snapshot.params.items()
     }

@@ -4,6 +4,7 @@ The tensors of a model are copied once, into the shared memory; what is pickled 
 Classes and functions of the training script itself travel by value (cloudpickle).
 """
 
+import copyreg
 import io
 import mmap
 import os
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, final
 import cloudpickle
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 ALIGNMENT = 64
 """Bytes: what vector instructions like, and a place of its own for a tensor without elements."""
@@ -85,6 +87,13 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self.size = 0
         self.laid: dict[int, tuple[Tensor, Slot]] = {}
+
+    def reducer_override(self, value: object) -> Any:
+        """A parametrized module by the class that torch has made for it, which refuses, and what that of its kind would pickle."""
+        if isinstance(value, nn.Module) and is_parametrized(value):
+            kind: Any = type(value).__base__
+            return copyreg.__newobj__, (type(value),), kind.__getstate__(value)  # type: ignore[attr-defined]
+        return super().reducer_override(value)
 
     def persistent_id(self, value: object) -> Slot | None:
         """The slot of a plain tensor; None for all else, which is pickled."""

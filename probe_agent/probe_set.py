@@ -36,6 +36,13 @@ class ProbeSet:
         """Where the probe set lives."""
         return self.targets.device
 
+    @property
+    def names_places(self) -> bool:
+        """Whether the targets may be places in the batch, as those of in-batch contrasts are: each of 0…n − 1 once."""
+        if self.targets.dim() != 1 or self.targets.is_floating_point() or self.targets.is_complex():
+            return False
+        return self.targets.dtype is not torch.bool and self.targets.sort().values.tolist() == list(range(self.n))
+
     def part(self, index: slice | Tensor) -> "ProbeSet":
         """Some of the samples, by a slice or a tensor of indices."""
         return ProbeSet(rows(self.inputs, index), self.targets[index])

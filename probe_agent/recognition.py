@@ -17,6 +17,9 @@ CANDIDATES: tuple[Likelihood, ...] = (
     Bernoulli(),
 )
 
+_ROUNDING = 32
+"""So many units in the last place two ways to compute one mean may differ by."""
+
 
 def named(name: str) -> Likelihood:
     """The likelihood of that name.
@@ -75,13 +78,21 @@ def _stands_for(
 
 
 def multiple(pairs: Sequence[tuple[float, float]], dtype: torch.dtype) -> float | None:
-    """The constant c > 0 with loss = c · reference in every pair, to half the digits of the type; None where there is none."""
+    """The constant c > 0 with loss = c · reference in every pair; None where there is none.
+
+    From the first pair to every other the loss must change by c times what the reference does, to half the digits of the type: where
+    the reference changes little, a small penalty beside it would else pass for a part of c.
+    """
     (loss_0, reference_0), *others = pairs
     if not (0 < loss_0 < math.inf and 0 < reference_0 < math.inf):
         return None
     c = loss_0 / reference_0
-    tolerance = torch.finfo(dtype).eps ** 0.5
-    # Measured against the first loss as well: a perfect fit has no digits of its own to compare.
-    if all(abs(loss - c * reference) <= tolerance * (abs(c * reference) + loss_0) for loss, reference in others):
+    eps = torch.finfo(dtype).eps
+    # Rounding is measured against the first loss as well: a perfect fit has no digits of its own to compare.
+    if all(
+        abs(loss - c * reference)
+        <= eps**0.5 * c * abs(reference - reference_0) + _ROUNDING * eps * (abs(c * reference) + loss_0)
+        for loss, reference in others
+    ):
         return c
     return None

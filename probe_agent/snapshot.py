@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.deadline import Deadline
+from probe_agent.errors import Indivisible, is_refused_memory
 from probe_agent.frozen_copy import HALF, copy_of, single, with_own_modules
+from probe_agent.interruption import is_interruption
 from probe_agent.likelihood import Likelihood
 from probe_agent.probe_set import Inputs, ProbeSet, each
 from probe_agent.update_rule import UpdateRule
@@ -145,6 +147,36 @@ class Snapshot:
         targets = self.probe_set.targets if targets is None else targets
         return self.loss_fn(self.outputs(params, inputs), targets)
 
+    def loss_of(self, part: ProbeSet, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The training loss of some of the samples, a scalar.
+
+        Raises:
+            Indivisible: there is none without the others. Of in-batch contrasts the targets may be places in the batch.
+        """
+        try:
+            outputs = self.outputs(params, part.inputs)
+            if part.n != self.probe_set.n and not self.stands_alone(outputs, part.targets):
+                raise IndexError("targets may be places in the whole batch")  # noqa: TRY301 - one way out for all that refuse
+            return self.loss_fn(outputs, part.targets)
+        except Exception as error:
+            if part.n == self.probe_set.n or is_interruption(error) or is_refused_memory(error):
+                raise
+            raise Indivisible(
+                f"Got a loss that {part.n} of the {self.probe_set.n} samples alone do not have ({type(error).__name__}: {error}); how it "
+                "varies over samples cannot be told. Need one that averages over samples."
+            ) from error
+
+    def stands_alone(self, outputs: Any, targets: Tensor) -> bool:
+        """Whether the loss may be tried on these of the samples: a GPU is lost to the whole process where a target is beyond the outputs."""
+        known = self.likelihood
+        if known is not None and isinstance(outputs, Tensor) and known.fits(outputs, targets):
+            return True
+        return not self.once("targets are places", lambda: self.probe_set.names_places) and (
+            known is None
+            or not isinstance(outputs, Tensor)
+            or not self.once("likelihood fits", lambda: known.fits(self.predictions(), self.probe_set.targets))
+        )
+
     def on(self, split: str) -> "Snapshot":
         """The same snapshot with one of the further sets as its probe set; what `once` keeps there is its own."""
         return self.once(f"on {split}", lambda: replace(self, probe_set=self.further_sets[split]))
@@ -202,8 +234,12 @@ def part_of(outputs: Any, name: str) -> Tensor | None:
 
 
 def logits_of(outputs: Any) -> Tensor | None:
-    """The logits in an object or dict that a model returns; None where there are none."""
-    return part_of(outputs, "logits")
+    """The logits in what a model returns: those of an object or dict, the one tensor of a tuple that is no scalar; None where there are none."""
+    found = part_of(outputs, "logits")
+    if found is None and isinstance(outputs, tuple | list):
+        tensors = [part for part in outputs if isinstance(part, Tensor) and part.dim()]
+        return tensors[0] if len(tensors) == 1 else None
+    return found
 
 
 def widened(probe_set: ProbeSet) -> ProbeSet:

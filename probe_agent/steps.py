@@ -5,12 +5,13 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, final
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
-Listener = Callable[..., None]
+Listener = Callable[[], object]
 
 _LISTENER = "phasewatch"
 
@@ -21,24 +22,51 @@ _STEPPING = torch.optim.Optimizer.register_step_post_hook.__code__.co_filename
 """The file whose code is running while listeners are called."""
 
 
-def _uncompiled(listener: Listener) -> Listener:
-    """The listener as it is, also where the optimizer's step is compiled: no part of it, and nothing it calls is compiled."""
-    set_compiler: Callable[[Any], Any]
-    try:
-        set_compiler = torch._C._dynamo.eval_frame.set_eval_frame  # noqa: SLF001 - torch.compiler.disable would import the compiler
-    except AttributeError:  # not in every version of torch
-        set_compiler = _nobody
+@final
+class Count:
+    """The steps so far, and which of them are listened to: all that is looked at where nothing is due.
 
-    def listen(*args: object) -> None:
-        compiler = set_compiler(None)
-        try:
-            listener(*args)
-        finally:
-            set_compiler(compiler)
+    Attributes:
+        step: how many were taken.
+        due: after this one and all later ones listeners are called.
+        near: before whatever follows this one they are.
+        within: a step has begun and not ended.
+    """
 
-    listen.__name__ = _LISTENER
-    listen._torchdynamo_disable, listen._torchdynamo_disable_msg = True, None  # type: ignore[attr-defined]  # noqa: SLF001
-    return listen
+    __slots__ = ("due", "near", "step", "within")
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = self.due = self.near = step
+        self.within = False
+
+
+def _hooks(count: Count, before: Listener, after: Listener) -> tuple[Callable[..., None], Callable[..., None]]:
+    """What the optimizer calls. It does not ask the listeners whether they want to be called: that would be dearer than all else here."""
+
+    def begin(*_: object) -> None:
+        if count.step >= count.near and not count.within:
+            before()
+        count.within = True
+
+    def end(*_: object) -> None:
+        if count.within:  # an optimizer whose step calls super().step() comes here twice for one step: counted once
+            count.within = False
+            count.step += 1
+            if count.step >= count.due:
+                after()
+
+    return _uncompiled(begin), _uncompiled(end)
+
+
+def _uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """The same function, also where the optimizer's step is compiled: no part of it, and nothing it calls is compiled."""
+    with suppress(AttributeError):  # not in every version of torch; torch.compiler.disable would import the compiler
+        frames = torch._C._dynamo.eval_frame  # noqa: SLF001
+        skip = frames._FrameAction.SKIP  # noqa: SLF001
+        frames.set_code_exec_strategy(hook.__code__, frames._FrameExecStrategy(skip, skip))  # noqa: SLF001
+    hook.__name__ = _LISTENER
+    hook._torchdynamo_disable, hook._torchdynamo_disable_msg = True, None  # type: ignore[attr-defined]  # noqa: SLF001
+    return hook
 
 
 def listened_to(optimizer: torch.optim.Optimizer) -> bool:
@@ -62,7 +90,7 @@ def _nobody(*_: object) -> None:
 
 @final
 class Steps:
-    """Calls ``before`` and ``after`` around every step of the optimizer, until `stop`.
+    """Calls ``before`` and ``after`` around the steps of the optimizer that ``count`` says (default: every one), until `stop`.
 
     A step walks through the tables its listeners are in, and raises into the training loop when one changes
     under it. So `stop` puts a function that does nothing in their places, which is safe within a step, in a signal
@@ -72,14 +100,14 @@ class Steps:
     In a forked child nobody listens any more: a child's steps are not the run's.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, before: Listener, after: Listener) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, before: Listener, after: Listener, count: Count | None = None
+    ) -> None:
         self._thread = threading.get_ident()
         for table in (_BEFORE, _AFTER):
             _clear(getattr(optimizer, table, {}))
-        self._places = (
-            optimizer.register_step_pre_hook(_uncompiled(before)),
-            optimizer.register_step_post_hook(_uncompiled(after)),
-        )
+        begin, end = _hooks(count or Count(), before, after)
+        self._places = (optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end))
         _all.add(self)
 
     def stop(self) -> None:
@@ -97,9 +125,9 @@ class Steps:
                 table[place.id] = _nobody
 
 
-def _table_of(place: RemovableHandle) -> dict[int, Listener] | None:
+def _table_of(place: RemovableHandle) -> dict[int, Any] | None:
     """The table a listener is in; None where the optimizer is gone."""
-    table: dict[int, Listener] | None = place.hooks_dict_ref()
+    table: dict[int, Any] | None = place.hooks_dict_ref()
     return table
 
 

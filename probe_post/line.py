@@ -5,6 +5,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import Enum
 from typing import final
 
 import zmq
@@ -20,7 +21,22 @@ RENEW_SECONDS = 15.0
 LOOK_SECONDS = 0.02
 """How often it is looked whether the connection still stands: well within the tenth of a second after which libzmq makes another."""
 
-_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+
+class Reach(Enum):
+    """How far the last connection came."""
+
+    NOBODY = 0
+    CONNECTED = zmq.EVENT_CONNECTED
+    HUNG_UP = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    SPEAKS_OTHERWISE = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    """This or the former where one side asks for a key and the other has none, or that of another collector."""
+    KEY_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    LET_IN = zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+
+_REACHES = {int(reach.value): reach for reach in Reach if reach is not Reach.NOBODY}
+_REFUSED = Reach.KEY_REFUSED, Reach.SPEAKS_OTHERWISE
+_EVENTS = sum(_REACHES) | zmq.EVENT_DISCONNECTED
 _EVENT = struct.Struct("=H")  # what libzmq's monitor begins a message with
 _jitter = random.Random()  # its own stream: training's is not touched
 
@@ -36,6 +52,7 @@ class Line:
 
     Attributes:
         breaks: how often a connection was lost. Whoever answers on the next one knows nothing of what was said on the last.
+        reach: how far the last one came.
     """
 
     def __init__(
@@ -52,6 +69,7 @@ class Line:
         self._refused = False
         self._look_at = 0.0
         self.breaks = 0
+        self.reach = Reach.NOBODY
 
     def connect(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         """Open the socket. Connecting is asynchronous: a missing collector is not an error."""
@@ -72,7 +90,7 @@ class Line:
             socket.curve_publickey = self._key.public.encode()
             socket.curve_secretkey = self._key.secret.encode()
         name = f"inproc://line-{id(self)}"
-        socket.monitor(name, _REFUSED | zmq.EVENT_DISCONNECTED)
+        socket.monitor(name, _EVENTS)
         self._monitor = context.socket(zmq.PAIR)
         self._monitor.setsockopt(zmq.RCVHWM, 0)  # at a limit libzmq's own thread would wait for us
         self._monitor.connect(name)
@@ -131,7 +149,11 @@ class Line:
             while True:
                 (number,) = _EVENT.unpack_from(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
                 self.breaks += number == zmq.EVENT_DISCONNECTED
-                self._refused |= number != zmq.EVENT_DISCONNECTED
+                reach = _REACHES.get(number)
+                self._refused |= reach in _REFUSED
+                # What became of one connection tells more than that the next is tried.
+                if reach is not None and (reach is not Reach.CONNECTED or self.reach is Reach.NOBODY):
+                    self.reach = reach
         return self.breaks > before
 
     def _renew(self) -> None:

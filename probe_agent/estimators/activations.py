@@ -118,7 +118,8 @@ class _Watch(TorchFunctionMode):
         self._activated[self._layer] += 1
         again = self._activated[self._layer]
         layer = self._layer if again == 1 else f"{self._layer}#{again}"
-        self._see(layer, function, args[0] if args else kwargs["input"])
+        seen: Tensor = args[0] if args else kwargs["input"]
+        self._see(layer, function, seen.detach())  # a model that needs a gradient in its forward pass enables it there
         result = func(*args, **kwargs)
         self._last = (layer, function, result)
         return result

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probe_agent.errors import Indivisible
 from probe_agent.estimators.draws import Draws
 from probe_agent.estimators.hvp import HessianProduct
 from probe_agent.probe_set import ProbeSet
@@ -33,7 +34,7 @@ def curvature_draws(snapshot: Snapshot, v: Tensor, curvature: float, *, error: f
 
     They are the groups' curvatures, moved so that their mean is the whole's and drawn together as if
     the groups made up the probe set. None where they do not agree with the whole's, because the loss
-    is no mean over inputs (a sum, a contrast).
+    is no mean over inputs (a sum, a contrast), nor where it cannot be computed on some of them.
 
     Args:
         snapshot: the model.
@@ -43,9 +44,12 @@ def curvature_draws(snapshot: Snapshot, v: Tensor, curvature: float, *, error: f
         groups: how many, two or more; as many as there are inputs where those are fewer.
     """
     parts = _parts(snapshot, groups)
-    products = snapshot.once(
-        f"hessian products of {groups} groups", lambda: [HessianProduct(snapshot, part) for part in parts]
-    )
+    try:
+        products = snapshot.once(
+            f"hessian products of {groups} groups", lambda: [HessianProduct(snapshot, part) for part in parts]
+        )
+    except Indivisible:
+        return None
     curvatures = np.array([product.curvature(v) for product in products])
     if len(parts) < 2:
         return None

@@ -15,6 +15,7 @@ Each group of samples has signs of its own. All groups together cost one product
 signs' variance averages over them, and their spread holds the error of the samples and of the signs at once.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probe_agent.errors import NotApplicable
+from probe_agent.errors import Indivisible, NotApplicable
 from probe_agent.estimators.draws import Draws, numbers, ratio_draws
 from probe_agent.estimators.fisher import fisher_of, layer_of
 from probe_agent.estimators.hvp import (
@@ -85,8 +86,9 @@ def trace_draws(snapshot: Snapshot, groups: int) -> TraceDraws:
     generator = snapshot.generator(f"trace signs {snapshot.step}")
     outputs = snapshot.predictions()
     likelihood = _exact_likelihood(snapshot, outputs)
-    found = None if likelihood is None else _residuals(snapshot, parts, likelihood, generator)
-    if likelihood is None or found is None:
+    fisher = None if likelihood is None or route_of(snapshot) != DOUBLE_BACKWARD else _fisher(snapshot)
+    found = None if likelihood is None or fisher is None else _residuals(snapshot, parts, likelihood, generator)
+    if likelihood is None or fisher is None or found is None:
         return _by_signs_alone(snapshot, [snapshot.probe_set.part(part) for part in parts], generator)
     targets = snapshot.probe_set.targets
     counts = numbers(likelihood.predictions(outputs, targets))
@@ -101,7 +103,7 @@ def trace_draws(snapshot: Snapshot, groups: int) -> TraceDraws:
         moved: Draws = scale * (means - means.mean() + samples.mean())
         return moved
 
-    gauss_newton = {layer: gauss_newton_of(samples) for layer, samples in _fisher(snapshot).items()}
+    gauss_newton = {layer: gauss_newton_of(samples) for layer, samples in fisher.items()}
     residual = {layer: scale * ratio_draws(amounts, by_group) for layer, amounts in _stacked(found).items()}
     layers = {layer: gauss_newton[layer] + residual[layer] for layer in gauss_newton}
     return TraceDraws(layers, _sum(gauss_newton), _sum(residual))
@@ -111,8 +113,6 @@ def _residuals(
     snapshot: Snapshot, parts: Sequence[Tensor], likelihood: Likelihood, generator: torch.Generator
 ) -> list[dict[str, float]] | None:
     """Those of all groups, None where an operation cannot be differentiated twice."""
-    if route_of(snapshot) != DOUBLE_BACKWARD:
-        return None
     try:
         return [_residual(snapshot, snapshot.probe_set.part(part), likelihood, generator) for part in parts]
     except NotApplicable:
@@ -163,7 +163,10 @@ def _by_signs_alone(snapshot: Snapshot, parts: list[ProbeSet], generator: torch.
     flat, whole = Flat(snapshot), snapshot.probe_set
     with torch.no_grad():
         loss = float(snapshot.loss())
-        mean = sum(part.n / whole.n * float(snapshot.loss(inputs=part.inputs, targets=part.targets)) for part in parts)
+        try:
+            mean = sum(part.n / whole.n * float(snapshot.loss_of(part)) for part in parts)
+        except Indivisible:
+            mean = math.inf
 
     def along(hessian: HessianProduct) -> dict[str, float]:
         v = _signs(flat, generator)
@@ -194,11 +197,15 @@ def _exact_likelihood(snapshot: Snapshot, outputs: object) -> Likelihood | None:
     return snapshot.likelihood
 
 
-def _fisher(snapshot: Snapshot) -> dict[str, Draws]:
-    """Each sample's part of the layers' Fisher traces, shape ``(n,)``; shared with whoever measured them at this snapshot."""
-    found = fisher_of(snapshot).true
-    assert found is not None  # noqa: S101 - the likelihood fits
-    return found
+def _fisher(snapshot: Snapshot) -> dict[str, Draws] | None:
+    """Each sample's part of the layers' Fisher traces, shape ``(n,)``; shared with whoever measured them at this snapshot.
+
+    None where outputs depend on other samples than their own: then neither part of H is a sum over samples.
+    """
+    try:
+        return fisher_of(snapshot).true
+    except NotApplicable:
+        return None
 
 
 def _signs(flat: Flat, generator: torch.Generator) -> Tensor:

@@ -87,6 +87,7 @@ class HessianProduct:
 
     Raises:
         NotApplicable: nothing is trainable, or a parameter is complex.
+        Indivisible: the probe set is a part of the snapshot's, and the loss cannot be computed on it.
     """
 
     def __init__(self, snapshot: Snapshot, probe_set: ProbeSet | None = None, *, route: str = "") -> None:
@@ -101,13 +102,13 @@ class HessianProduct:
         if (route or route_of(snapshot)) == DIFFERENCES:
             self._differences = self._by_differences()
             return
-        try:
-            with self._twice():
-                loss = snapshot.loss(inputs=self._part.inputs, targets=self._part.targets)
+        with self._twice():
+            loss = snapshot.loss_of(self._part)
+            try:
                 grads = graphed_gradient(loss, self._flat.params)
-        except NotApplicable:
-            self._differences = self._by_differences()
-            return
+            except NotApplicable:
+                self._differences = self._by_differences()
+                return
         self._graph = loss
         # A gradient without a graph of its own is constant in w: its rows of H are zero.
         self._moving = [(i, g) for i, g in enumerate(grads) if g is not None and g.requires_grad]
@@ -164,7 +165,7 @@ class HessianProduct:
         """∂L/∂w elsewhere than at the snapshot's parameters, shape ``(P,)``."""
         pieces = [piece.detach().requires_grad_() for piece in self._flat.pieces(w)]
         params = dict(zip(self._snapshot.params, pieces, strict=True))
-        loss = self._snapshot.loss(params, self._part.inputs, self._part.targets)
+        loss = self._snapshot.loss_of(self._part, params)
         return self._flat.joined(torch.autograd.grad(loss, pieces, allow_unused=True))
 
 

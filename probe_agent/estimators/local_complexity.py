@@ -246,8 +246,8 @@ class _Count:
             return
         if len(centre) != points or len(around) % (2 * points) or around[0].numel() != centre[0].numel():
             return
-        plus, minus = around.double().reshape(points, 2, len(around) // (2 * points), -1).unbind(1)
-        middle = centre.double().reshape(points, 1, -1)
+        plus, minus = around.detach().double().reshape(points, 2, len(around) // (2 * points), -1).unbind(1)
+        middle = centre.detach().double().reshape(points, 1, -1)
         bend, slope = (plus + minus - 2 * middle).norm(dim=2).mean(1), (plus - minus).norm(dim=2).mean(1)
         self.bent[-1] = numbers(bend), numbers(slope)
 

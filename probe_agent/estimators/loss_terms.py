@@ -31,6 +31,9 @@ def loss_terms(snapshot: Snapshot, outputs: Any, whole: float) -> tuple[Draws | 
             draws = ratio_draws(numbers(known.negative_log(outputs, targets)), counts)
             if _mean_is(draws, whole, outputs.dtype):
                 return draws, "likelihood"
+    if not snapshot.stands_alone(outputs, targets):
+        return None, "unknown"
+    if isinstance(outputs, Tensor):
         alone = _alone(snapshot, outputs)
         for reduction in (1, snapshot.probe_set.n):  # a mean of the samples' losses, or a sum
             if alone is not None and _mean_is(reduction * alone, whole, outputs.dtype):

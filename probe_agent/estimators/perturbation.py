@@ -72,7 +72,7 @@ def gradient(snapshot: Snapshot, delta: Direction | None = None, part: ProbeSet 
         at = {name: (p.detach() + delta[name]).requires_grad_() for name, p in at.items()}
     where = snapshot.probe_set if part is None else part
     with torch.enable_grad():
-        loss = snapshot.loss(None if delta is None else at, where.inputs, where.targets)
+        loss = snapshot.loss_of(where, None if delta is None else at)
     found = torch.autograd.grad(loss, list(at.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(at, (g.detach() for g in found), strict=True))
 

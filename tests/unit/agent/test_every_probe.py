@@ -2,17 +2,23 @@
 
 import copy
 import math
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from probe_agent import Measurement, NotApplicable, Probe, Snapshot
 from probe_agent.likelihood import Categorical
+from probe_agent.probes.hessian_trace import HessianTrace
+from probe_agent.probes.loss import Loss
+from probe_agent.probes.sharpness import Sharpness
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Column, Outcome, Schema, decode_for_collector, encode
-from tests.curvature_problems import KINDS, kind, same_state, state_of
+from tests.curvature_problems import KINDS, dense_hessian, kind, normal, same_state, snapshot_of, state_of
 from tests.problems import EVERY_PROBE
 
 NOT_DEFINED = {
@@ -107,3 +113,75 @@ def test_a_diverged_network_never_gets_a_number_that_looks_sound(probe: Probe) -
         if m.estimate.outcome is Outcome.OK and not m.labels.get("layer") and math.isfinite(m.estimate.value)
     }
     assert sound <= {"learning_rate", "trainable_parameters", "probe_accuracy"}, sound
+
+
+class Pairing(nn.Module):
+    """Likenesses of every image to every text of the batch, as CLIP has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images, self.texts = nn.Linear(5, 3), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
+        return self.images(images).tanh() @ self.texts(texts).tanh().T
+
+
+def paired_up() -> Snapshot:
+    """The target of an image is the place of its text in the batch, which a part of the batch may not have."""
+    torch.manual_seed(0)
+    inputs, places = (normal(32, 5), normal(32, 4, seed=1)), torch.arange(32)
+    rule = UpdateRule(optimizer="SGD", kind="gradient", learning_rates={}, updates=())
+    return replace(
+        snapshot_of(Pairing().double(), inputs, places, F.cross_entropy), likelihood=Categorical(), rule=rule
+    )
+
+
+GROUPING = [probe for probe in EVERY_PROBE if hasattr(probe, "groups")]
+
+
+@pytest.mark.parametrize("probe", GROUPING, ids=lambda probe: probe.name)
+def test_of_a_loss_that_needs_its_whole_batch_a_probe_measures_what_it_can_or_says_why_not(probe: Probe) -> None:
+    with suppress(NotApplicable):
+        list(probe.measure(paired_up(), {}))
+
+
+def contrasted(outputs: Tensor, places: Tensor) -> Tensor:
+    """In-batch contrast of embeddings (van den Oord et al. 2018). On a GPU a place beyond the batch ends the process's use of it."""
+    if places.max() >= len(outputs):
+        BEYOND.append(len(outputs))
+    return F.cross_entropy(outputs @ outputs.roll(1, 0).T, places)
+
+
+def scored(likenesses: Tensor, places: Tensor) -> Tensor:
+    if places.max() >= likenesses.shape[1]:
+        BEYOND.append(likenesses.shape[1])
+    return F.cross_entropy(likenesses, places)
+
+
+BEYOND: list[int] = []
+
+
+@pytest.mark.parametrize("probe", [*GROUPING, Loss()], ids=lambda probe: probe.name)
+def test_a_loss_is_never_tried_on_samples_whose_targets_lie_beyond_them(probe: Probe) -> None:
+    shuffled = torch.arange(32).flip(0)
+    embedded = replace(
+        snapshot_of(nn.Linear(5, 3).double(), normal(32, 5), shuffled, contrasted), rule=paired_up().rule
+    )
+    BEYOND.clear()
+    for snapshot in (replace(paired_up(), loss_fn=scored), embedded):
+        with suppress(NotApplicable):
+            list(probe.measure(snapshot, {}))
+    assert not BEYOND
+
+
+def test_of_a_loss_that_needs_its_whole_batch_the_hessian_is_that_of_the_whole() -> None:
+    snapshot = paired_up()
+    truth = torch.linalg.eigvalsh(dense_hessian(snapshot))
+    sharpness, trace = (next(probe.measure(snapshot, {})).estimate for probe in (Sharpness(), HessianTrace()))
+    assert sharpness.value == pytest.approx(float(truth[-1]), rel=0.02)
+    spread = math.sqrt(
+        2 / HessianTrace().groups * float(truth.square().sum())
+    )  # of random signs (Hutchinson 1990), at the most
+    assert trace.value == pytest.approx(float(truth.sum()), abs=4 * spread)
+    assert math.isnan(sharpness.stderr), "how it varies over samples cannot be told"
+    assert math.isnan(trace.stderr)

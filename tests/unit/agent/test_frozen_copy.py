@@ -250,11 +250,21 @@ def by_closure() -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
+class Objective(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = criterion
+
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        return self.criterion(out, target)
+
+
 LOSSES = {
     "itself": criterion,
     "by name": by_name,
     "by default": by_default,
     "by closure": by_closure(),
+    "by method": Objective().loss,
     "given": partial(lambda way, out, target: way(out, target), criterion),
     "given by name": partial(by_default, given=criterion),
 }

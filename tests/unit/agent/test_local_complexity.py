@@ -209,6 +209,25 @@ def test_there_are_no_more_directions_than_dimensions() -> None:
     assert measured(at(mlp(), x))[0].settings["directions"] == "8"
 
 
+def test_a_model_that_takes_gradients_in_its_forward_pass_is_counted_as_one_that_does_not() -> None:
+    class Residual(nn.Module):
+        """Of a differential equation: u′ + u."""
+
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                u = self.net(x)
+                return u + torch.autograd.grad(u.sum(), x, create_graph=True)[0][:, :3]
+
+    net, x = mlp(), normal(24, 8)
+    ours, theirs = (list(LocalComplexity().measure(at(model, x), {})) for model in (Residual(net), net))
+    assert [m.estimate.value for m in ours[:3]] == [m.estimate.value for m in theirs[:3]]
+
+
 def test_a_dead_layer_is_never_crossed() -> None:
     x, model = normal(6, 8), mlp()
     with torch.no_grad():

@@ -297,31 +297,54 @@ def test_probes_beyond_the_budget_are_left_out_and_say_so() -> None:
 @final
 @dataclass(frozen=True)
 class Slowing(Probe):
-    """Takes two milliseconds, and from a step on twenty."""
+    """Takes so many seconds, and from a step on ``times`` as many."""
 
     name: ClassVar = "slowing"
     quantities: ClassVar = (Quantity("slowing", "1", "Slowing.", "Slowing"),)
     since: int = 0
+    seconds: float = 0.002
+    times: int = 10
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
-        time.sleep(0.020 if snapshot.step >= self.since else 0.002)
+        time.sleep(self.seconds * (self.times if snapshot.step >= self.since else 1))
         yield Measurement(quantity=self.quantities[0], estimate=Estimate(1.0, 0.1))
 
 
-def test_a_probe_that_turns_ten_times_slower_is_back_under_budget_within_three_measurements() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes while somebody sleeps, and only then."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("slowing", "pause", "doubts"),
+    [(Slowing(since=100), 0.001, 0), (Slowing(since=100, seconds=0.05, times=40), 0.1, 1)],
+    ids=["ten times", "so much that it is doubted"],
+)
+def test_a_probe_that_turns_slower_is_back_under_budget_within_three_measurements(
+    slowing: Slowing, pause: float, doubts: int
+) -> None:
     budget = Budget(share=0.2, allowance=0.0)
-    monitor, outbox, optimizer, model = setup(Slowing(since=100), budget=budget)
-    for _ in range(500):
-        time.sleep(0.001)
+    monitor, outbox, optimizer, model = setup(slowing, budget=budget)
+    for _ in range(800):
+        time.sleep(pause)
         step(optimizer, model)
     monitor.close()
     first = next(i for i, d in enumerate(outbox.drafts) if d.step >= 100)
-    shares = [d.probe_seconds / d.training_seconds for d in outbox.drafts]
-    assert len(shares) > first + 2, "it is measured on, more seldom"
-    assert max(shares[first + 1 :]) < 1.1 * budget.share
-    assert outbox.drafts[first + 1].step - outbox.drafts[first].step > 2 * (
-        outbox.drafts[first - 1].step - outbox.drafts[first - 2].step
-    )
+    shares = [d.probe_seconds / d.training_seconds for d in outbox.drafts[1:]]
+    steps = [d.step for d in outbox.drafts]
+    back = first + 1 + doubts
+    assert len(shares) > back + 1, "it is measured on, more seldom"
+    assert max(shares[back - 1 :]) < 1.0001 * budget.share
+    assert steps[back] - steps[back - 1] > 2 * (steps[first - 1] - steps[first - 2])
 
 
 @final

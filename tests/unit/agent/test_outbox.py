@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ import msgspec
 import pytest
 import zmq
 
+from collector.keys import Keys
 from probe_agent.complaints import Complaints
 from probe_agent.draft import Draft
 from probe_agent.outbox import QUEUE, ZmqOutbox
 from probe_agent.stream import SCHEMAS, Stream
 from probe_post.courier import Courier
 from probe_post.ledger import Ledger
-from probe_post.line import Line
+from probe_post.line import Line, Reach
 from probe_post.spool import Message
 from probe_wire import (
     Ack,
@@ -44,6 +45,7 @@ from probe_wire import (
     encode,
     unpack,
 )
+from tests.inlets import Setup
 
 RUN = Run("run-1", "test", "host", 1, 0.0)
 LOSS = Quantity("probe_loss", "1", "Loss.", "Loss")
@@ -72,13 +74,16 @@ class Peer:
         self.identity, data = self.socket.recv_multipart()
         return decode_for_collector(data)
 
+    def receive_until(self, wanted: Callable[[ToCollector], bool], seconds: float = 30.0) -> ToCollector:
+        """The first message that is wanted: one who is not answered greets again and again."""
+        until = time.monotonic() + seconds
+        while not wanted(message := self.receive()):
+            assert time.monotonic() < until, f"not what was waited for within {seconds} s, the last being {message}"
+        return message
+
     def receive_numbered(self, count: int) -> list[int]:
-        seqs: list[int] = []
-        while len(seqs) < count:
-            message = self.receive()
-            if isinstance(message, Report | Goodbye):
-                seqs.append(message.seq)
-        return seqs
+        found = (self.receive_until(lambda message: isinstance(message, Report | Goodbye)) for _ in range(count))
+        return [message.seq for message in found if isinstance(message, Report | Goodbye)]
 
     def answer(self, message: ToAgent) -> None:
         self.socket.send_multipart([self.identity, encode(message)])
@@ -186,15 +191,12 @@ def test_without_a_disk_the_oldest_reports_beyond_its_capacity_go_and_are_counte
     outbox = open_outbox(peer.address, capacity=10)
     for step in range(25):
         outbox.put(draft(step))
-    time.sleep(0.3)
-    hello = peer.receive()
-    while peer.socket.poll(300):
-        hello = peer.receive()  # greetings repeated while nobody answered; the last one knows of the loss
-    assert isinstance(hello, Hello)
-    peer.answer(Ack(hello.first - 1))
+    peer.receive_until(lambda message: isinstance(message, Hello) and message.first == 16)
+    peer.answer(Ack(15))
     assert peer.receive_numbered(10) == list(range(16, 26))
+    peer.answer(Ack(25))
     outbox.put(draft(99))
-    message = peer.receive()
+    message = peer.receive_until(lambda message: isinstance(message, Report) and message.seq > 25)
     assert isinstance(message, Report)
     assert message.losses.reports_dropped == 15
     assert "are given up, the oldest first, and counted" in caplog.text
@@ -311,7 +313,38 @@ def test_close_is_bounded_when_nobody_listens_and_says_where_the_reports_wait(
     assert time.monotonic() - began < 2.5
     assert not outbox._thread.is_alive()
     assert "the collector at tcp://127.0.0.1:9 has not acknowledged 2 messages" in caplog.text
+    assert "No connection came about: nobody listens there." in caplog.text
     assert f"They wait in {tmp_path / 'spool'}" in caplog.text
+
+
+STRANGERS = {
+    "no key": (True, None, "hung up: it asks for a key and none was given (PHASEWATCH_KEY), or is no collector"),
+    "unlisted key": (True, "here", "The collector does not let in the key that was given (PHASEWATCH_KEY)"),
+    "another collector's key": (True, "there", "hung up: it asks for another key or none (PHASEWATCH_KEY)"),
+    "key for nothing": (False, "here", "hung up: it asks for another key or none (PHASEWATCH_KEY)"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGERS)
+def test_close_says_why_a_collector_that_is_there_does_not_answer(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, case: str
+) -> None:
+    guarded, whose, words = STRANGERS[case]
+    keys = Keys(tmp_path / "keys")
+    key = keys.create("former")
+    keys.revoke("former")
+    if whose == "there":
+        key = Keys(tmp_path / "elsewhere").create("stranger")
+    setup = Setup(tmp_path, keys if guarded else None)
+    outbox = open_outbox(setup.gate.address, key=key if whose else None)
+    outbox.put(draft(1))
+    until = time.monotonic() + 10
+    while outbox._line.reach in (Reach.NOBODY, Reach.CONNECTED):
+        assert time.monotonic() < until, "nothing became of the connection"
+        time.sleep(0.01)
+    outbox.close("finished")
+    setup.close()
+    assert words in caplog.text
 
 
 def test_close_says_what_is_lost_where_no_disk_keeps_it(

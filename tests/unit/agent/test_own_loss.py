@@ -91,6 +91,67 @@ def test_a_loss_that_is_a_multiple_of_a_likelihood_keeps_its_size() -> None:
     assert values(outbox, "probe_loss")[0] == pytest.approx(model(x, numbers).loss.item(), rel=1e-6)
 
 
+class InATuple(Returning):
+    """Returns the logits and, given labels, the loss beside them, as nanoGPT does."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        found = super().forward(x, labels)
+        return found.logits, found.loss
+
+
+@pytest.mark.parametrize(
+    "loss_fn", [lambda out, y: F.cross_entropy(out[0].view(-1, CLASSES), y.view(-1)), F.cross_entropy]
+)
+def test_a_model_that_returns_a_tuple_with_its_logits_is_measured_by_them(loss_fn: Any) -> None:
+    x, y = data()
+    subject, outbox = attached(model := InATuple(), (x, y), loss_fn)
+    assert (subject.likelihood, subject.logits) == (Categorical(), True)
+    assert values(outbox) == pytest.approx(values(attached(model.net, (x, y), F.cross_entropy)[1]))
+    assert values(outbox)[0] > 0
+
+
+def test_of_a_tuple_with_several_tensors_none_is_taken_for_the_logits() -> None:
+    class Pair(Returning):
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+            found = super().forward(x, labels)
+            return found.logits, found.logits.exp()
+
+    subject, _ = attached(Pair(), data(), lambda out, y: F.cross_entropy(out[0], y))
+    assert (subject.likelihood, subject.logits) == (None, False)
+
+
+@pytest.mark.parametrize("beside", [0.01, 0.04])
+@pytest.mark.parametrize("spread", [0.02, 1.0])
+def test_a_loss_with_a_small_part_beside_the_likelihood_is_not_taken_for_a_multiple_of_it(
+    beside: float, spread: float
+) -> None:
+    class Balancing(InATuple):
+        """As a mixture of experts does, whose loss of balance is near constant."""
+
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+            logits, loss = super().forward(x, labels)
+            return logits, None if loss is None else loss + beside
+
+    x, y = data()
+    torch.manual_seed(0)
+    model = Balancing()
+    for p in model.parameters():
+        nn.init.normal_(p, std=spread)  # at small weights the logits hardly change with them
+    subject, outbox = attached(model, ((x, y), y), lambda out, _: out[1])
+    assert subject.likelihood is None
+    assert values(outbox, "probe_loss")[0] == pytest.approx(model(x, y)[1].item(), rel=1e-6)
+
+
+def test_an_error_of_the_loss_of_a_tuple_is_told_and_the_loss_is_not_tried_on_its_tensor() -> None:
+    def loss(out: Any, y: Tensor) -> Tensor:
+        if isinstance(out, tuple):
+            raise IndexError("of its own")
+        return out[0].logsumexp(-1).mean() + 0 * y.sum()  # of a tensor the first part is the first sample
+
+    with pytest.raises(AttachError, match="of its own"):
+        attached(InATuple(), data(), loss)
+
+
 def test_further_sets_are_measured_by_their_logits_too() -> None:
     x, y = data()
     model = Returning()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from probe_agent.parcel import SharedFile, packed, unpacked
 from probe_agent.room import UNKNOWN, _control_group, cores, free_bytes
@@ -75,6 +76,17 @@ def test_a_model_computes_the_same_on_the_other_side_and_a_closure_keeps_what_it
     twin.eval()
     assert torch.equal(twin(x), model(x))
     assert loss(model(x)) == (weights * model(x)).sum()
+
+
+def test_parametrized_modules_travel_though_torch_has_them_refuse() -> None:
+    model = nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(4, 3)), parametrizations.spectral_norm(nn.Linear(3, 3)), nn.LSTM(3, 2)
+    ).eval()
+    parametrizations.weight_norm(model[2], "weight_hh_l0")
+    twin = there_and_back(model)
+    x = torch.randn(5, 4)
+    assert torch.equal(twin(x)[0], model(x)[0])
+    assert [name for name, _ in twin.named_parameters()] == [name for name, _ in model.named_parameters()]
 
 
 def test_the_next_parcel_may_be_larger_and_lies_over_the_last() -> None:

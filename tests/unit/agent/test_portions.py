@@ -90,7 +90,7 @@ def test_a_probe_that_was_left_out_is_next_measured_on_fewer_samples_and_says_so
     assert monitor.subject.halved == {}
     assert len(outbox.drafts) == 1
     monitor.agenda._due = [monitor.step]  # a purse that earns nothing would look again a thousand steps later
-    monitor._next_due = 0
+    monitor._count.due = 0
     with caplog.at_level("INFO", "probe_agent"):
         optimizer.step()
     monitor.close()

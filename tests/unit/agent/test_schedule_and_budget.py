@@ -6,6 +6,7 @@ import pytest
 
 from probe_agent import Budget, Every, LogSpaced
 from probe_agent.budget import Claim, affordable
+from probe_agent.measuring import ProbeRecord
 
 
 def steps_of(schedule: Every | LogSpaced, until: int) -> list[int]:
@@ -119,3 +120,48 @@ def test_over_a_long_run_every_probe_gets_its_nth_part_or_all_it_asks_for() -> N
     assert times[0] > 0.95 * 20_000
     assert min(had[1:]) > 0.95 * 0.05 * 20_000 / 3
     assert sum(had) == pytest.approx(0.05 * 20_000, rel=0.02)
+
+
+def times_measured(seconds: float, *, first: float, steps: int = 200_000) -> list[int]:
+    """Simulated: when a probe is measured that takes ``first`` and then ``seconds``, beside twelve cheap ones; a tenth of a second a step."""
+    budget, had, spent, due, found = Budget(), [0.0] * 13, 0.0, 0, []
+    records = [ProbeRecord() for _ in had]
+    while due < steps:
+        step, allowed = due, budget.allowed(due / 10)
+        claims = [Claim(record.seconds, h) for record, h in zip(records, had, strict=True)]
+        bought = affordable(claims, allowed - spent, allowed / len(had))
+        for i in bought.chosen:
+            takes, left = 0.05 if i else seconds if found else first, allowed - spent
+            most = max(1.0, left / 2, 2 * max(records[i].seconds, records[i].doubted * (records[i].doubted < left)))
+            if not i and found and takes > most:  # stopped: what it took last is believed
+                takes, records[i] = most, ProbeRecord(seconds=max(2 * most, records[i].doubted))
+            else:
+                records[i].took(takes)
+                found += [step] * (not i)
+            had[i] += takes
+            spent += takes
+        following = LogSpaced().after(step)
+        due = (
+            following if bought.chosen else step + budget.steps_to_wait(bought.missing, training=step / 10, steps=step)
+        )
+    return found
+
+
+def test_after_a_cold_start_a_probe_waits_for_what_was_spent_and_not_for_as_much_again() -> None:
+    """Of ten seconds the advance has paid; 25 are paid back after 500 s of training, at one per cent, and the doubt after 780 more."""
+    assert times_measured(0.05, first=10.0)[:4] == [0, 1, 2, 3]
+    assert times_measured(0.05, first=25.0)[1] < 13_000
+
+
+def test_a_probe_that_is_as_dear_as_at_first_is_measured_as_often_as_if_nobody_had_doubted_it() -> None:
+    with_doubt, without = (len(times_measured(10.0, first=first)) for first in (10.0, 0.7))
+    assert with_doubt >= without - 1 > 10
+
+
+def test_a_jump_is_expected_again_once_it_has_happened_twice() -> None:
+    record = ProbeRecord()
+    expected = []
+    for took in (0.5, 0.4, 20.0, 18.0, 20.0, 0.4):
+        record.took(took)
+        expected.append(record.seconds)
+    assert expected == [0.5, 0.4, 1.25, 18.0, 20.0, 0.4]

@@ -3,7 +3,9 @@
 import functools
 import logging
 import signal
+import sys
 import threading
+from types import FrameType
 from typing import NoReturn
 
 import pytest
@@ -11,9 +13,10 @@ import torch
 import torch._dynamo.testing
 from torch import nn
 
+from probe_agent import steps as steps_module
 from probe_agent.complaints import CAUSES, Complaints, said
 from probe_agent.interruption import is_interruption
-from probe_agent.steps import Steps
+from probe_agent.steps import Count, Steps
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -29,7 +32,7 @@ def places(of: torch.optim.Optimizer) -> tuple[int, int]:
 
 def test_who_stops_between_two_steps_leaves_no_place_behind() -> None:
     sgd, heard = optimizer(), []
-    steps = Steps(sgd, lambda *_: heard.append("before"), lambda *_: heard.append("after"))
+    steps = Steps(sgd, lambda: heard.append("before"), lambda: heard.append("after"))
     sgd.step()
     steps.stop()
     steps.stop()
@@ -40,7 +43,7 @@ def test_who_stops_between_two_steps_leaves_no_place_behind() -> None:
 
 def test_who_stops_within_a_step_lets_others_hear_it_and_the_next_one_clears_the_places() -> None:
     sgd, heard = optimizer(), []
-    steps = Steps(sgd, lambda *_: heard.append("ours"), lambda *_: steps.stop())
+    steps = Steps(sgd, lambda: heard.append("ours"), lambda *_: steps.stop())
     sgd.register_step_post_hook(lambda *_: heard.append("theirs"))
     sgd.step()
     sgd.step()
@@ -50,18 +53,41 @@ def test_who_stops_within_a_step_lets_others_hear_it_and_the_next_one_clears_the
     assert places(sgd) == (1, 2), "they went, and another came"
 
 
+def test_a_step_at_which_nothing_is_due_costs_two_calls_of_functions_that_call_none() -> None:
+    sgd, count, heard, called = optimizer(), Count(), [], []
+    Steps(sgd, lambda: heard.append("before"), lambda: heard.append("after"), count)
+    count.near, count.due = 2, 3
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        called.append((event, frame.f_code.co_filename))
+
+    for _ in range(3):
+        called.clear()
+        sys.setprofile(note)
+        sgd.step()
+        sys.setprofile(None)
+        ours = [event for event, file in called if file == steps_module.__file__]
+        if count.step < 2:
+            assert ours == ["call", "return"] * 2
+            assert heard == []
+    assert count.step == 3
+    assert heard == ["before", "after"]
+
+
+@pytest.mark.parametrize("due", [0, 10**9], ids=["due", "nothing due"])
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, of what it imports
-def test_of_a_step_that_is_compiled_no_more_and_no_less_is_compiled_and_listeners_run_as_they_are() -> None:
+def test_of_a_step_that_is_compiled_no_more_and_no_less_is_compiled_and_listeners_run_as_they_are(due: int) -> None:
     heard: list[object] = []
 
-    def listen(*_: object) -> None:
+    def listen() -> None:
         with torch.inference_mode(mode=False):  # what the compiler cannot take
             heard.append(torch.compiler.is_compiling())
 
     def frames(*, listened_to: bool) -> int:
         torch._dynamo.reset()
+        count.near = count.due = due
         counter, sgd = torch._dynamo.testing.CompileCounter(), optimizer()
-        steps = Steps(sgd, listen, listen) if listened_to else None
+        steps = Steps(sgd, listen, listen, count) if listened_to else None
 
         @torch.compile(backend=counter)
         def step() -> None:
@@ -73,8 +99,10 @@ def test_of_a_step_that_is_compiled_no_more_and_no_less_is_compiled_and_listener
             steps.stop()
         return int(counter.frame_count)
 
+    count = Count()
     assert frames(listened_to=True) == frames(listened_to=False) > 0
-    assert heard == [False] * 6
+    assert heard == [False] * (0 if due else 6)
+    assert count.step == 3
 
 
 def test_another_thread_may_stop_while_a_step_is_under_way() -> None:
@@ -86,7 +114,7 @@ def test_another_thread_may_stop_while_a_step_is_under_way() -> None:
         thread.join()
 
     sgd.register_step_post_hook(elsewhere)
-    steps = Steps(sgd, lambda *_: heard.append("before"), lambda *_: heard.append("after"))
+    steps = Steps(sgd, lambda: heard.append("before"), lambda: heard.append("after"))
     sgd.step()
     sgd.step()
     assert heard == ["before"]
