@@ -21,7 +21,7 @@ nothing in a run that does not measure its quantity, and is not shown there.
 | `when` | what must be shown | what is promised |
 |---|---|---|
 | `rise`, `fall` | The mean is not what it would be had the curve only fallen (risen) since the phase began, and has changed by the least effect. Out of a phase that began with a rise, a fall has passed a peak. | The probability of ever claiming it falsely is at most the turn's α, at whatever step one looks, for independent noise of known size (here it is estimated). Correlated noise breaks that promise; the noise card says when. |
-| `settle` | The slope is certainly less than `slope` times the steepest there was, for as long as the change took at its steepest. | Equivalence with an error of 2.3 % at a look, not over the run. Where noise hides the slope nothing is claimed: that no trend is seen is no evidence of none. |
+| `settle` | The slope is certainly less than `slope` times the steepest there was, for as long as the change took at its steepest. With a least effect: as many steps again would not change it by more. | Equivalence with an error of 2.3 % at a look, not over the run. Where noise hides the slope nothing is claimed: that no trend is seen is no evidence of none. |
 | `hover` | The mean lies within `band` times the target, with error, and no longer approaches it. | As for `settle`. |
 | `spike`, `calm`, `diverge` | Two probes in a row far above the running median; five that are not any more; two that are not finite, or eight that climb. | A rule of thumb; nothing bounds its errors. |
 | `still` | The moving average of `window` probes has stopped moving. | As published, for comparison; nothing bounds its errors, and noise alone can do it. |
@@ -38,7 +38,7 @@ One claim is one **episode**, and each of its states is told once, under the sam
 |---|---|---|
 | `suspected` | e is at least {round(2.718281828459045**life.SUSPECTED)} (`rise` and `fall` only). | No phase is entered. The agent is asked to measure the quantity more often for a while. Without any evidence at {life.LAPSED_AFTER} probes in a row it lapses, which is told as `retracted`. |
 | `detected` | e has reached 1/α, or the turn's rule holds. | The phase is entered. |
-| `confirmed` | It has stood for {life.HOLD} probes and {life.HOLD_OF_RISE:g} of the time the change before it took, and a sign test agrees at e = {round(2.718281828459045**life.SECOND_KEY)}; without the sign test {life.LONG_HOLD:g} times as long. A level: it still is one, and has lasted as long as the whole change took at its steepest. | |
+| `confirmed` | It has stood for {life.HOLD} probes and {life.HOLD_OF_RISE:g} of the time the change before it took, and a sign test agrees at e = {round(2.718281828459045**life.SECOND_KEY)} (of a phase of fewer than {life.SIGNS_FROM} probes: or the change exceeds {life.SHARP:g} standard deviations of a single one); without that {life.LONG_HOLD:g} times as long. A level: it still is one, and has lasted as long as the whole change took at its steepest. | |
 | `retracted` | The reverse has been shown as strongly as the claim was, and the curve is back where it was before; or a level was left before it was confirmed, or the series is measured otherwise. | The run is in the phase before again; `undo` says what to do. |
 
 A turn names the state in which a training loop is told (`act` below): `confirmed` where acting too early does harm that

@@ -4,7 +4,9 @@ Hampel (1974): an outlier lies more than ``CUT`` standard deviations from the me
 around it. It is replaced by that median: one giant probe would otherwise decide every window it falls
 into. A probe is final when three more have come. The newest three are judged meanwhile by the last
 seven, whose own spread counts too, because a trend does not pass through the median at an end; so are the
-first three, by the probes that lie around them, so that a rise within a few probes survives.
+first three, by the probes that lie around them, so that a rise within a few probes survives. Outliers are rare: where
+many lie out, the noise has outgrown what is believed of it, and replacing them would keep it from being seen; then
+they are judged by the spread of the seven alone.
 """
 
 import math
@@ -20,6 +22,10 @@ WINDOW = 7
 """Probes of the Hampel filter; up to three wild ones in a row are replaced."""
 CUT = 4.0
 """Standard deviations from the median beyond which a value is an outlier."""
+LATELY = 16
+"""Newest probes among which outliers are counted."""
+MANY = 4
+"""Of them, so many that lie out are noise: of outliers that are one probe in thirty, a 0.2 % chance."""
 
 _HALF = WINDOW // 2
 _MAD = 1.4826
@@ -34,6 +40,7 @@ class Cleaner:
         self._last: deque[tuple[int, float, float]] = deque(maxlen=WINDOW)  # step, y, paired as they came
         self._final = 0  # how many of the last are final
         self._around: tuple[float, float] | None = None  # the median of the last seven and their spread
+        self._out = 0  # a bit for each of the newest final probes, set where it lay out
 
     def take(self, step: int, y: float, paired: float) -> list[Probe]:
         """The probes that this one made final."""
@@ -71,10 +78,17 @@ class Cleaner:
         sigma = self.meter.sigma()
         if math.isnan(sigma):
             sigma = spread
-        replaced = abs(y - middle) > CUT * sigma
+        out = abs(y - middle) > CUT * sigma
+        self._out = (self._out << 1 | out) & ((1 << LATELY) - 1)
+        replaced = out and not (self.outgrown and (abs(y - middle) <= CUT * spread or spread == 0.0))
         y = middle if replaced else y
         variance = self.meter.take(step_placed(step, self._step_scale), y, paired, replaced=replaced)
         return Probe(step, y, variance, replaced)
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether so many probes lay out of late that the noise is not what is believed of it."""
+        return self._out.bit_count() >= MANY
 
     def _middle_and_spread(self) -> tuple[float, float]:
         if self._around is None:
@@ -86,6 +100,7 @@ class Cleaner:
         return {
             "last": packed(number for row in self._last for number in row),
             "final": self._final,
+            "out": self._out,
             "meter": self.meter.state(),
         }
 
@@ -94,7 +109,7 @@ class Cleaner:
         self._around = None
         last = unpacked(state["last"])
         self._last.extend((int(last[i]), last[i + 1], last[i + 2]) for i in range(0, len(last), 3))
-        self._final = state["final"]
+        self._final, self._out = state["final"], state["out"]
         self.meter.restore(state["meter"])
 
 

@@ -44,6 +44,7 @@ class Suspicion(msgspec.Struct):
 class Episode(msgspec.Struct):
     """A claim that was detected. ``hold`` is how many probes it must stand, ``stood`` how many it has.
 
+    ``few`` says that the phase before had too few probes for the sign test; a change beyond all noise stands in for it.
     ``slope`` and ``whole`` are the steepest slope before a level, and how far the values went: what it is flat beside.
     """
 
@@ -53,6 +54,7 @@ class Episode(msgspec.Struct):
     stood: int = 0
     agreed: bool = False
     confirmed: bool = False
+    few: bool = False
     slope: float = 0.0
     whole: float = 0.0
 

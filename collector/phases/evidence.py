@@ -72,7 +72,10 @@ def _level(case: Verdict) -> str:
         return f"certainly out of {band}" if case.against else f"within {band} and no longer approaching"
     if case.against:
         return "it has certainly moved on from the level where it had settled"
-    return f"there its slope is certainly less than {case.turn.slope:g} of the steepest before"
+    slope = f"there its slope is certainly less than {case.turn.slope:g} of the steepest before"
+    if not case.turn.min_effect:
+        return slope
+    return f"{slope}, and as many steps again would change it by {100 * case.goes_on:.2g} % at that slope"
 
 
 def _told(window: Window) -> str:

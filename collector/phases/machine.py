@@ -35,7 +35,7 @@ LEVEL: tuple[When, ...] = ("settle", "still", "hover", "calm")
 """What leads to a phase that is a level."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
-JUDGEMENT = 3
+JUDGEMENT = 4
 """Counted up whenever the same machine would judge the same measurements otherwise: it is part of every version."""
 LEAST_POINTS = 8
 """Probes since a phase began without which nothing is judged: two windows of four."""
@@ -74,7 +74,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             of a phase that began with a rise, a fall has passed a peak. The only ones with a bound on the
             probability of a false claim: ``share`` is this turn's part of the machine's alpha.
         "settle": the slope has become less than ``slope`` times the steepest seen, with error and for as
-            long as the whole change took at its steepest. That no trend is seen is not enough.
+            long as the whole change took at its steepest; with a ``min_effect``, the mean would besides change by no more than
+            that if the series lasted as long again and went on so. That no trend is seen is not enough.
         "still": the mean of ``window`` probes has changed by at most ``slope`` of the largest value in one
             probe, after it once changed by more. A rule as published, without control of its errors.
         "hover": the mean lies within ``band`` times the target, with error, and has settled there.

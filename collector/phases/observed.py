@@ -113,7 +113,11 @@ class Observed:
 
         They are not asked of noise that is independent and as large as reported, nor of a change too large for any noise.
         """
-        if case.turn.when not in TESTED or case.after.n > LONGEST:  # more probes than the signs see
+        if case.turn.when not in TESTED:
+            return True
+        if self.outgrown:
+            return False
+        if case.after.n > LONGEST:  # more probes than the signs see
             return True
         meter = self.trends.cleaner.meter
         if case.apart >= life.SHARP * meter.single() or meter.as_reported(1, 2, 4):
@@ -121,10 +125,22 @@ class Observed:
         newest, before = self.trends.newest()
         return before + newest.size < life.SIGNS_FROM or life.agrees(case.turn.when, newest, before, 0.0)
 
+    @property
+    def outgrown(self) -> bool:
+        """Whether the noise has outgrown what is believed of it: what exceeds that is evidence of nothing else."""
+        return self.trends.cleaner.outgrown
+
     def agrees(self, turn: Turn, log_e: float) -> bool:
         """Whether the sign test on the newest probes gives a rise or a fall that log e-value."""
         newest, before = self.trends.newest()
         return life.agrees(turn.when, newest, before, log_e)
+
+    def beyond_noise(self, before: float, after: float) -> bool:
+        """Whether two means, in the units of the quantity, are too far apart for noise however long it lasts."""
+        if not (testable(before, self._machine.value_scale) and testable(after, self._machine.value_scale)):
+            return False
+        earlier, later = (placed(mean, 0.0, self._machine.value_scale)[0] for mean in (before, after))
+        return abs(later - earlier) >= life.SHARP * self.trends.cleaner.meter.single()
 
     def card(self) -> NoiseCard:
         """What is known of the noise of the series."""

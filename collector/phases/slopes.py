@@ -3,7 +3,8 @@
 That a trend cannot be told from noise says nothing: with enough noise every curve is flat. Settled means
 that the slope, with its error, is certainly less than a fraction of the steepest slope seen, itself taken
 at the low end of its error (two one-sided tests: Schuirmann 1987), over a window as long as
-the whole change took at that slope. Where noise makes this unprovable, nothing is said.
+the whole change took at that slope. Where noise makes this unprovable, nothing is said. Much slower than at its fastest
+is not yet still: a power law never settles, so a turn may ask besides how far the curve would go if it lasted as long again.
 """
 
 import math
@@ -38,7 +39,8 @@ HOVERED_FOR = 0.15
 class Lines:
     """Least-squares lines through the newest ``k`` probes, the shortest first: slopes and their standard errors.
 
-    ``length`` is how far each reaches on the step axis, ``first`` the bucket it begins with.
+    ``length`` is how far each reaches on the step axis, ``first`` the bucket it begins with; ``ahead`` is how much farther
+    the axis goes if the series lasts as long again.
     """
 
     k: Floats
@@ -48,9 +50,17 @@ class Lines:
     error: Floats
     length: Floats
     first: NDArray[np.int64]
+    ahead: float = 0.0
+
+    def goes_on(self, value_scale: Scale) -> Floats:
+        """By what part of itself the mean would change if the series lasted as long again and went on along each line."""
+        change = np.abs(self.slope) * self.ahead
+        if value_scale == "log":
+            return np.asarray(np.expm1(np.minimum(change, 700.0)))
+        return np.asarray(change / np.maximum(np.abs(self.mean), 1e-300))
 
 
-def lines(buckets: Buckets, x: Floats, sigma: float) -> Lines:
+def lines(buckets: Buckets, x: Floats, sigma: float, ahead: float = 0.0) -> Lines:
     """The lines through all suffixes of at least ``LEAST`` probes; ``x`` is where each bucket lies on the step axis."""
     n = buckets.n[::-1]
     t = (x - x[-1])[::-1]
@@ -71,6 +81,7 @@ def lines(buckets: Buckets, x: Floats, sigma: float) -> Lines:
         error=np.sqrt(np.maximum(sttv - 2.0 * middle * stv + middle**2 * sv, 0.0)) / spread,
         length=-t[long],
         first=len(buckets) - 1 - long,
+        ahead=ahead,
     )
 
 
@@ -152,15 +163,20 @@ class Steepest:
                 found.mean + AHEAD * found.length * found.slope, value_scale
             )  # as long again after its end
             long &= (ahead >= turn.band[0] * target) & (ahead <= turn.band[1] * target)
+        elif turn.min_effect:
+            long &= found.goes_on(value_scale) <= turn.min_effect
         holds = long & (margin >= MARGIN) & (found.k >= turn.min_points) & turn.admits(value)
-        for j in sorted(np.flatnonzero(holds), key=lambda j: -margin[j])[:3]:
+        some = np.flatnonzero(holds)
+        for j in [*sorted(some, key=lambda j: -margin[j])[:3], *some[:1]]:
             means, errors = _quarters(found, int(j))
             if turn.when == "hover":
                 low, high = (placed(edge * target, 0.0, value_scale)[0] for edge in turn.band)
                 level_throughout = bool(np.all((means + errors >= low) & (means - errors <= high)))
             else:
-                reach = 0.375 * bound * float(found.length[j])  # as far as the outer quarters of a line at the bound
+                # As far as the outer quarters of a line at the bound, and no farther for a longer one.
+                reach = 0.375 * bound * min(float(found.length[j]), whole)
                 level_throughout = bool(np.all(np.abs(means - found.mean[j]) - MARGIN * errors <= reach))
+                level_throughout = level_throughout and not _steepens(found, int(j), bound)
             if level_throughout and not (turn.when == "hover" and _sinking(buckets, found, int(j))):
                 return int(j), _chance(float(margin[j]))
         return None
@@ -179,6 +195,12 @@ def _quarters(found: Lines, j: int) -> tuple[Floats, Floats]:
     there = k > 0.0
     means = sums[there] / k[there]
     return means, found.error_of_mean[j] * np.sqrt(found.k[j] / k[there])
+
+
+def _steepens(found: Lines, j: int, bound: float) -> bool:
+    """Whether a newest part of a window, a quarter of it at least, is certainly steeper: a growth that has only begun."""
+    part = slice(int(np.searchsorted(found.k, 0.25 * found.k[j])), j)
+    return bool(np.any(np.abs(found.slope[part]) - MARGIN * found.error[part] > bound))
 
 
 def _sinking(buckets: Buckets, found: Lines, j: int) -> bool:

@@ -32,6 +32,8 @@ CALM = 5
 CLIMBING = 8
 """Probes in a row above the reference, the later half ``CLIMB`` times as far as the earlier, that are no spike any more."""
 CLIMB = 1.5
+OVERFLOWN = 3
+"""Infinite values in a row that are a spike where no turn waits for a divergence: one or two may be gaps."""
 
 _MAD = 1.4826
 
@@ -48,11 +50,14 @@ class Spikes:
         self._calm = 0
         self._lost: list[int] = []
         """The steps of the last values in a row that were not finite."""
+        self._infinite = 0
+        """How many values in a row were above all others."""
 
     def take(self, step: int, value: float, spreads: float, least: float) -> None:
         """Take in a value: it lies above where it is ``spreads`` spreads and ``least`` of the level beyond the median."""
+        self._infinite = self._infinite + 1 if value == math.inf else 0
         if not math.isfinite(value):
-            self._lost = [*self._lost, step][-2:]
+            self._lost = [*self._lost, step][-OVERFLOWN:]
             self._calm = 0
             return
         self._lost = []
@@ -74,14 +79,17 @@ class Spikes:
         if not self._steps:
             return []
         cases = []
+        overflown = self._infinite >= OVERFLOWN and not any(turn.when == "diverge" for turn in turns)
         for turn in turns:
             found: list[tuple[int, float]] = []
-            if turn.when == "spike" and len(self._above) >= 2:
+            if turn.when == "spike" and overflown:
+                found = [(step, math.inf) for step in self._lost]
+            elif turn.when == "spike" and len(self._above) >= 2:
                 found = self._above[-2:]
             elif turn.when == "calm" and self._calm >= CALM:
                 found = list(zip(self._steps, self._values.numbers, strict=True))[-CALM:]
-            elif turn.when == "diverge" and len(self._lost) == 2:
-                found = [(step, math.nan) for step in self._lost]
+            elif turn.when == "diverge" and len(self._lost) >= 2:
+                found = [(step, math.nan) for step in self._lost[-2:]]
             elif turn.when == "diverge" and len(self._above) >= CLIMBING and self._climbs():
                 found = self._above[-CLIMBING:]
             if found:
@@ -135,7 +143,7 @@ class Spikes:
         now = Window(found[0][0], found[-1][0], len(found), finite(mean), spread / math.sqrt(len(found)))
         chances = [4.0 / 9.0 * min(spread / (value - middle), 1.5) ** 2 for value in values if value > middle]
         log_e = -sum(math.log(max(chance, 1e-6)) for chance in chances) if turn.when != "calm" else 0.0
-        first = self._above[0][0] if turn.when == "spike" else found[0][0]
+        first = self._above[0][0] if turn.when == "spike" and self._above else found[0][0]
         return Verdict(
             turn,
             f"median_mad_{turn.when}",
@@ -157,6 +165,7 @@ class Spikes:
             "above": list(self._above),
             "calm": self._calm,
             "lost": list(self._lost),
+            "infinite": self._infinite,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -165,4 +174,4 @@ class Spikes:
         self._away = Ring(BEHIND, unpacked(state["away"]))
         self._steps.extend(state["steps"])
         self._above = [(int(step), float(value)) for step, value in state["above"]]
-        self._calm, self._lost = state["calm"], list(state["lost"])
+        self._calm, self._lost, self._infinite = state["calm"], list(state["lost"]), state["infinite"]

@@ -126,13 +126,14 @@ class Track:
         if suspicion is None:
             self._ordinal += 1
         transition = self._transition(case, step, "detected", suspicion.told.known_step if suspicion else None)
-        hold, before = life.HOLD, Steepest()
+        hold, few, before = life.HOLD, False, Steepest()
         if case.turn.when in TESTED:
             buckets = self.observed.trends.buckets()
+            few = float(buckets.n.sum()) < life.SIGNS_FROM
             hold = life.hold_after(buckets, int(np.searchsorted(buckets.last, transition.happened_step)))
         elif case.turn.when in EQUIVALENCE:
             before = self.observed.trends.steepest()
-        self._episode = Episode(turn, transition, hold, slope=before.slope, whole=before.whole)
+        self._episode = Episode(turn, transition, hold, few=few, slope=before.slope, whole=before.whole)
         self._enter(case.turn.to_phase, transition.happened_step, as_level=case.turn.when in LEVEL)
         return [*withdrawn, transition]
 
@@ -160,6 +161,8 @@ class Track:
             return ""
         if not self.observed.assessable():
             return "the series wanders like a random walk, of which no trend is claimed"
+        if self.observed.outgrown:
+            return "of the newest probes too many lie far out for the noise that was seen before"
         return "the signs of single pairs of probes do not agree yet"
 
     def _followed(self, step: int) -> list[Transition]:
@@ -177,8 +180,13 @@ class Track:
             return [back]
         if open_.confirmed or open_.stood < open_.hold:
             return []
-        open_.agreed = open_.agreed or self.observed.agrees(turn, life.SECOND_KEY)
-        if open_.ripe() and open_.stands(turn, self.observed.trends.mean(open_.hold)):
+        mean = self.observed.trends.mean(open_.hold)
+        if not open_.agreed:
+            was = open_.detected.evidence.before.mean or 0.0
+            open_.agreed = self.observed.agrees(turn, life.SECOND_KEY) or (
+                open_.few and self.observed.beyond_noise(was, mean)
+            )
+        if open_.ripe() and open_.stands(turn, mean):
             return self._confirmed(open_, step)
         return []
 

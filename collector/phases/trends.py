@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collector.phases import reflection, turning_point
-from collector.phases.axis import Floats, Scale, placed, value_of
+from collector.phases.axis import Floats, Scale, placed, step_placed, value_of
 from collector.phases.cleaner import Cleaner
 from collector.phases.figures import finite
 from collector.phases.history import Buckets, History, Probe
@@ -36,6 +36,7 @@ class Trends:
         self._steepest = Steepest()
         self.from_level = False
         """Whether the phase began as a level."""
+        self._first: int | None = None  # the first step there was
         self._since = -1.0  # no probe up to this step belongs to the phase
         self._recent: deque[float] = deque(maxlen=2 * LONGEST)  # cleaned, since the phase began
         self._count = 0
@@ -46,6 +47,7 @@ class Trends:
     def take(self, step: int, y: float, paired: float) -> None:
         """Take in the next probe, on its axis."""
         self._buckets = None
+        self._first = step if self._first is None else self._first
         for probe in self.cleaner.take(step, y, paired):
             if probe.step > self._since:
                 self._history.append(probe)
@@ -78,7 +80,7 @@ class Trends:
         flat = [turn for turn in turns if turn.when not in TESTED]
         found = None
         if flat:
-            found = lines(buckets, self._placed(buckets), sigma)
+            found = self._lines(buckets, sigma)
             self._steepest.see(found, self.cleaner.meter.probes + len(self.cleaner.newest()))
         cases = (
             self._tested(turn, buckets, sigma, alpha, least)
@@ -91,7 +93,7 @@ class Trends:
     def still(self, turn: Turn, before: Steepest, claimed: float) -> Verdict | bool:
         """Whether a level that was claimed still is one at this probe; the verdict against it where it certainly is none."""
         buckets, sigma = self.buckets(), self.sigma()
-        found = lines(buckets, self._placed(buckets), sigma)
+        found = self._lines(buckets, sigma)
         level = placed(claimed, 0.0, self._value_scale)[0]
         left = before.left(turn, found, self._value_scale, self._target, level)
         if left is None:
@@ -219,6 +221,7 @@ class Trends:
             slice(first, len(buckets)),
             sigma,
             (first, first, len(buckets) - 1),
+            goes_on=float(found.goes_on(self._value_scale)[j]),
         )
 
     def _verdict(
@@ -234,6 +237,7 @@ class Trends:
         happened: tuple[int, int, int],
         *,
         against: bool = False,
+        goes_on: float = math.nan,
     ) -> Verdict:
         windows = self.window(buckets, before, sigma), self.window(buckets, after, sigma)
         earlier, later = (float(buckets.y[part].sum() / buckets.n[part].sum()) for part in (before, after))
@@ -251,6 +255,7 @@ class Trends:
             (int(buckets.last[at]), int(buckets.first[first]), int(buckets.last[last])),
             against,
             abs(later - earlier),
+            goes_on,
         )
 
     def _turned(self, turn: Turn, buckets: Buckets, sigma: float) -> tuple[int, int, int]:
@@ -270,9 +275,11 @@ class Trends:
             return np.asarray((after - before) / level)
         return np.where(level > 0.0, (after - before) / np.where(level > 0.0, level, 1.0), np.sign(after - before))
 
-    def _placed(self, buckets: Buckets) -> Floats:
-        middle = buckets.middle()
-        return np.log1p(middle) if self._step_scale == "log" else middle
+    def _lines(self, buckets: Buckets, sigma: float) -> Lines:
+        middle, last = buckets.middle(), float(buckets.last[-1])
+        placed = np.log1p(middle) if self._step_scale == "log" else middle
+        ahead = step_placed(2.0 * last - (self._first or 0), self._step_scale) - step_placed(last, self._step_scale)
+        return lines(buckets, placed, sigma, ahead)
 
     # -- to and from JSON -------------------------------------------------------------------------
 
@@ -282,6 +289,7 @@ class Trends:
             "cleaner": self.cleaner.state(),
             "history": self._history.state(),
             "steepest": [self._steepest.slope, dict(self._steepest.rows), self._steepest.whole],
+            "first": self._first,
             "since": self._since,
             "from_level": self.from_level,
             "recent": packed(self._recent, are_short=True),
@@ -294,5 +302,6 @@ class Trends:
         self.cleaner.restore(state["cleaner"])
         self._history = History.restored(state["history"])
         self._steepest = Steepest(*state["steepest"])
-        self._since, self._count, self.from_level = state["since"], state["count"], state["from_level"]
+        self._first, self._since, self._count = state["first"], state["since"], state["count"]
+        self.from_level = state["from_level"]
         self._recent.extend(unpacked(state["recent"], are_short=True))

@@ -133,7 +133,17 @@ def test_a_run_measured_otherwise_half_way_is_replayed_to_the_byte_and_says_how_
     store.close()
 
 
-def test_what_was_taken_back_before_anybody_was_told_to_act_says_so(store: Path) -> None:
-    shown = CliRunner().invoke(app, ["transitions", "peak", "--store", str(store)], env={"COLUMNS": "200"})
-    assert "intervention_removal: rapid_change → stabilised  retracted" in shown.output
-    assert re.search(r"withdrawn at step \d+, before anybody was told to act on it", shown.output)
+def test_what_was_taken_back_before_anybody_was_told_to_act_says_so(tmp_path: Path) -> None:
+    dip, path = simulated(("rise", "fall"), 3, snr=20.0, instead="dip"), tmp_path / "s.db"
+    stored(path, "dip", dip.values.tolist(), dip.paired.tolist())
+    shown = CliRunner().invoke(app, ["transitions", "dip", "--store", str(path)], env={"COLUMNS": "200"})
+    assert "critical_period: critical_period → after_critical_period  retracted" in shown.output
+    assert re.search(r"withdrawn at step [\d,]+, before anybody was told to act on it", shown.output)
+
+
+def test_a_store_without_runs_says_so_and_an_unknown_run_is_told_which_there_are(store: Path, tmp_path: Path) -> None:
+    Store(tmp_path / "s.db").close()
+    assert str(replay(tmp_path / "s.db").exception).startswith(
+        "Got a store that holds no run yet; attach an agent first"
+    )
+    assert str(replay(store, "joy").exception).endswith("is not in the store. Heard of last: peak (peak).")

@@ -65,6 +65,28 @@ def test_a_giant_does_not_become_the_noise() -> None:
     assert cleaner.meter.sigma() < 0.2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_that_grows_tenfold_is_seen_to_grow_and_giants_in_it_are_still_replaced(seed: int) -> None:
+    y, cleaner = np.concatenate([white(seed, 80), 10.0 * white(seed + 10, 80)]), Cleaner("linear", "linear")
+    y[[110, 140]] = 90.0
+    probes, outgrown = [], []
+    for i, value in enumerate(y.tolist()):
+        probes += cleaner.take(i, value, math.nan)
+        outgrown.append(cleaner.outgrown)
+    assert any(outgrown[80:110])
+    assert not any(outgrown[:80])
+    assert not outgrown[-1]
+    assert cleaner.meter.sigma() > 0.6
+    assert max(abs(probe.y) for probe in probes) < 10.0
+
+
+def test_counts_that_are_mostly_zero_are_no_row_of_outliers() -> None:
+    counts = np.random.default_rng(0).poisson(0.3, 200).astype(float)
+    cleaner = Cleaner("linear", "linear")
+    cleaned(counts, cleaner=cleaner)
+    assert cleaner.meter.sigma() > 0.3
+
+
 def test_sound_noise_is_hardly_ever_replaced() -> None:
     share = np.mean([len(replaced(white(seed, 150))) / 150 for seed in range(40)])
     assert share < 0.01

@@ -35,6 +35,14 @@ def test_what_never_rises_and_declines_is_not_said_to_have_peaked() -> None:
     assert len(false) <= binom.ppf(0.99, runs, 0.01), f"{len(false)} false alarms in {runs} runs: {false}"
 
 
+def test_noise_that_grows_with_the_level_is_not_read_as_a_fall() -> None:
+    level = 0.1 + 1.0 / (1.0 + np.exp(-(np.arange(150.0) - 75.0) / 7.5))
+    runs = 24
+    noisy = (level * np.exp(0.3 * np.random.default_rng(seed).standard_normal(150)) for seed in range(runs))
+    false = sum("peak_passed" in entered(told(plain(values), KINDS["peak_passed"])) for values in noisy)
+    assert false <= 2  # a third of them, were such noise cleaned away
+
+
 @pytest.mark.parametrize("name", ["constant", "monotone decline", "heavy tails"])
 def test_noise_about_a_level_has_no_onset(name: str) -> None:
     false, runs = 0, 30

@@ -91,6 +91,23 @@ def test_what_still_grows_as_fast_has_not_settled(sd: float) -> None:
     assert [t for seed in range(10) for t in told(np.linspace(0, 10, 150) + noise(seed, 150, sd))] == []
 
 
+@pytest.mark.parametrize("sd", [0.05, 0.1])
+def test_what_grows_faster_and_faster_has_not_settled(sd: float) -> None:
+    growth = 0.01 * np.exp(np.linspace(0.0, 5.0, 150))
+    assert [t for seed in range(6) for t in told(growth * (1.0 + noise(seed, 150, sd)))] == []
+
+
+def test_a_level_of_a_least_effect_is_one_that_would_stay_if_the_series_lasted_as_long_again() -> None:
+    asked = machine("moving settled", turn("moving", "settled", "settle", slope=0.05), value_scale="log")
+    t = np.arange(300.0)
+    for seed in range(3):
+        scatter = np.exp(noise(seed, 300, 0.01))
+        assert told(2.0 / (1.0 + t / 5.0) * scatter, asked) == []
+        found = told((0.2 + 2.0 * np.exp(-t / 15.0)) * scatter, asked)
+        assert len(found) == 1
+        assert "as many steps again would change it by " in found[0].evidence.sentence
+
+
 def test_where_noise_hides_the_slope_it_mostly_abstains() -> None:
     found = [told(saturating(80) + noise(seed, 80, 5.0)) for seed in range(20)]
     assert sum(map(len, found)) <= 5

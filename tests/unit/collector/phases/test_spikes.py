@@ -84,6 +84,18 @@ def test_a_spike_is_called_and_ends_though_the_series_wanders_like_a_random_walk
     ]
 
 
+def test_a_loss_that_stays_infinite_is_a_spike_where_no_turn_waits_for_a_divergence() -> None:
+    assert shown([*quiet(), *[math.inf] * 4, *quiet()], UP) == [62, 63]
+    assert shown([*quiet(), math.inf, math.inf, *quiet()], UP) == []  # gaps
+    assert shown([*quiet(), *[math.nan] * 4, *quiet()], UP) == []
+    judge, told = Track(KINDS["spike"], {}, 0.01), []
+    for i, value in enumerate([*quiet(), *[math.inf] * 4, *quiet()]):
+        told += judge.update(i, value)
+        kept, judge = judge.state(), Track(KINDS["spike"], {}, 0.01)
+        judge.restore(json.loads(json.dumps(kept)))
+    assert [(t.to_phase, t.known_step) for t in told if t.state == "detected"] == [("spike", 62), ("calm", 68)]
+
+
 def test_a_drop_is_no_spike() -> None:
     assert shown([*quiet(), 0.5, 0.5, 0.5], UP) == []
 

@@ -9,6 +9,7 @@ import pytest
 
 from collector.phases import KINDS, MACHINES, Track, Transition
 from collector.phases import track as track_module
+from collector.phases.episode import HOLD
 from collector.phases.track import FIRST, MAX_SPANS
 from tests import curves
 from tests.phase_runs import entered, machine, passed, plain, rows, states, turn
@@ -67,6 +68,16 @@ def test_a_sharp_step_is_known_at_its_fourth_probe_without_asking_the_signs(pair
     assert len(known) == 10
     assert np.median(known) <= 4
     assert min(known) >= 1
+
+
+def test_a_change_no_noise_could_make_is_confirmed_once_it_has_stood_on_few_probes_too() -> None:
+    for seed in range(5):
+        _, told = followed(curve=ramps((0, 0, 14), (-3, -3, 16), seed=seed))
+        assert states(told) == ["detected", "confirmed"]
+        stood = told[1].known_step - told[0].known_step
+        assert stood == 10 * HOLD
+        _, small = followed(curve=ramps((0, 0, 14), (-0.5, -0.5, 16), seed=seed))
+        assert "confirmed" not in states(small)
 
 
 def test_a_step_no_larger_than_lasting_noise_still_asks_the_signs() -> None:
