@@ -206,6 +206,8 @@ class Seeded:
     clock: float
     seq: int = 0
     probes: dict[str, float] = field(default_factory=dict)
+    pace: float = 1.0
+    """How fast it learns; at half the pace, step 100 is what step 50 would be."""
 
     @property
     def path(self) -> Path:
@@ -216,7 +218,7 @@ class Seeded:
         """Commit the report of a step and show it in memory, as the pipeline does. Returns its frame."""
         self.seq += 1
         self.clock += 0.4
-        estimates = measure(step)
+        estimates = measure(round(step * self.pace))
         values, stderrs, paired, ns, outcomes = pack(estimates)
         message = Report(self.seq, step, self.clock, SCHEMA.id, values, stderrs, paired, ns, outcomes)
         frame = self.store.put_report(self.stream, message, encode(message), self.clock)

@@ -48,10 +48,14 @@ def find_run(reader: Reader, run: str | None) -> RunRow:
         StoreError: there is none.
     """
     rows = reader.runs(run)
-    if not rows:
-        known = ", ".join(f"{row.name} ({row.id})" for row in reader.runs()[:10]) or "none"
-        raise StoreError(f"Got the run {run!r}, which is not in the store. Known are: {known}.")
-    return rows[0]
+    if rows:
+        return rows[0]
+    known = ", ".join(f"{row.name} ({row.id})" for row in reader.runs()[:10])
+    if not known:
+        raise StoreError(
+            "Got a store that holds no run yet; attach an agent first, or name another store with --store."
+        )
+    raise StoreError(f"Got the run {run!r}, which is not in the store. Heard of last: {known}.")
 
 
 def described(t: Transition) -> RenderableType:

@@ -55,6 +55,15 @@ class SeriesView(msgspec.Struct, frozen=True):
     outcome: list[int]
 
 
+class SeriesName(msgspec.Struct, frozen=True):
+    """One series of a run, without its points; ``ranks`` measure it, of which ``rank`` is the lowest."""
+
+    quantity: str
+    labels: dict[str, str]
+    rank: int
+    ranks: int
+
+
 class PointsView(msgspec.Struct, frozen=True):
     """The series of one quantity. Ask again with ``after`` set to ``frame`` for what is new."""
 
@@ -113,8 +122,20 @@ class Api:
             )
         return msgspec.json.encode(detail)
 
+    def series(self, run_id: str) -> bytes:
+        """What there are points of in a run, for those who ask for one series at a time."""
+        self._row(run_id)
+        ranks: dict[tuple[str, tuple[tuple[str, str], ...]], list[int]] = {}
+        for row in self._reader.series(run_id):
+            ranks.setdefault((row.quantity, tuple(row.labels.items())), []).append(row.rank)
+        names = [SeriesName(name, dict(labels), min(of), len(of)) for (name, labels), of in ranks.items()]
+        return msgspec.json.encode(names)
+
     def points(self, run_id: str, query: Mapping[str, str]) -> bytes:
-        """The points of one quantity: of every series, or with ``series=whole`` or ``layers`` of those alone."""
+        """The points of one quantity: of every series, or with ``series=whole`` or ``layers`` of those alone.
+
+        With ``labels``, a JSON object, of the series that has exactly these; with ``rank``, of that rank.
+        """
         self._row(run_id)
         name = query.get("quantity", "")
         after = _number(query, "after", default=0, low=0, high=2**62)
@@ -122,11 +143,17 @@ class Api:
         which = query.get("series", "all")
         if which not in {"all", "whole", "layers"}:
             raise HTTPException(400, f"Got series={which!r}; need all, whole or layers. Leave it out for all.")
+        known = [quantity.name for quantity in self._reader.quantities(run_id)]
+        if name not in known:
+            told = ", ".join(known) or "none yet"
+            raise HTTPException(404, f"Got quantity={name!r}; this run measures {told}. Ask for one of these.")
         rows = [row for row in self._reader.series(run_id) if row.quantity == name]
-        if not rows:
-            known = ", ".join(quantity.name for quantity in self._reader.quantities(run_id)) or "none yet"
-            raise HTTPException(404, f"Got quantity={name!r}; this run measures {known}. Ask for one of these.")
         rows = [row for row in rows if which == "all" or ("layer" in row.labels) == (which == "layers")]
+        if (labels := _labels(query)) is not None:
+            rows = [row for row in rows if row.labels == labels]
+        if "rank" in query:
+            rank = _number(query, "rank", default=0, low=0, high=2**31)
+            rows = [row for row in rows if row.rank == rank]
         limit = max(10, min(limit, MAX_POINTS_IN_ALL // max(len(rows), 1)))
         found = self._reader.points([row.id for row in rows], after, limit)
         frame = max((points.frame[-1] for points in found.values() if points.frame), default=after)
@@ -180,6 +207,17 @@ def _series(rank: int, labels: dict[str, str], settings: dict[str, str], points:
         points.n,
         points.outcome,
     )
+
+
+def _labels(query: Mapping[str, str]) -> dict[str, str] | None:
+    text = query.get("labels")
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+        sentence = f'Got labels={text!r}; need a JSON object of names and values such as {{"layer": "fc1"}}. Leave it out for all.'
+        raise HTTPException(400, sentence) from None
 
 
 def _number(query: Mapping[str, str], name: str, *, default: int, low: int, high: int) -> int:

@@ -71,10 +71,12 @@ def create_app(
         routes=[
             Route("/", answers.page),
             Route("/runs/{id}", answers.page),
+            Route("/compare", answers.page),
             Route("/login", answers.login),
             Route("/static/{name:path}", answers.static),
             Route("/api/runs", answers.runs),
             Route("/api/runs/{id}", answers.run),
+            Route("/api/runs/{id}/series", answers.series),
             Route("/api/runs/{id}/points", answers.points),
             Route("/api/runs/{id}/transitions", answers.transitions),
             Route("/api/runs/{id}/tighten", answers.tighten, methods=["POST"]),
@@ -130,6 +132,9 @@ class _Answers:
 
     def run(self, request: Request) -> Response:
         return _json(self._api.run(request.path_params["id"]))
+
+    def series(self, request: Request) -> Response:
+        return _json(self._api.series(request.path_params["id"]))
 
     def points(self, request: Request) -> Response:
         return _json(self._api.points(request.path_params["id"], request.query_params))

@@ -73,8 +73,9 @@ class Login:
         """Why a request may not go on; None where it may."""
         shown, has_cookie = self._scope_of(request)
         if shown is None:
-            if request.method in READS and (request.scope["path"] == "/" or request.scope["path"].startswith("/runs/")):
-                return RedirectResponse(f"/login#{quote(request.scope['path'])}", 303)
+            if request.method in READS and _is_page(request.scope["path"]):
+                query = f"?{request.url.query}" if request.url.query else ""
+                return RedirectResponse(f"/login#{quote(request.scope['path'])}{quote(query, safe='?=&%+,:')}", 303)
             sentence = "Got no token that is valid here. Send Authorization: Bearer TOKEN, or log in at /login."
             return self._refused("token", 401, sentence, {"WWW-Authenticate": 'Bearer realm="phasewatch"'})
         if request.method not in READS and shown != "control":
@@ -157,6 +158,10 @@ class Failures:
         """Seconds until the address may try again."""
         began, count = self._since.get(address, (0.0, 0))
         return max(0.0, began + FAILURE_SECONDS - time.monotonic()) if count >= FAILURES else 0.0
+
+
+def _is_page(path: str) -> bool:
+    return path in {"/", "/compare"} or path.startswith("/runs/")
 
 
 def _cookie(headers: Headers, name: str) -> str:

@@ -47,7 +47,7 @@ def test_the_phase_map_shows_every_phase_at_its_steps_and_a_press_draws_it(page:
     assert complaints(page) == []
 
 
-def test_runs_are_found_by_the_words_of_their_name_labels_and_phases(page: Chrome, site: Site) -> None:  # noqa: F811
+def test_of_many_runs_some_are_found_by_words_and_eight_at_the_most_are_chosen(page: Chrome, site: Site) -> None:  # noqa: F811
     for i in range(9):
         later = digits_run(f"{i:012x}", f"sweep-{i}", started_at=time.time())
         site.seeded.store.put_hello(Hello(later, 0, "e1", 1), time.time())
@@ -60,4 +60,13 @@ def test_runs_are_found_by_the_words_of_their_name_labels_and_phases(page: Chrom
     assert text(page, ".runs tbody tr:not([hidden]) .run-link") == "digits-cnn"
     search.send_keys(" nothing of the kind")
     until(lambda: page.find_element(By.CSS_SELECTOR, ".runs-unfound").is_displayed())
+    page.get(site.url("/?find=sweep&runs=" + ",".join(f"{i:012x}" for i in range(7))))
+    until(lambda: count(page, ".pick-box:checked") == 7)
+    assert count(page, ".runs tbody tr:not([hidden])") == 9
+    click(page, "tr:not([hidden]) .pick-box:not(:checked)")
+    until(lambda: "8 runs chosen, which is the most" in text(page, ".picked"))
+    assert count(page, ".pick-box:disabled") == 2
+    click(page, ".picked button")
+    until(lambda: count(page, ".pick-box:checked, .pick-box:disabled") == 0)
+    assert page.current_url.endswith("/?find=sweep")
     assert complaints(page) == []

@@ -1,5 +1,6 @@
-// The page: which of its two views the address asks for, and the link that keeps it current.
+// The page: which of its views the address asks for, and the link that keeps it current.
 
+import { ComparePage } from "./compare.js";
 import { el, say } from "./dom.js";
 import { Link, tolerate } from "./link.js";
 import { RunPage } from "./run.js";
@@ -10,11 +11,12 @@ const LINK_WORDS = { live: "live", connecting: "connecting", lost: "no connectio
 const find = (id) => document.getElementById(id);
 
 const id = location.pathname.startsWith("/runs/") ? decodeURIComponent(location.pathname.slice("/runs/".length)) : null;
-const view = id === null ? new RunsPage() : new RunPage(id, (text) => say(find("announcer"), text));
+const view = viewOf(location.pathname);
 const link = new Link();
 
 themeButton(find("theme"));
 if (id !== null) say(find("here"), id);
+if (view instanceof ComparePage) say(find("here"), "Compare");
 find("main").append(view.root);
 
 link.addEventListener("state", () => {
@@ -29,6 +31,11 @@ link.addEventListener("tick", (event) => view.tick(event.detail));
 link.addEventListener("transition", (event) => view.transition(event.detail));
 link.start();
 load();
+
+function viewOf(path) {
+  if (path === "/compare") return new ComparePage();
+  return id === null ? new RunsPage() : new RunPage(id, (text) => say(find("announcer"), text));
+}
 
 async function load() {
   try {

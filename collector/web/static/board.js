@@ -1,26 +1,26 @@
-// Board: all charts of a run over one step axis, with one cursor, one zoom and the same phases.
+// Board: all charts of a page over one step axis, with one cursor, one zoom and the same phases.
 
-import { Card } from "./card.js";
+import { look, looked } from "./address.js";
 import { el } from "./dom.js";
 import { sentence, words } from "./format.js";
 import { tolerate } from "./link.js";
-import { PhaseMap } from "./phasemap.js";
-import { foremost, hasMoved, isWhole } from "./phases.js";
 import { segments } from "./segments.js";
 import { onTheme } from "./theme.js";
 
-const MOST_TRACKS = 2; // more ribbons and rules hide the curves; the phase map shows them all
+const AXES = [
+  [false, "linear", "Steps evenly spaced"],
+  [true, "log", "Early steps spread out"],
+];
 
 export class Board {
   #cards = [];
   #grids = new Map();
-  #tracks = [];
-  #shown = null;
   #zoomed = null;
   #ends = [Infinity, -Infinity];
   #busy = false;
   #again = false;
   #frame = 0;
+  #led = false;
 
   /** What all cards share; see plot.js. */
   view = {
@@ -32,20 +32,20 @@ export class Board {
     zoom: (ends) => this.#zoom(ends),
     widen: (steps) => this.#widen(steps),
     refresh: () => this.refresh(),
+    repaint: () => this.#repaint(),
   };
 
-  constructor(fetchPoints) {
-    this.fetchPoints = fetchPoints;
-    const axes = [
-      [false, "linear", "Steps evenly spaced"],
-      [true, "log", "Early steps spread out"],
-    ];
-    this.steps = segments("Step axis of all charts", axes, this.view.logSteps, (log) => {
+  /** `newCard(quantity, view)` makes the card of a quantity; `map` is the phase map, which follows the steps of the charts. */
+  constructor(newCard, map) {
+    this.newCard = newCard;
+    this.map = map;
+    this.#recall();
+    this.steps = segments("Step axis of all charts", AXES, this.view.logSteps, (log) => {
       this.view.logSteps = log;
+      look({ steps: log ? null : "linear" });
       this.#rebuild();
     });
-    this.reset = el("button", { type: "button", class: "button", hidden: true, onclick: () => this.#zoom(null) }, "Show all steps");
-    this.map = new PhaseMap((track) => this.#choose(track));
+    this.reset = el("button", { type: "button", class: "button", hidden: !this.#zoomed, onclick: () => this.#zoom(null) }, "Show all steps");
     this.jumps = el("nav", { class: "jumps", "aria-label": "Groups of charts" });
     this.groups = el("div", { class: "groups" });
     this.root = el(
@@ -57,7 +57,7 @@ export class Board {
         { class: "tools" },
         el("h2", {}, "Measurements"),
         this.reset,
-        el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Steps"), this.steps),
+        el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Steps"), this.steps.root),
       ),
       this.jumps,
       this.groups,
@@ -68,13 +68,13 @@ export class Board {
     onTheme(() => this.#rebuild());
   }
 
-  /** The quantities of the run: one card each, kept when they are known already. */
+  /** The quantities to be seen: one card each, kept when they are known already. */
   setQuantities(quantities, outcomes) {
     for (const outcome of outcomes) this.view.outcomes.set(outcome.code, outcome);
     for (const quantity of quantities) {
       const known = this.#cards.findIndex((card) => card.quantity.name === quantity.name);
       if (known >= 0 && sameViews(this.#cards[known].quantity, quantity)) continue;
-      const card = new Card(quantity, this.view, this.fetchPoints);
+      const card = this.newCard(quantity, this.view);
       if (known < 0) {
         this.#cards.push(card);
         this.#group(quantity.probe).append(card.root);
@@ -84,6 +84,7 @@ export class Board {
       }
       this.sight.observe(card.root);
     }
+    this.#lead();
   }
 
   /** Where the charts of a probe stand; made, with a way to jump there, when the first of them comes. */
@@ -103,26 +104,19 @@ export class Board {
     return this.#grids.get(probe);
   }
 
-  /** The tracks of the run; those that changed phase are drawn until a person chooses otherwise. */
-  setTracks(tracks) {
-    this.#tracks = tracks;
-    const keys = this.#shown ?? this.#first();
-    this.map.set(tracks, keys);
-    this.view.phases.tracks = foremost(tracks).filter((track) => keys.has(track.key));
-    this.#repaint();
+  /** To the chart that the address names, once it is there. */
+  #lead() {
+    const named = this.#led ? null : this.#cards.find((card) => location.hash === `#${encodeURIComponent(card.root.id)}`);
+    if (!named) return;
+    this.#led = true;
+    requestAnimationFrame(() => named.root.scrollIntoView());
   }
 
-  /** Where the set of trained parameters changed, see marks.js. */
-  setMarks(marks) {
-    if (marks.length === this.view.phases.marks.length) return; // they only ever grow in number
-    this.view.phases.marks = marks;
-    this.root.dataset.marks = marks.length;
-    this.#repaint();
-  }
-
-  /** Show what a transition was judged by, on every chart; null for none. */
-  highlight(transition, key) {
-    this.view.phases.highlighted = transition && { transition, key };
+  /** What is painted of the phases: any of `tracks`, `highlighted` and `marks`, see regions.js. */
+  paint(phases) {
+    Object.assign(this.view.phases, phases);
+    this.root.dataset.marks = this.view.phases.marks.length;
+    this.root.style.setProperty("--ribbons", this.view.phases.tracks.length);
     this.#repaint();
   }
 
@@ -130,6 +124,21 @@ export class Board {
   tick() {
     for (const card of this.#cards) card.expect();
     this.refresh();
+  }
+
+  /** Draw all charts anew: other series are to be seen. */
+  redraw() {
+    this.#rebuild();
+    this.tick();
+  }
+
+  /** Back to what the address says. */
+  restore() {
+    this.#recall();
+    this.steps.press(this.view.logSteps);
+    this.reset.hidden = !this.#zoomed;
+    for (const card of this.#cards) card.restore();
+    this.#rebuild();
   }
 
   /** Fetch for the cards on screen, one after the other; a tick that comes meanwhile asks for one more round. */
@@ -158,16 +167,10 @@ export class Board {
     }
   }
 
-  #first() {
-    const moved = foremost(this.#tracks.filter(hasMoved));
-    const network = moved.filter(isWhole);
-    return new Set((network.length ? network : moved).slice(0, MOST_TRACKS).map((track) => track.key));
-  }
-
-  #choose({ key }) {
-    this.#shown ??= this.#first();
-    if (!this.#shown.delete(key)) this.#shown.add(key);
-    this.setTracks(this.#tracks);
+  #recall() {
+    this.view.logSteps = looked("steps") !== "linear";
+    const ends = ["from", "to"].map((name) => Number.parseFloat(looked(name)));
+    this.#zoomed = ends.every(Number.isFinite) && 0 <= ends[0] && ends[0] < ends[1] ? ends : null;
   }
 
   #all() {
@@ -185,6 +188,8 @@ export class Board {
   #zoom(ends) {
     const [low, high] = this.#all();
     this.#zoomed = ends && [Math.max(ends[0], low), Math.min(ends[1], high)];
+    const [from, to] = this.#zoomed ? rounded(this.#zoomed) : [null, null];
+    look({ from, to });
     this.reset.hidden = !this.#zoomed;
     this.#repaint();
   }
@@ -215,4 +220,10 @@ export class Board {
 /** Whether a card of the one can show the other: it offers what there is, the network or its layers. */
 function sameViews(one, other) {
   return Boolean(one.whole) === Boolean(other.whole) && Boolean(one.layers) === Boolean(other.layers);
+}
+
+/** To a hundredth of the stretch between them. */
+function rounded(ends) {
+  const places = Math.min(Math.max(2 - Math.floor(Math.log10(ends[1] - ends[0])), 0), 6);
+  return ends.map((end) => String(Number(end.toFixed(places))));
 }

@@ -1,24 +1,22 @@
-// Card: one quantity with its title, its meaning, its chart and what can be switched about it.
+// Card: one quantity of a run: the whole network, its layers as lines, or layers by steps in colour.
 
-import { el, say } from "./dom.js";
-import { labelled, unitName, whole } from "./format.js";
+import { look, lookedAt } from "./address.js";
+import { el } from "./dom.js";
+import { labelled } from "./format.js";
+import { Frame, SCALES } from "./frame.js";
 import { heatmap } from "./heatmap.js";
 import { tellLegend } from "./legend.js";
-import { drawPlot, moveCursor, redraw } from "./plot.js";
+import { settingsOf, unseenOf } from "./notes.js";
 import { readout } from "./readout.js";
 import { segments } from "./segments.js";
-import { SeriesSet, unseen } from "./series.js";
+import { SeriesSet } from "./series.js";
 import { layers, lines } from "./shapes.js";
 
-/** Settings that tell series apart for detection; to a person they say nothing. */
-const IDENTITIES = new Set(["probe", "probe_set", "seed", "configuration"]);
-
 const MOST_POINTS = { whole: 4000, layers: 1000 };
+const FORMS = { network: lines, layers, heatmap };
 
 export class Card {
   #sets = { whole: new SeriesSet(), layers: new SeriesSet() };
-  #plot = null;
-  #shape = null;
   #wanted = true;
 
   /** `view` is shared by all cards; `fetchPoints(quantity, series, after, max)` asks the collector. */
@@ -26,10 +24,15 @@ export class Card {
     this.quantity = quantity;
     this.view = view;
     this.fetchPoints = fetchPoints;
-    this.log = quantity.scale === "log";
-    this.mode = quantity.whole > 0 ? "lines" : "layers";
     this.seen = false;
-    this.#build();
+    this.#recall();
+    this.keys = el("div", { class: "legend" });
+    this.modes = segments("What is drawn", this.#offered, this.mode, (mode) => this.#become(mode));
+    this.scales = segments("Value axis", SCALES, this.log, (log) => this.#scaleTo(log));
+    const switches = this.#offered.length > 1 ? [this.modes.root, this.scales.root] : [this.scales.root];
+    const told = (u, shape) => readout(u, shape, this.#names(this.#list), quantity, view.outcomes);
+    this.frame = new Frame(quantity, view, { told, legend: this.keys, switches });
+    this.root = this.frame.root;
   }
 
   /** New points exist; they are fetched when the card is on screen. */
@@ -44,58 +47,97 @@ export class Card {
   /** Fetch what is new and draw it. */
   async refresh() {
     this.#wanted = false;
-    const kind = this.mode === "lines" ? "whole" : "layers";
+    const kind = this.#kind;
     const most = MOST_POINTS[kind];
     const known = this.#sets[kind];
     const grown = known.longest > 2 * most;
     const answer = await this.fetchPoints(this.quantity.name, kind, grown ? 0 : known.frame, most);
     if (grown) this.#sets[kind] = new SeriesSet();
     this.#sets[kind].take(answer);
+    this.frame.isLoaded = true;
     for (const series of this.#sets[kind].list) this.view.widen(series.current.step);
-    if (kind === (this.mode === "lines" ? "whole" : "layers")) this.draw();
+    if (kind === this.#kind) this.draw();
   }
 
   /** Draw what is known; `afresh` builds the chart anew, as a changed axis, mode or theme asks for. */
   draw(afresh = false) {
     const list = this.#list;
-    const names = this.#names(list);
-    const range = () => this.view.range();
-    const form = { lines, layers, heatmap }[this.mode];
-    const shape = form(list, { log: this.log, ratio: this.quantity.unit === "ratio", range });
-    const same = !afresh && this.#plot && this.#shape.list.length === list.length && list.length > 0;
-    this.#shape = shape;
-    this.root.dataset.points = String(shape.data[0].length);
-    this.empty.hidden = shape.data[0].length > 0;
-    if (same) {
-      redraw(this.#plot, shape);
-    } else {
-      this.#plot?.destroy();
-      const drawable = list.length > 0 && this.host.clientWidth > 0;
-      this.#plot = drawable ? drawPlot(this.host, this.view, this.quantity.name, shape, (u) => this.#read(u)) : null;
-    }
-    tellLegend(this.keys, shape, names, this.quantity.unit);
-    this.#tellSettings(list);
-    this.#notes(list);
-    this.#read(this.#plot);
+    const shape = FORMS[this.mode](list, { log: this.log, ratio: this.quantity.unit === "ratio", range: () => this.view.range() });
+    this.frame.draw(shape, afresh);
+    tellLegend(this.keys, shape, this.#names(list), this.quantity.unit);
+    this.frame.note(settingsOf(list), this.#notes(list));
   }
 
   /** Phases or the zoom changed, the points did not. */
   repaint() {
-    if (!this.#plot) return;
+    if (!this.frame.isDrawn) return;
     if (this.mode === "heatmap") this.draw(); // its colours span what is in view
-    else redraw(this.#plot, this.#shape);
+    else this.frame.repaint();
   }
 
   resize() {
-    const width = this.host.clientWidth;
-    if (this.#plot && width > 0 && width !== this.#plot.width) this.#plot.setSize({ width, height: this.host.clientHeight });
-    if (!this.#plot && this.#shape) this.draw();
+    if (!this.frame.resize()) this.draw();
+  }
+
+  /** Back to what the address says. */
+  restore() {
+    const before = [this.mode, this.log];
+    this.#recall();
+    if (before[0] === this.mode && before[1] === this.log) return;
+    this.modes.press(this.mode);
+    this.scales.press(this.log);
+    this.#show();
+  }
+
+  get #kind() {
+    return this.mode === "network" ? "whole" : "layers";
+  }
+
+  get #offered() {
+    const { whole: wholeCount, layers: layerCount } = this.quantity;
+    return [
+      wholeCount > 0 && ["network", "network", "The whole network"],
+      layerCount > 0 && ["layers", "layers", "One line per layer"],
+      layerCount > 0 && ["heatmap", "heatmap", "Layers by steps, in colour"],
+    ].filter(Boolean);
+  }
+
+  /** As the address has it, else as the quantity is seen best. */
+  #recall() {
+    const said = lookedAt(`q.${this.quantity.name}`);
+    const offered = this.#offered.map(([mode]) => mode);
+    this.mode = offered.find((mode) => said.includes(mode)) ?? offered[0] ?? "network";
+    this.log = said.includes("log") || (this.quantity.scale === "log" && !said.includes("lin"));
+  }
+
+  #remember() {
+    const mode = this.mode === this.#offered[0]?.[0] ? null : this.mode;
+    const scale = this.log === (this.quantity.scale === "log") ? null : this.log ? "log" : "lin";
+    look({ [`q.${this.quantity.name}`]: [mode, scale].filter(Boolean).join(",") });
+  }
+
+  #become(mode) {
+    this.mode = mode;
+    this.#remember();
+    this.#show();
+  }
+
+  #scaleTo(log) {
+    this.log = log;
+    this.#remember();
+    this.draw(true);
+  }
+
+  #show() {
+    this.draw(true);
+    this.expect();
+    this.view.refresh();
   }
 
   /** What is drawn now. Of the layers only one rank's: the same layer of several ranks would not be told apart. */
   get #list() {
-    if (this.mode === "lines") return this.#sets.whole.list;
-    const { list } = this.#sets.layers;
+    const { list } = this.#sets[this.#kind];
+    if (this.mode === "network") return list;
     const first = Math.min(...list.map((series) => series.rank));
     return list.filter((series) => series.rank === first);
   }
@@ -103,120 +145,14 @@ export class Card {
   #names(list) {
     const ranks = new Set(list.map((series) => series.rank)).size;
     const split = list.some(({ labels }) => "split" in labels); // then what has none is of the probe set
-    if (this.mode === "lines") return list.map((series) => series.name(ranks, split && !("split" in series.labels)));
+    if (this.mode === "network") return list.map((series) => series.name(ranks, split && !("split" in series.labels)));
     return list.map(({ labels: { layer, ...others } }) => [layer, labelled(others)].filter(Boolean).join(", "));
   }
 
-  #build() {
-    const { name, title, help, layers: layerCount, whole: wholeCount } = this.quantity;
-    const id = `q-${name}`;
-    this.value = el("div", { class: "card-value" });
-    this.caption = el("div", { class: "card-caption" });
-    this.readout = el("div", { class: "card-readout" }, this.value, this.caption);
-    this.host = el("div", {
-      class: "plot",
-      tabindex: 0,
-      role: "group",
-      "aria-label": `Chart of ${title}. Arrow keys move along the points, Escape shows all steps.`,
-      onkeydown: (event) => this.#key(event),
-      onfocusin: () => this.readout.setAttribute("aria-live", "polite"),
-      onfocusout: () => {
-        this.readout.setAttribute("aria-live", "off");
-        this.#plot?.setCursor({ left: -10, top: -10 });
-      },
-    });
-    this.tip = el("div", { class: "tip", hidden: true });
-    this.empty = el("p", { class: "plot-empty quiet" }, "No points yet.");
-    this.keys = el("div", { class: "legend" });
-    this.note = el("p", { class: "card-note", hidden: true });
-    this.settings = el("p", { class: "card-settings", "aria-label": "Measured with" });
-    const modes = [
-      wholeCount > 0 && ["lines", "network", "The whole network"],
-      layerCount > 0 && ["layers", "layers", "One line per layer"],
-      layerCount > 0 && ["heatmap", "heatmap", "Layers by steps, in colour"],
-    ].filter(Boolean);
-    const scales = [
-      [false, "lin", "Linear values"],
-      [true, "log", "Logarithmic values"],
-    ];
-    const switches = [
-      modes.length > 1 && segments("What is drawn", modes, this.mode, (mode) => this.#become(mode)),
-      segments("Value axis", scales, this.log, (log) => this.#scaleTo(log)),
-    ].filter(Boolean);
-    this.root = el(
-      "article",
-      { class: "card", id, "data-quantity": name, "aria-labelledby": `${id}-title` },
-      el(
-        "header",
-        { class: "card-head" },
-        el(
-          "div",
-          { class: "card-name" },
-          el("h3", { id: `${id}-title` }, title),
-          el("span", { class: "card-unit" }, unitName(this.quantity.unit)),
-        ),
-        this.readout,
-      ),
-      el("p", { class: "card-help", title: help }, help),
-      this.settings,
-      el("div", { class: "plot-box" }, this.host, this.tip, this.empty),
-      this.note,
-      el("footer", { class: "card-foot" }, this.keys, el("div", { class: "card-switches" }, ...switches)),
-    );
-  }
-
-  #become(mode) {
-    this.mode = mode;
-    this.draw(true);
-    this.expect();
-    this.view.refresh();
-  }
-
-  #scaleTo(log) {
-    this.log = log;
-    this.draw(true);
-  }
-
-  #key(event) {
-    const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 }[event.key];
-    if (by && this.#plot) moveCursor(this.#plot, by);
-    else if (event.key === "Escape") this.view.zoom(null);
-    else return;
-    event.preventDefault();
-  }
-
-  /** The number at the cursor, or the latest one. */
-  #read(u) {
-    const { figure, caption, odd, tip } = readout(u, this.#shape, this.#names(this.#list), this.quantity, this.view.outcomes);
-    say(this.value, figure);
-    say(this.caption, caption);
-    say(this.tip, tip ?? "");
-    this.value.classList.toggle("is-odd", Boolean(odd));
-    this.tip.hidden = !tip;
-  }
-
-  /** How all that is drawn was measured; what differs between series is in their names. */
-  #tellSettings(list) {
-    const shared = Object.entries(list[0]?.settings ?? {}).filter(
-      ([name, value]) => !IDENTITIES.has(name) && list.every((series) => series.settings[name] === value),
-    );
-    const told = shared.map((setting) => labelled(Object.fromEntries([setting]))).join(" · ");
-    say(this.settings, told);
-    this.settings.title = told;
-  }
-
-  /** What the chart does not show, said in words. */
   #notes(list) {
-    const counts = unseen(list, this.log);
-    const parts = [];
-    const points = (n) => `${whole(n)} ${n === 1 ? "point" : "points"}`;
-    if (counts.notOk) parts.push(`▲ ${points(counts.notOk)} not ok`);
-    if (counts.below) parts.push(`${points(counts.below)} at or below zero not shown on a log axis`);
-    if (counts.folded) parts.push(`${points(counts.folded)} between those drawn left out, extremes kept`);
-    if (counts.abandoned) parts.push(`${points(counts.abandoned)} from before training went back to an earlier step not drawn`);
+    const notes = unseenOf(list, this.log);
     const ranks = new Set(this.#sets.layers.list.map((series) => series.rank));
-    if (this.mode !== "lines" && ranks.size > 1) parts.push(`rank ${Math.min(...ranks)} of ${ranks.size} drawn`);
-    say(this.note, parts.join(" · "));
-    this.note.hidden = parts.length === 0;
+    if (this.mode !== "network" && ranks.size > 1) notes.push(`rank ${Math.min(...ranks)} of ${ranks.size} drawn`);
+    return notes;
   }
 }

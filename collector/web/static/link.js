@@ -16,7 +16,7 @@ export async function ask(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" } }).catch(() => {
     throw new Refused(0, "The collector does not answer. What you see is what it last said; trying again.");
   });
-  if (response.status === 401) location.replace(`/login#${location.pathname}`);
+  if (response.status === 401) location.replace(`/login#${location.pathname}${location.search}${location.hash}`);
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Refused(response.status, body.error ?? `The collector answered with status ${response.status}.`);
   return body;

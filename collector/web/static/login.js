@@ -1,4 +1,4 @@
-// The login: shows the token to the collector once, in a body and never in an address, and goes on to the run that was asked for.
+// The login: shows the token to the collector once, in a body and never in an address, and goes on to the page that was asked for.
 
 import { say } from "./dom.js";
 import { themeButton } from "./theme.js";
@@ -16,7 +16,7 @@ find("login").addEventListener("submit", async (event) => {
   }).catch(() => null);
   if (response?.ok) {
     const wanted = location.hash.slice(1);
-    location.replace(wanted.startsWith("/runs/") ? wanted : "/");
+    location.replace(/^\/($|\?|compare($|\?)|runs\/)/.test(wanted) ? wanted : "/"); // a page of ours and no other site's
     return;
   }
   const body = await response?.json().catch(() => null);

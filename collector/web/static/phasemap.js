@@ -1,14 +1,13 @@
-// Phase map: the whole run on one line per machine, from its first step to now; a press draws a machine on the charts.
+// Phase map: a line per machine, or per run, from the first step to now; a press on a name draws it on the charts.
 
 import { stepTicks } from "./axes.js";
 import { el, renew } from "./dom.js";
 import { confidence, labelled, tick, whole, words } from "./format.js";
-import { foremost, hasMoved, isBounded, toneOf, trackName } from "./phases.js";
+import { isBounded, toneOf, trackName } from "./phases.js";
 
-const MOST_ROWS = 6;
 const MOST_OFFERED = 12;
 const PIXELS_PER_TICK = 58;
-const LEGEND = "solid: happened · underlined: may have happened · dotted: known · press a name to see it on the charts";
+const LEGEND = "solid: happened · underlined: may have happened · dotted: known";
 
 export class PhaseMap {
   #all = false;
@@ -16,9 +15,10 @@ export class PhaseMap {
   #ends = [0, 1];
   #facts = null;
 
-  /** `choose(track)` is told of the machine whose row was pressed. */
-  constructor(choose) {
+  /** `choose(track)` is told of the track whose row was pressed; `what` they are and `how` a press is meant stand above, and `most` rows below. */
+  constructor(choose, { what = "Phases of the run", how = "press a name to see it on the charts", select = null, most = 6 } = {}) {
     this.choose = choose;
+    this.most = most;
     this.rows = el("div", { class: "map-rows track-switches" });
     this.axis = el("div", { class: "map-axis", "aria-hidden": "true" });
     this.lens = el("i", { class: "map-lens", "aria-hidden": "true", hidden: true });
@@ -27,7 +27,7 @@ export class PhaseMap {
     this.root = el(
       "section",
       { class: "panel map", "aria-labelledby": "map-title", hidden: true },
-      el("h2", { id: "map-title" }, "Phases of the run", el("span", { class: "quiet" }, LEGEND)),
+      el("h2", { id: "map-title" }, what, select, el("span", { class: "quiet" }, `${LEGEND} · ${how}`)),
       el("div", { class: "map-body" }, this.rows, el("div", { class: "map-scale" }, el("span", {}, "step"), this.axis), el("div", { class: "map-zone" }, this.lens)),
       this.more,
       this.others,
@@ -35,18 +35,17 @@ export class PhaseMap {
     new ResizeObserver(() => this.#scale()).observe(this.axis);
   }
 
-  /** The tracks that left the phase they began in; those in `drawn`, a set of their keys, are pressed. */
+  /** Tracks, the foremost first, see phases.js; those in `drawn`, a set of their keys, are pressed. */
   set(tracks, drawn) {
-    const moved = foremost(tracks.filter(hasMoved));
-    const offered = moved.slice(0, MOST_OFFERED);
-    this.others.hidden = moved.length <= MOST_OFFERED;
-    this.others.textContent = `${whole(moved.length - MOST_OFFERED)} more have left their first phase; all are under “Phases now”.`;
-    this.#facts = [offered, drawn];
+    const offered = tracks.slice(0, MOST_OFFERED);
+    this.others.hidden = tracks.length <= MOST_OFFERED;
+    this.others.textContent = `${whole(tracks.length - MOST_OFFERED)} more have left their first phase; all are under “Phases now”.`;
+    this.#facts = [tracks, drawn];
     this.root.hidden = offered.length === 0;
-    this.more.hidden = offered.length <= MOST_ROWS;
-    this.more.textContent = this.#all ? "Show fewer" : `Show ${offered.length - MOST_ROWS} more`;
-    const shown = this.#all ? offered : offered.slice(0, MOST_ROWS);
-    renew(this.rows, shown.map((track) => [track.key, drawn.has(track.key), track.spans, track.episodes]), () => {
+    this.more.hidden = offered.length <= this.most;
+    this.more.textContent = this.#all ? "Show fewer" : `Show ${offered.length - this.most} more`;
+    const shown = this.#all ? offered : offered.slice(0, this.most);
+    renew(this.rows, shown.map((track) => [track.key, track.name, drawn.has(track.key), track.spans, track.episodes]), () => {
       const focused = this.rows.contains(document.activeElement) && document.activeElement.dataset.key;
       this.#placed = [];
       const rows = shown.map((track) => this.#row(track, drawn.has(track.key)));
@@ -80,27 +79,23 @@ export class PhaseMap {
       const kind = span.withdrawn ? "map-span is-withdrawn" : "map-span";
       const text = span.withdrawn ? `${words(span.phase)}, withdrawn` : words(span.phase);
       const title = `${text}: from step ${whole(span.since_step)}${span.until_step === null ? "" : ` to ${whole(span.until_step)}`}. ${span.meaning}`;
-      course.append(this.#stretch(el("span", { class: kind, title }, span.withdrawn ? "" : text), toneOf(track, span.phase), span.since_step, span.until_step));
+      course.append(this.#stretch(el("span", { class: kind, title }, span.withdrawn ? "" : text), toneOf(track, span.phase), span.since_step, span.until_step ?? track.end));
     }
     for (const { to_phase: phase, happened_step: happened, happened_between: between, known_step: known } of track.transitions) {
       if (!track.spans.some((span) => span.phase === phase && span.since_step === happened)) continue; // judged again, and not so any more
       course.append(this.#stretch(el("i", { class: "map-between", title: `Between steps ${between.map(whole).join(" and ")}` }), toneOf(track, phase), ...between));
       course.append(this.#stretch(el("i", { class: "map-known", title: `Known at step ${whole(known)}` }), toneOf(track, phase), known, known));
     }
-    return el(
-      "div",
-      { class: "map-row" },
-      el(
-        "button",
-        { type: "button", class: "button map-name", title: trackName(track), "data-key": track.key, "aria-pressed": String(drawn), onclick: () => this.choose(track) },
-        [labelled(track.subject), words(track.machine)].filter(Boolean).join(", "), // first what differs, for the end may be cut off
-      ),
-      course,
-      standing(track),
+    const name = el(
+      "button",
+      { type: "button", class: "button map-name", title: track.name ?? trackName(track), "data-key": track.key, "aria-pressed": String(drawn), onclick: () => this.choose(track) },
+      track.name ?? [labelled(track.subject), words(track.machine)].filter(Boolean).join(", "), // first what differs, for the end may be cut off
     );
+    if (track.tone) name.style.setProperty("--colour", `var(${track.tone})`);
+    return el("div", { class: "map-row" }, name, course, standing(track));
   }
 
-  /** A child of a row from one step to another (null: to the end), kept to be moved as the run grows. */
+  /** A child of a row from one step to another, kept to be moved as the run grows; where it lasts, to the end of all or what `to()` says. */
   #stretch(node, ink, from, to) {
     node.style.setProperty("--colour", ink);
     this.#placed.push({ node, from, to });
@@ -108,7 +103,7 @@ export class PhaseMap {
   }
 
   #place() {
-    for (const { node, from, to } of this.#placed) this.#put(node, from, to ?? this.#ends[1]);
+    for (const { node, from, to } of this.#placed) this.#put(node, from, (typeof to === "function" ? to() : to) ?? this.#ends[1]);
   }
 
   #put(node, from, to) {
@@ -142,7 +137,7 @@ export class PhaseMap {
 /** How far the newest claim of a machine has come, and how sure it is. */
 function standing({ episodes }) {
   const last = episodes.findLast((each) => each.state === "suspected" || each.stands);
-  if (!last) return el("span", { class: "map-standing" });
+  if (!last) return el("span", { class: "map-standing" }, episodes.length === 0 ? el("small", {}, "no transition") : null);
   const { newest, state } = last;
   const told = state === "suspected" ? `${words(newest.to_phase)}?` : isBounded(newest) ? confidence(newest.confidence) : "no bound";
   return el("span", { class: "map-standing" }, el("small", {}, told), el("span", { class: `turn-state turn-state-${state}` }, state));

@@ -1,5 +1,6 @@
 // Phases: where a run is, in words; the claims made of it; and the tracks that the charts paint.
 
+import { packed } from "./address.js";
 import { el, swatch } from "./dom.js";
 import { confidence, labelled, sentence, whole, words } from "./format.js";
 import { phaseColour, phaseTone } from "./palette.js";
@@ -108,6 +109,11 @@ export function trackKey(machine, subject) {
   return JSON.stringify([machine, Object.entries(subject).sort()]);
 }
 
+/** The same in the page's address. */
+export function trackItem({ machine, subject }) {
+  return packed([machine, ...Object.entries(subject).sort().flat()]);
+}
+
 /** "critical period" or, of a layer, "critical period, layer fc1". */
 export function trackName({ machine, subject }) {
   return [words(machine), labelled(subject)].filter(Boolean).join(", ");
@@ -183,7 +189,7 @@ export function foremost(tracks) {
 }
 
 /** 0 where nothing is advised, 1 where advice waits to be confirmed, more where it holds. */
-function urgency(track) {
+export function urgency(track) {
   const last = entered(track);
   if (!last?.newest.advice) return 0;
   return last.states.some(({ act }) => act) ? 2 + SEVERITIES.indexOf(last.newest.severity) : 1;

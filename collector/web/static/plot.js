@@ -21,7 +21,7 @@ export function drawPlot(host, view, quantity, shape, onCursor) {
   const options = {
     width: Math.max(host.clientWidth, 120),
     height: host.clientHeight,
-    padding: [() => ribbonHeight(view.phases.tracks.length), RIGHT_MARGIN, 0, 0],
+    padding: [() => ribbonHeight(view.phases.tracks), RIGHT_MARGIN, 0, 0],
     legend: { show: false },
     series: [{}, ...shape.series],
     bands: shape.bands ?? [],

@@ -14,12 +14,26 @@ export const RIBBON = 15;
 const GAP = 3;
 const FONT = '500 10px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
-/** Space above the plot for so many ribbons, in CSS pixels. */
-export function ribbonHeight(machines) {
-  return machines ? machines * (RIBBON + GAP) + 3 : 8;
+/** Space above the plot for the ribbons of tracks, in CSS pixels. */
+export function ribbonHeight(tracks) {
+  return tracks.length ? tracks.length * (RIBBON + GAP) + GAP + lift(tracks) : 8;
 }
 
-/** uPlot hooks that paint `phases()`: `{ tracks, highlighted, marks }`, see phases.js and marks.js. */
+/** Beside the ribbons of runs stand their colours, and must not touch the topmost tick. */
+function lift(tracks) {
+  return tracks[0]?.tone ? 6 : 0;
+}
+
+/** Where a ribbon begins, the first of them lowest but of runs highest, in the order in which they are listed. */
+function crown({ top, scale }, row, tracks) {
+  const place = tracks[0].tone ? tracks.length - 1 - row : row;
+  return top - ((place + 1) * (RIBBON + GAP) + lift(tracks)) * scale;
+}
+
+/**
+ * uPlot hooks that paint `phases()`: `{ tracks, highlighted, marks }`, see phases.js and marks.js. Tracks with a
+ * `tone` are each of another run: they are told apart by the run's colour, and nothing is tinted.
+ */
 export function regionHooks(phases, quantity) {
   return {
     drawClear: [(u) => painted(u, (brush) => behind(brush, phases(), quantity))],
@@ -48,7 +62,7 @@ function painted(u, paint) {
 
 function behind(brush, { tracks, highlighted }, quantity) {
   const { ctx, top, bottom, x } = brush;
-  const tinted = tracks.find((track) => highlighted && track.key === highlighted.key) ?? tracks.find((track) => track.spans.length > 1);
+  const tinted = tracks.find((track) => highlighted && track.key === highlighted.key) ?? tracks.find((track) => track.spans.length > 1 && !track.tone);
   for (const span of tinted?.spans ?? []) {
     const from = x(span.since_step);
     const to = span.until_step === null ? brush.right : x(span.until_step);
@@ -115,13 +129,13 @@ function hatch({ ctx, top, bottom, scale }, from, to, ink) {
 function above(brush, { tracks, marks }) {
   for (const { step, text } of marks) mark(brush, step, text);
   for (const [row, track] of tracks.entries()) {
-    ribbon(brush, row, track);
+    const above = crown(brush, row, tracks);
+    ribbon(brush, above, track);
     for (const transition of track.transitions) {
-      const ink = inkOf(track, transition.to_phase);
-      const crown = brush.top - (row + 1) * (RIBBON + GAP) * brush.scale;
-      rule(brush, transition.happened_step, ink, [], crown, crown + RIBBON * brush.scale); // not across other machines' names
+      const ink = track.tone ? colour(track.tone) : inkOf(track, transition.to_phase);
+      rule(brush, transition.happened_step, ink, [], above, above + RIBBON * brush.scale); // not across other machines' names
       rule(brush, transition.happened_step, ink, []);
-      rule(brush, transition.known_step, ink, [1.5, 3]);
+      if (!track.tone) rule(brush, transition.known_step, ink, [1.5, 3]);
     }
   }
 }
@@ -140,12 +154,16 @@ function mark(brush, step, text) {
   label(brush, text, x(step) + (left ? -4 : 4) * scale, top + 8 * scale, ink, left ? "right" : "left");
 }
 
-function ribbon(brush, row, track) {
+function ribbon(brush, y, track) {
   const { ctx, scale, x } = brush;
-  const y = brush.top - (row + 1) * (RIBBON + GAP) * brush.scale;
+  if (track.tone) {
+    ctx.fillStyle = colour(track.tone);
+    ctx.fillRect(brush.left - 18 * scale, y + (RIBBON / 2 - 1) * scale, 14 * scale, 2 * scale); // as in the legend
+  }
   for (const [i, span] of track.spans.entries()) {
     const from = x(span.since_step);
-    const to = span.until_step === null ? brush.right : x(span.until_step);
+    const end = track.end ? x(track.end()) : brush.right;
+    const to = span.until_step === null ? end : x(span.until_step);
     if (to <= from) continue;
     const wide = to - from - (span.until_step === null ? 0 : scale);
     if (span.withdrawn) {
@@ -156,7 +174,7 @@ function ribbon(brush, row, track) {
     ctx.fillRect(from, y, wide, RIBBON * scale);
     const room = to - from - 10 * scale;
     ctx.font = scaled(FONT, scale);
-    const text = fit(ctx, span.until_step === null || i === 0 ? [phaseName(span.machine, span.phase), words(span.phase)] : [words(span.phase)], room);
+    const text = fit(ctx, !track.tone && (span.until_step === null || i === 0) ? [phaseName(span.machine, span.phase), words(span.phase)] : [words(span.phase)], room);
     if (text) label(brush, text, from + 5 * scale, y + (RIBBON / 2 + 0.5) * scale, colour("--text"), "left");
   }
 }

@@ -1,13 +1,17 @@
 // Run: everything about one run on one page.
 
+import { look, looked, onBack } from "./address.js";
 import { Board } from "./board.js";
+import { Card } from "./card.js";
+import { chosenAddress } from "./choice.js";
 import { el, renew, say } from "./dom.js";
 import { ago, confidence, labelled, moment, sentence, whole } from "./format.js";
 import { counters, healthPanel } from "./health.js";
 import { ask, tolerate } from "./link.js";
 import { marksOf } from "./marks.js";
 import { noiseTable } from "./noise.js";
-import { isBounded, judgingAgain, phaseName, phaseSummary, tracksOf } from "./phases.js";
+import { PhaseMap } from "./phasemap.js";
+import { foremost, hasMoved, isBounded, isWhole, judgingAgain, phaseName, phaseSummary, trackItem, tracksOf } from "./phases.js";
 import { SeriesSet } from "./series.js";
 import { Timeline } from "./timeline.js";
 
@@ -15,6 +19,7 @@ const SECONDS_BETWEEN = 2;
 const QUIET_SECONDS = 15;
 const TRAINABLE = "trainable_parameters";
 const MOST_POINTS = 20000;
+const MOST_TRACKS = 2; // more ribbons and rules hide the curves; the phase map shows them all
 
 export class RunPage {
   #path;
@@ -23,15 +28,16 @@ export class RunPage {
   #skew = 0;
   #trainable = new SeriesSet();
   #waiting = 0;
+  #tracks = [];
 
   constructor(id, announce) {
     this.id = id;
     this.announce = announce;
     this.#path = `/api/runs/${encodeURIComponent(id)}`;
-    this.board = new Board((quantity, series, after, max) =>
-      ask(`${this.#path}/points?${new URLSearchParams({ quantity, series, after, max })}`),
-    );
-    this.timeline = new Timeline((transition, key) => this.board.highlight(transition, key));
+    const points = (quantity, series, after, max) => ask(`${this.#path}/points?${new URLSearchParams({ quantity, series, after, max })}`);
+    this.map = new PhaseMap((track) => this.#choose(track));
+    this.board = new Board((quantity, view) => new Card(quantity, view, points), this.map);
+    this.timeline = new Timeline((transition, key) => this.board.paint({ highlighted: transition && { transition, key } }));
     this.head = el("header", { class: "run-head" });
     this.heard = el("span", {});
     this.strip = el("div", { class: "strip" });
@@ -55,6 +61,10 @@ export class RunPage {
       el("section", { class: "panel noise-panel", "aria-labelledby": "noise-title" }, el("h2", { id: "noise-title" }, "Noise"), this.noise),
     );
     setInterval(() => this.#pass(), 1000);
+    onBack(() => {
+      this.board.restore();
+      this.#tellPhases();
+    });
   }
 
   /** Load what is known of the run, then the points of the charts on screen. */
@@ -85,7 +95,7 @@ export class RunPage {
     const [detail, transitions] = await Promise.all([ask(this.#path), ask(`${this.#path}/transitions`)]);
     this.#skew = detail.now - Date.now() / 1000;
     this.#detail = detail;
-    const tracks = tracksOf(detail.spans, transitions);
+    const tracks = (this.#tracks = tracksOf(detail.spans, transitions));
     this.#tellHead(detail.run);
     renew(this.strip, [detail.run, detail.ranks], () => counters(detail.run, detail.ranks));
     say(this.now, detail.run.state === "finished" ? "Phases at the end" : "Phases now");
@@ -95,9 +105,32 @@ export class RunPage {
     this.timeline.set(tracks, fresh);
     renew(this.noise, detail.judged, () => noiseTable(detail.judged));
     this.board.setQuantities(detail.quantities, detail.outcomes);
-    this.board.setTracks(tracks);
+    this.#tellPhases();
     this.#tellTime();
-    if (detail.quantities.some(({ name }) => name === TRAINABLE)) this.board.setMarks(await this.#unfrozen());
+    if (detail.quantities.some(({ name }) => name === TRAINABLE)) this.board.paint({ marks: await this.#unfrozen() });
+  }
+
+  #tellPhases() {
+    const drawn = this.#drawn();
+    this.map.set(foremost(this.#tracks.filter(hasMoved)), new Set(drawn.map((track) => track.key)));
+    this.board.paint({ tracks: drawn });
+  }
+
+  /** The tracks that a person chose, or else the first that changed phase. */
+  #drawn() {
+    const said = looked("phases")?.split(",");
+    if (said) return foremost(this.#tracks).filter((track) => said.includes(trackItem(track)));
+    const moved = foremost(this.#tracks.filter(hasMoved));
+    const network = moved.filter(isWhole);
+    return (network.length ? network : moved).slice(0, MOST_TRACKS);
+  }
+
+  #choose(track) {
+    const drawn = this.#drawn().map(trackItem);
+    const item = trackItem(track);
+    const others = drawn.filter((each) => each !== item);
+    look({ phases: (others.length < drawn.length ? others : [...drawn, item]).join(",") || "none" });
+    this.#tellPhases();
   }
 
   /** Where the set of trained parameters changed: gradients before and after are not of one space. */
@@ -134,6 +167,7 @@ export class RunPage {
           this.heard,
         ),
         ...labels,
+        el("a", { class: "button run-beside", href: chosenAddress("/", [run.id], "") }, "Compare with other runs"),
       ),
       el("dl", { class: "run-facts" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     ]);

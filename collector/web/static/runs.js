@@ -1,5 +1,7 @@
 // Runs: the list of everything the collector has heard of, those that run first, the newest at the top.
 
+import { look, looked, onBack } from "./address.js";
+import { MOST_RUNS, chosen, chosenAddress, chosenText, toggled, toneAt } from "./choice.js";
 import { el, renew, say } from "./dom.js";
 import { ago, labelled, percent, whole } from "./format.js";
 import { ask, tolerate } from "./link.js";
@@ -30,13 +32,25 @@ export class RunsPage {
     );
     this.welcome = el("section", { class: "welcome", hidden: true });
     this.search = el("input", { type: "search", class: "search", placeholder: "Find by name, label, host or phase", "aria-label": "Find runs", hidden: true });
-    this.search.addEventListener("input", () => this.#sift());
+    this.search.value = looked("find") ?? "";
+    this.search.addEventListener("input", () => {
+      look({ find: this.search.value }, false);
+      this.#sift();
+    });
+    this.picked = el("div", { class: "picked", hidden: true });
+    this.announced = el("span", { class: "unseen", role: "status" });
     this.unfound = el("p", { class: "quiet runs-unfound", hidden: true }, "No run matches.");
     this.record = recordPanel();
     this.record.hidden = true;
-    this.root = el("div", { class: "page" }, el("div", { class: "page-head" }, el("h1", {}, "Runs"), this.count, this.search), this.table, this.unfound, this.welcome, this.record);
+    const head = el("div", { class: "page-head" }, el("h1", {}, "Runs"), this.count, this.search);
+    this.root = el("div", { class: "page" }, head, this.picked, this.announced, this.table, this.unfound, this.welcome, this.record);
     setInterval(() => this.#pass(), 1000);
     document.title = "Phasewatch";
+    onBack(() => {
+      this.search.value = looked("find") ?? "";
+      this.#sift();
+      this.#tellChoice();
+    });
   }
 
   /** Load the list again. */
@@ -52,12 +66,48 @@ export class RunsPage {
     if (total === 0) return this.#invite(address, guarded);
     // Not the latest heard first: runs that report at once would change places all the time.
     runs.sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || b.started_at - a.started_at);
-    this.#rows = new Map(runs.map((run) => [run.id, this.#tell(this.#rows.get(run.id) ?? newRow(run.id), run)]));
+    this.#rows = new Map(runs.map((run) => [run.id, this.#tell(this.#rows.get(run.id) ?? newRow(run.id, () => this.#choose(run.id)), run)]));
     const order = [...this.#rows.values()].map((row) => row.element);
     if (order.some((row, i) => this.body.children[i] !== row) || this.body.children.length !== order.length) {
       this.body.replaceChildren(...order);
     }
     this.#sift();
+    this.#tellChoice();
+  }
+
+  #choose(id) {
+    look({ runs: chosenText(toggled(chosen(), id)) }, false);
+    this.#tellChoice();
+  }
+
+  /** Which runs are checked, and what can be done with them. */
+  #tellChoice() {
+    const places = chosen();
+    const ids = places.filter((id) => this.#rows.has(id));
+    const full = places.filter(Boolean).length >= MOST_RUNS;
+    for (const [id, { pick, box }] of this.#rows) {
+      const place = places.indexOf(id);
+      box.checked = place >= 0;
+      box.disabled = full && place < 0;
+      pick.title = box.disabled ? `${MOST_RUNS} runs are the most that are told apart on a chart` : "Choose for comparing";
+      if (place >= 0) box.style.setProperty("--colour", `var(${toneAt(place)})`);
+    }
+    this.picked.hidden = this.#rows.size < 2;
+    this.table.classList.toggle("is-single", this.#rows.size < 2);
+    renew(this.picked, [places, ids.length], () => {
+      if (ids.length === 0) return [el("span", { class: "quiet" }, "Check two runs or more to see them on the same charts.")];
+      const clear = el("button", { type: "button", class: "button", onclick: () => this.#clear() }, "Clear");
+      const told = ids.length === 1 ? "1 run chosen; check another to compare." : `${whole(ids.length)} runs chosen${full ? ", which is the most" : ""}.`;
+      say(this.announced, told);
+      const compare = el("a", { class: "button is-main", href: chosenAddress("/compare", places) }, `Compare ${whole(ids.length)} runs`);
+      return [el("span", {}, told), ids.length > 1 ? compare : null, clear].filter(Boolean);
+    });
+  }
+
+  #clear() {
+    look({ runs: null }, false);
+    this.#tellChoice();
+    this.body.querySelector("input")?.focus();
   }
 
   /** Only the rows in which every word looked for occurs. */
@@ -83,13 +133,14 @@ export class RunsPage {
   }
 
   #tell(row, run) {
-    const { link, cells } = row;
+    const { link, cells, box } = row;
     const again = run.judging_again ? `judging again, ${percent(run.judging_again.judged / Math.max(run.judging_again.reports, 1))}` : "";
     const details = [run.state, again, labelled(run.labels), run.host, run.git_revision.slice(0, 8)];
     renew(link, [run.name, run.state], () => [
       el("span", { class: `state state-${run.state}`, role: "img", "aria-label": run.state }),
       el("span", { class: "run-name", title: run.name }, run.name),
     ]);
+    box.setAttribute("aria-label", `Choose ${run.name} for comparing`);
     say(row.details, details.filter(Boolean).join(" · "));
     say(cells.step, whole(run.step));
     say(cells.reports, whole(run.reports));
@@ -133,13 +184,15 @@ export class RunsPage {
   }
 }
 
-function newRow(id) {
+function newRow(id, choose) {
   const names = { step: "step", phases: "phases", reports: "reports", lost: "lost", overhead: "overhead", heard: "last heard" };
   const cells = Object.fromEntries(Object.entries(names).map(([key, name]) => [key, el("td", { "data-name": name })]));
   const link = el("a", { class: "run-link", href: `/runs/${encodeURIComponent(id)}` });
   const details = el("span", { class: "run-details" });
-  const element = el("tr", {}, el("th", { scope: "row" }, link, details), ...Object.values(cells));
-  return { element, link, details, cells, heard: 0, text: "" };
+  const box = el("input", { type: "checkbox", class: "pick-box", onchange: choose });
+  const pick = el("label", { class: "pick" }, box);
+  const element = el("tr", {}, el("th", { scope: "row" }, pick, link, details), ...Object.values(cells));
+  return { element, pick, box, link, details, cells, heard: 0, text: "" };
 }
 
 /** The phases of the whole network that were entered since the run began, the newest first; without any, those it began in. */

@@ -12,12 +12,12 @@ import { colour } from "./theme.js";
 export const STANDARD_ERRORS = 1.96;
 const OK = 0;
 
-/** Lines with uncertainty bands: the whole network, perhaps split by rank or another label. */
-export function lines(list, { log, ratio, range }) {
+/** Lines with uncertainty bands: the whole network, perhaps split by rank or another label; or one of several runs, with `inks` theirs. */
+export function lines(list, { log, ratio, range, inks }) {
   const { steps, at } = align(list);
   const shape = { kind: "lines", list, at, stride: 3, data: [steps], series: [], bands: [], inks: [], uncertain: false, focus: list.length > 1 };
   for (const [s, one] of list.entries()) {
-    const ink = list.length <= 4 ? colour(`--line-${s}`) : byDepth(s, list.length);
+    const ink = inks?.[s] ?? (list.length <= 4 ? colour(`--line-${s}`) : byDepth(s, list.length));
     const { value, stderr } = one.current;
     const shown = (i) => (value[i] === null || (log && value[i] <= 0) ? null : value[i]);
     const bound = (sign) => (i) => {

@@ -121,6 +121,8 @@ def test_without_a_token_nothing_is_told(door: Door, path: str) -> None:
 def test_a_page_without_a_token_leads_to_the_login_and_from_there_on(door: Door) -> None:
     assert door.get(f"/runs/{ID}").headers["location"] == f"/login#/runs/{ID}"
     assert door.get("/runs/%0d%0aset-cookie:a=b").headers["location"].startswith("/login#/runs/%0D%0A")
+    compared = door.get("/compare?runs=a,b&q.loss=layer:fc1").headers["location"]
+    assert compared == "/login#/compare?runs=a,b&q.loss=layer:fc1"
     page = door.get("/login")
     assert (page.status_code, "Log in" in page.text) == (200, True)
     assert door.get("/static/login.js").status_code == door.get("/healthz").status_code == 200

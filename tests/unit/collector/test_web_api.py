@@ -190,6 +190,24 @@ def test_the_page_may_ask_for_the_network_or_the_layers_alone(
     assert [s["labels"].get("layer") for s in body["series"]] == layers
 
 
+def test_one_series_is_asked_for_by_its_labels_and_rank(client: Client) -> None:
+    named = client.get(f"/api/runs/{ID}/series").json()
+    assert {"quantity": "fisher_trace", "labels": {"layer": "fc1"}, "rank": 0, "ranks": 1} in named
+    asked = {"quantity": "fisher_trace", "labels": '{"layer": "fc1"}', "rank": "0"}
+    (one,) = client.get(POINTS, params=asked).json()["series"]
+    assert one["labels"] == {"layer": "fc1"}
+    assert client.get(POINTS, params={**asked, "rank": "1"}).json()["series"] == []
+    (whole,) = client.get(POINTS, params={"quantity": "fisher_trace", "labels": "{}"}).json()["series"]
+    assert whole["labels"] == {}
+
+
+def test_a_quantity_of_which_nothing_came_yet_has_no_series(tmp_path: Path) -> None:
+    young = seed(tmp_path / "store.db", steps=(0,), now=time.time(), turns=False)
+    young.store._db.execute("DELETE FROM series WHERE quantity = 'weight_distance'")
+    assert client_of(young).get(POINTS, params={"quantity": "weight_distance"}).json()["series"] == []
+    young.store.close()
+
+
 def test_asking_after_the_last_frame_brings_only_what_is_new(tmp_path: Path) -> None:
     young = seed(tmp_path / "store.db", steps=STEPS[:20], now=time.time(), turns=False)
     client = client_of(young)
@@ -304,6 +322,7 @@ def test_an_unknown_quantity_is_answered_with_those_the_run_measures(client: Cli
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
+        ("labels=fc1", 'a JSON object of names and values such as {"layer": "fc1"}. Leave it out for all.'),
         ("after=soon", "Got after='soon'; need a whole number from 0 to 4611686018427387904. Leave it out for 0."),
         ("after=-1", "Got after='-1'; need a whole number from 0 to 4611686018427387904. Leave it out for 0."),
         ("max=9", "Got max='9'; need a whole number from 10 to 20000. Leave it out for 4000."),
