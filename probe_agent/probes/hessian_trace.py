@@ -47,8 +47,7 @@ class HessianTrace(Probe):
 
     name: ClassVar[str] = "hessian_trace"
     quantities: ClassVar[tuple[Quantity, ...]] = (TRACE, RESIDUAL)
-    needs: ClassVar = frozenset({Need.INDEPENDENT_OUTPUTS})
-    uses: ClassVar = frozenset({Need.LIKELIHOOD, Need.TRUE_GRADIENTS})
+    uses: ClassVar = frozenset({Need.LIKELIHOOD, Need.TRUE_GRADIENTS, Need.INDEPENDENT_OUTPUTS})
 
     groups: int = 8
     per_layer: bool = True
