@@ -9,7 +9,7 @@ then slice by slice of the frames it is taken from here. In between a message is
 sealed.
 
 What waits is held in memory too. Where it cannot be known to be what is on the disk (at the start, after anything that was undone) the
-disk is read instead, oldest first and a little at a time, and nothing is held before all of it is known.
+disk is read instead, oldest first and no more at a time than may wait, and nothing is held before all of it is known.
 """
 
 import json
@@ -32,7 +32,7 @@ EACH = 16
 OVERDUE = 4
 """Times that much: it could not be put in place between two commits, and the next waits for it."""
 SLICE, SLICE_BYTES = 2048, 2**20
-"""What is put in place at once; about four times as much is looked at or taken away at once."""
+"""What is put in place at once; about four times as much is taken away at once."""
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class Arrivals:
 
     def _look(self) -> None:
         """See what an earlier life, or something that was undone, left here, perhaps half-way: the oldest of it."""
-        rows, self._until, self._known = batch.oldest(self._db, 4 * SLICE, 4 * SLICE_BYTES)
+        rows, self._until, self._known = batch.oldest(self._db, MOST, MOST_BYTES)
         for row in rows:
             self.put(row, SOME_SCHEMA)
         query = "SELECT id FROM streams WHERE finished IS NOT NULL AND id IN (SELECT value FROM json_each(?))"

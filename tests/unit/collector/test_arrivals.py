@@ -188,6 +188,7 @@ def test_what_was_left_is_read_and_put_in_place_a_little_at_a_time_and_sealed_wh
 ) -> None:
     monkeypatch.setattr("collector.store.sealing.BLOCK", 4)
     monkeypatch.setattr(arrivals, "SLICE", 1)
+    monkeypatch.setattr(arrivals, "MOST", 4)
     writer = Writer(tmp_path / "s.db")
     for step in range(8):
         writer.report([Estimate(step)] * 3)
