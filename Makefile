@@ -75,6 +75,6 @@ fuzz: $(VENV)/develop  ## fuzz pipeline
 	cd .fuzz && ../$(BIN)/python ../tests/fuzz/pipeline.py . -max_len=512 -max_total_time=60
 
 clean:  ## remove everything made
-	rm -rf $(VENV) .demo .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .accelerator .demo .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .PHONY: help install demo servers test check format dashboards bench peers phases load soak power-cut fuzz clean

@@ -1,13 +1,15 @@
 """What watching costs: steps a second of one training job, watched in several ways, taking turns in one process.
 
-    python benchmarks/overhead.py [--images train-images-idx3-ubyte.gz] [--text corpus.txt]
+    python benchmarks/overhead.py [--device cuda] [--images train-images-idx3-ubyte.gz] [--text corpus.txt]
 
 A ResNet-18 on CIFAR-sized images and a transformer of six blocks. Every round times a block of steps of each job in a
 new random order; a job's overhead is its time a step over that of the job nobody watches, both over all rounds, with an
 interval from resampling the rounds: by the clock, which other users of the machine disturb, and by the processor time of the
 training thread. Ours is timed as in the long run: what may be spent early is given beside it.
-*Idle* is the bare step of an optimizer with a monitor attached and nothing due. Prints, and writes
-benchmarks/results/overhead.json and overhead.md.
+*Idle* is the bare step of an optimizer with a monitor attached and nothing due. *Waits* are what torch's profiler sees of the
+program waiting for the device in 100 steps, without and with a monitor that has nothing due. On a device a third job is
+the transformer under bfloat16 autocast. Prints, and writes overhead.json and overhead.md to benchmarks/results, or, on a device, to
+overhead-cuda.json and so on.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from torch import nn
 
 import probe_agent
 from probe_agent import Every, ListOutbox, Watch
+from probe_agent.accelerator import settle
 
 HEADINGS = ("job", "wall time a step (90 %)", "CPU time of the training thread (90 %)", "by its own account", "reports")
 RESULTS = Path(__file__).parent / "results"
@@ -42,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What watching costs, beside other ways of watching.")
     parser.add_argument("--images", type=Path, help="training images as idx.gz, labels beside them")
     parser.add_argument("--text", type=Path, help="a text of at most 65 characters' kinds")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="where to train, such as cuda")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.6, help="of a block")
@@ -50,18 +55,24 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # the peers' own
     console, began = Console(), time.perf_counter()
     found = []
-    for workload in (images(given.images), text(given.text)):
-        found.append(compared(workload, given.rounds, given.seconds))
+    workloads = [images(given.images), text(given.text)]
+    if given.device.type != "cpu":
+        workloads.append(replace(text(given.text), name="the same transformer under bfloat16 autocast", half=True))
+    for workload in workloads:
+        found.append(compared(workload.to(given.device), given.rounds, given.seconds))
         console.print(table(found[-1]))
     results: dict[str, Any] = {
         "machine": this_machine(),
         "seconds": round(time.perf_counter() - began),
         "probe_inputs": PROBE_INPUTS,
-        "idle_microseconds_a_step": idle(),
+        "idle_microseconds_a_step": idle(given.device),
         "workloads": found,
     }
-    (given.out / "overhead.json").write_text(json.dumps(results, indent=2) + "\n")
-    (given.out / "overhead.md").write_text(markdown(results))
+    if given.device.type != "cpu":
+        results["machine"]["processor"] = torch.get_device_module(given.device).get_device_name(given.device)
+    name = "overhead" if given.device.type == "cpu" else f"overhead-{given.device.type}"
+    (given.out / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (given.out / f"{name}.md").write_text(markdown(results))
     console.print(results["idle_microseconds_a_step"])
 
 
@@ -113,6 +124,7 @@ def compared(workload: Workload, rounds: int, seconds: float) -> dict[str, Any]:
     plain = timed[running[0].name]
     return {
         "workload": workload.name,
+        "waits": {job.name: waits(job) for job in running[:2]},
         "step_seconds": statistics.median(block.seconds / block.steps for block in plain),
         "jobs": [
             {
@@ -125,6 +137,15 @@ def compared(workload: Workload, rounds: int, seconds: float) -> dict[str, Any]:
         ],
         "refused": refused,
     }
+
+
+def waits(job: Job, steps: int = 100) -> int:
+    """How often the program waits for a device in so many steps, or reads a number of it: a tensor of the CPU is read alike."""
+    with torch.profiler.profile(activities=torch.profiler.supported_activities()) as profiler:
+        for _ in range(steps):
+            job.step()
+    waiting = ("Synchronize", "aten::_local_scalar_dense", "Memcpy DtoH")
+    return sum(event.count for event in profiler.key_averages() if any(word in event.key for word in waiting))
 
 
 def _ratio(timed: Sequence[tuple[float, int]], plain: Sequence[tuple[float, int]]) -> dict[str, float]:
@@ -140,15 +161,16 @@ def _ratio(timed: Sequence[tuple[float, int]], plain: Sequence[tuple[float, int]
     return {"ratio": float(of(np.arange(len(ours)))), "low": float(low), "high": float(high)}
 
 
-def idle(rounds: int = 41, steps: int = 2000) -> dict[str, float]:
+def idle(device: torch.device, rounds: int = 41, steps: int = 2000) -> dict[str, float]:
     """Median over rounds of the time one optimizer step takes with and without an idle monitor, interleaved."""
     timed: dict[str, list[float]] = {"without": [], "with": []}
-    arms = {"without": _stepper(attached=False), "with": _stepper(attached=True)}
+    arms = {"without": _stepper(device, attached=False), "with": _stepper(device, attached=True)}
     for _ in range(rounds):
         for name, step in arms.items():
             began = time.perf_counter()
             for _ in range(steps):
                 step()
+            settle(device)
             timed[name].append((time.perf_counter() - began) / steps * 1e6)
     without, with_monitor = (statistics.median(timed[name]) for name in ("without", "with"))
     differences = [b - a for a, b in zip(timed["without"], timed["with"], strict=True)]
@@ -159,10 +181,10 @@ def idle(rounds: int = 41, steps: int = 2000) -> dict[str, float]:
     }
 
 
-def _stepper(*, attached: bool) -> Callable[[], object]:
-    model = nn.Linear(8, 2)
+def _stepper(device: torch.device, *, attached: bool) -> Callable[[], object]:
+    model = nn.Linear(8, 2).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    x, y = torch.randn(16, 8), torch.randint(0, 2, (16,))
+    x, y = torch.randn(16, 8).to(device), torch.randint(0, 2, (16,)).to(device)
     F.cross_entropy(model(x), y).backward()
     if attached:
         probe_agent.attach(
@@ -219,6 +241,8 @@ def markdown(results: dict[str, Any]) -> str:
             f"| {' | '.join(HEADINGS)} |",
             "| --- | ---: | ---: | ---: | ---: |",
             *(f"| {' | '.join(row)} |" for row in rows(found)),
+            "",
+            f"Waits for the device in 100 steps: {', '.join(f'{name} {count}' for name, count in found['waits'].items())}.",
             "",
             *(f"- refused: {why}" for why in found["refused"]),
             "",

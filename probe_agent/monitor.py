@@ -23,6 +23,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from probe_agent.accelerator import capturing
 from probe_agent.agenda import NEVER, Agenda
 from probe_agent.budget import Budget
 from probe_agent.complaints import Complaints, said, tell
@@ -40,7 +41,8 @@ from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
 from probe_agent.steps import Count, Steps
-from probe_agent.undisturbed import capturing, unseen
+from probe_agent.toll import Toll
+from probe_agent.undisturbed import unseen
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Advice, Losses, Outcome, ProbeCost, Run, Tighten
 
@@ -81,8 +83,8 @@ class Monitor:
         self.run = run
         self.subject = subject
         self.snapshots_skipped = 0
-        self._measured = 0.0  # seconds of the training thread
         self._live = live or subject.model  # what the optimizer updates, where that is not what is measured
+        self._toll = Toll(subject.probe_set.device)
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
         self.agenda = Agenda(self._watches, step, earns=budget.share > 0)
@@ -91,7 +93,7 @@ class Monitor:
         self._purse = Purse(budget, probes, subject.probe_set.n if halvable else 0)
         self._place = place
         self._complain = Complaints()
-        self._respite, self._recording = Respite(), 0.0
+        self._respite = Respite()
         self._recorder = Recorder() if any(probe.sees_updates for probe in probes) else None
         self._scalars = Scalars()
         # Not in every version of torch can the steps be told that a scaler skipped.
@@ -102,7 +104,6 @@ class Monitor:
         self._started = time.perf_counter()
         self._count = Count(step)
         self._look_at(self.agenda.next)
-        self._began: float | None = None
         self._in = 0  # the thread that measures
         self._outbox = open_outbox(self)
         # The optimizer holds the monitor from here on, so that one line attaches it; the outbox's thread
@@ -148,13 +149,13 @@ class Monitor:
 
     @property
     def probe_seconds(self) -> float:
-        """Seconds that measuring has taken from training."""
-        return self._measured + self._purse.charged
+        """Seconds that measuring has taken from training, those of a measurement in progress included."""
+        return self._toll.seconds + self._purse.charged
 
     @property
     def training_seconds(self) -> float:
         """Seconds since attaching that were not spent in probes."""
-        return time.perf_counter() - self._started - self._spent
+        return time.perf_counter() - self._started - self.probe_seconds
 
     def wish(self, wish: Tighten) -> None:
         """Consider a wish of the collector's at the next step, in a job of several ranks at the next that is due. For any thread."""
@@ -204,12 +205,11 @@ class Monitor:
         recorder = self._recorder
         if recorder is None or self._closed:
             return
-        began = time.perf_counter()
         try:
-            with unseen():
-                if capturing() or self._respite.why(self._count.due):
-                    recorder.forget()
-                    return
+            if capturing() or self._respite.why(self._count.due):
+                recorder.forget()
+                return
+            with self._toll.keeping_weights(), unseen():
                 if short := short_of(2 * weight_bytes(self._live), next(self._live.parameters()).device):
                     raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps them from being kept
                 recorder.remember(self._live, self.step)
@@ -218,8 +218,6 @@ class Monitor:
             if is_interruption(error):
                 raise
             self._complain("recorder", f"the weights before step {self.step + 1} were not kept: {said(error)}")
-        self._recording = time.perf_counter() - began
-        self._measured += self._recording
 
     # -- at a step that is due --------------------------------------------------------------------
 
@@ -231,9 +229,10 @@ class Monitor:
             self.snapshots_skipped += 1
             self._look_at(self.step + 1)
             return
-        self._began, self._in = time.perf_counter(), threading.get_ident()
+        self._in = threading.get_ident()
         try:
-            self._measure_what_is_due()
+            with self._toll.measuring():
+                self._measure_what_is_due()
         except BaseException as error:
             self.snapshots_skipped += 1
             if is_interruption(error):
@@ -241,15 +240,8 @@ class Monitor:
             self._complain("monitor", f"measuring at step {self.step} failed: {said(error)}")
         finally:
             self._look_at(self.agenda.next)
-            self._measured += time.perf_counter() - self._began
-            self._began, self._in = None, 0
+            self._in = 0
             _turn.release()
-
-    @property
-    def _spent(self) -> float:
-        """Probe seconds, those of the measurement in progress included."""
-        began = self._began
-        return self.probe_seconds + (0.0 if began is None else time.perf_counter() - began)
 
     @unseen()
     def _measure_what_is_due(self) -> None:
@@ -284,12 +276,13 @@ class Monitor:
             wanted,
             tight,
             training=self.training_seconds,
-            spent=self._spent,
+            spent=self.probe_seconds,
             steps=self.step - self._first_step,
-            beside=2 * self._recording,  # the weights are recorded again before the steps that are looked at next
+            beside=2 * self._toll.recording,  # the weights are recorded again before the steps that are looked at next
         )
 
     def _measure(self, probes: Sequence[Probe], skipped: Sequence[Probe], *, scheduled: bool) -> None:
+        self._toll.settle()
         loop = (*self._scalars.drain(), *(self._skipped.drain(self.step) if self._skipped else ())) if scheduled else ()
         observed = [*loop, *self.agenda.account(), *self._purse.portions.account()]
         refused = self._respite.why(self.step)
@@ -299,7 +292,7 @@ class Monitor:
         idle = skipped and not probes and self._place.alone()  # not even a snapshot is needed
         found = done([]) if idle else self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
         losses = Losses(0, self.snapshots_skipped, self._scalars.dropped)
-        draft = replace(draft, training_seconds=self.training_seconds, probe_seconds=self._spent, losses=losses)
+        draft = replace(draft, training_seconds=self.training_seconds, probe_seconds=self.probe_seconds, losses=losses)
         if found.done():  # directly: a Future would swallow what a signal handler raises
             self._report(draft, found.result())
         else:
@@ -326,4 +319,4 @@ class Monitor:
 
     def _remaining(self) -> float:
         """Seconds of the budget that are left now."""
-        return self._purse.budget.allowed(self.training_seconds) - self._spent
+        return self._purse.budget.allowed(self.training_seconds) - self.probe_seconds

@@ -9,6 +9,8 @@ from typing import Self, final
 import torch
 from torch import nn
 
+from probe_agent import accelerator
+
 SAFE = 0.9
 """Of the free memory so much may be asked for."""
 
@@ -22,9 +24,9 @@ def free_bytes(device: torch.device) -> int:
     On a GPU that is what the driver has left and what torch's allocator holds unused; for the CPU the least of what the
     machine, the process's control group and its own limits leave (Linux; elsewhere it is not known).
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        there = accelerator.free_bytes(device)
+        return UNKNOWN if there is None else there
     return min(_machine(), _control_group(), _limits())
 
 
@@ -168,8 +170,8 @@ class HighWater:
         self.raised = self.peak = 0
 
     def _now(self) -> tuple[int, int]:
-        if self._device.type == "cuda":
-            return torch.cuda.memory_allocated(self._device), torch.cuda.max_memory_allocated(self._device)
+        if self._device.type != "cpu":
+            return accelerator.held_and_most(self._device)
         status = kernel_bytes("/proc/self/status", "VmRSS:", "VmHWM:")
         return status.get("VmRSS:", 0), status.get("VmHWM:", 0)
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from probe_wire import Column, Estimate, Outcome, Quantity
@@ -18,6 +19,15 @@ MOST_VALUES = 1024
 def quantity_name(name: str) -> str:
     """The quantity under which an observed name travels: ``observed_learning_rate`` for ``learning-rate``."""
     return f"observed_{re.sub(r'[^a-z0-9_]', '_', name.lower())}"[:100]
+
+
+def _read(values: list[float | Tensor]) -> list[float]:
+    """The numbers, those on a device fetched at once: each by itself would be waited for."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1 and not tensors[0].is_complex():
+        fetched = iter(torch.stack(tensors).tolist())
+        return [next(fetched) if isinstance(value, Tensor) else value for value in values]
+    return [float(value) for value in values]
 
 
 class Scalars:
@@ -41,7 +51,8 @@ class Scalars:
             if value.numel() != 1:
                 raise ValueError(f"{name} has {value.numel()} elements; need a scalar")
             value = value.detach()  # the graph behind it must not be kept alive
-            values.append(float(value) if value.device.type == "cpu" else value)
+            # A copy: the loop may write to its tensor again, as a CUDA graph does at every replay.
+            values.append(float(value) if value.device.type == "cpu" else value.reshape(()).clone())
         else:
             values.append(float(value))
         self._counts[name] = self._counts.get(name, 0) + 1
@@ -55,7 +66,7 @@ class Scalars:
             values.clear()
             self._counts[name] = 0
             try:
-                numbers = np.array([float(value) for value in taken])
+                numbers = np.array(_read(taken))
             except (RuntimeError, ValueError, TypeError, NotImplementedError):  # a tensor that has no number to read
                 self.dropped += count
                 continue

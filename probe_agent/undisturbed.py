@@ -18,6 +18,8 @@ from typing import Any, Final, TypeVar, final
 import numpy as np
 import torch
 
+from probe_agent import accelerator
+
 _Found = TypeVar("_Found")
 
 OURS: Final = "phasewatch"
@@ -51,17 +53,12 @@ def undisturbed(device: torch.device, seed: int | None) -> Iterator[None]:
         yield
 
 
-def capturing() -> bool:
-    """Whether what is done now would become part of a CUDA graph."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-
-
 def streams(device: torch.device) -> tuple[Any, ...]:
     """Where the global random streams are; equal where nobody has drawn."""
     numpy_stream = np.random.get_state(legacy=False)  # noqa: NPY002 - the legacy stream is the one training code shares
     places = [random.getstate(), pickle.dumps(numpy_stream), torch.default_generator.get_state().numpy().tobytes()]
-    if device.type == "cuda":
-        places.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+    if (state := accelerator.random_state(device)) is not None:
+        places.append(state.numpy().tobytes())
     return tuple(places)
 
 
@@ -97,14 +94,13 @@ def _streams_restored(device: torch.device) -> Iterator[None]:
 def rewinder(device: torch.device) -> Callable[[], None]:
     """Puts the global random streams, when it is called, to where they are now."""
     python, numpy_stream, cpu = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    theirs = accelerator.random_state(device)
 
     def rewind() -> None:
         random.setstate(python)
         np.random.set_state(numpy_stream)  # noqa: NPY002
         torch.default_generator.set_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda, device)
+        accelerator.set_random_state(theirs, device)
 
     return rewind
 
@@ -113,8 +109,7 @@ def _seed(device: torch.device, seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    accelerator.seed(device, seed)
 
 
 @contextmanager

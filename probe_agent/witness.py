@@ -19,6 +19,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from probe_agent import accelerator
 from probe_agent.errors import AttachError
 from probe_agent.outbox import ListOutbox
 from probe_agent.run import rank
@@ -130,14 +131,14 @@ def streams() -> Iterator[tuple[str, str]]:
     if "numpy" in sys.modules:
         yield "random stream of numpy", _digest_of(sys.modules["numpy"].random.get_state())
     yield "random stream of torch on the CPU", _digest_of(torch.get_rng_state())
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        for device, state in enumerate(torch.cuda.get_rng_state_all()):
-            yield f"random stream of torch on cuda:{device}", _digest_of(state)
+    for device in accelerator.all_devices():
+        yield f"random stream of torch on {device}", _digest_of(accelerator.random_state(device))
 
 
 def _switches() -> Iterator[tuple[str, str]]:
     yield "gradients enabled", str(torch.is_grad_enabled())
-    yield "autocast", str([torch.is_autocast_enabled(device) for device in ("cpu", "cuda")])
+    kinds = ["cpu", *sorted({device.type for device in accelerator.all_devices()})]
+    yield "autocast", str([torch.is_autocast_enabled(kind) for kind in kinds])
     yield "threads", str(torch.get_num_threads())
     yield "default type", str(torch.get_default_dtype())
     yield "deterministic algorithms", str(torch.are_deterministic_algorithms_enabled())

@@ -16,6 +16,8 @@ import probe_agent
 from against.timing import Missing
 from against.workloads import Workload, loss_fn
 from probe_agent import Budget, Every, ListOutbox, Monitor, Process, Watch
+from probe_agent.accelerator import settle
+from probe_agent.toll import Toll
 
 PROBE_INPUTS = 32
 NEVER = 10**12
@@ -35,23 +37,28 @@ class Job(ABC):
     name: str
 
     def __init__(self, workload: Workload) -> None:
+        self.half = workload.half
         self.model, self.optimizer = copy.deepcopy((workload.model, workload.optimizer))
         self.model.train()
         self.inputs, self.targets, self.batch = workload.inputs, workload.targets, workload.batch
+        self.device = self.inputs.device
         self._order = torch.Generator().manual_seed(0)
 
     def some(self) -> tuple[Tensor, Tensor]:
         """The next batch, the same for every job."""
-        index = torch.randint(len(self.inputs), (self.batch,), generator=self._order)
+        index = torch.randint(len(self.inputs), (self.batch,), generator=self._order).to(self.device, non_blocking=True)
         return self.inputs[index], self.targets[index]
 
     def block(self, seconds: float) -> Block:
-        """Train for about so long."""
+        """Train for about so long, on a device to the end of what was launched."""
         began, busy, steps = time.perf_counter(), time.thread_time(), 0
-        while (passed := time.perf_counter() - began) < seconds:
+        while time.perf_counter() - began < seconds:
             self.step()
             steps += 1
-        return Block(passed, time.thread_time() - busy, steps)
+            if steps % 8 == 0:  # a program that goes far ahead would launch for seconds beyond the block's end
+                settle(self.device)
+        settle(self.device)
+        return Block(time.perf_counter() - began, time.thread_time() - busy, steps)
 
     @abstractmethod
     def step(self) -> None:
@@ -71,7 +78,9 @@ class Plain(Job):
         """One step."""
         x, y = self.some()
         self.optimizer.zero_grad()
-        loss_fn(self.model(x), y).backward()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            loss = loss_fn(self.model(x), y)
+        loss.backward()
         self.optimizer.step()
 
 
@@ -107,7 +116,7 @@ class Watched(Plain):
     def _settle(self, budget: Budget) -> None:
         """Forget what the first measurement took: from here on the share is all there is."""
         monitor = self.monitor
-        purse, monitor._measured = monitor._purse, 0.0  # noqa: SLF001 - no run is long enough here to pay it back
+        purse, monitor._toll = monitor._purse, Toll(self.device)  # noqa: SLF001 - no run is long enough here to pay it back
         purse.budget, purse.charged, purse._had = budget, 0.0, dict.fromkeys(purse._had, 0.0)  # noqa: SLF001
         self._seconds = 0.0
         self._first_reports = len(self._outbox.drafts)

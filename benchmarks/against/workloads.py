@@ -29,7 +29,7 @@ def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class Workload:
-    """A network in training, its data, and copies of it as it was at some steps."""
+    """A network in training, its data, and copies of it as it was at some steps; ``half`` is trained under bfloat16 autocast."""
 
     name: str
     model: nn.Module
@@ -37,7 +37,14 @@ class Workload:
     targets: Tensor
     optimizer: torch.optim.Optimizer
     batch: int
+    half: bool = False
     states: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> "Workload":
+        """The same on another device; to be moved before it is trained."""
+        self.model.to(device)  # in place: the optimizer's parameters are the model's
+        self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
+        return self
 
     def train(self, steps: set[int]) -> "Workload":
         """Train to the last of the steps and keep the weights at each."""

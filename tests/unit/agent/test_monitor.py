@@ -384,6 +384,7 @@ def test_recording_the_last_updates_does_not_eat_up_what_the_measurement_saves()
     assert outbox.drafts[-1].probe_seconds < 0.6 * outbox.drafts[-1].training_seconds
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_a_budget_leaves_out_is_in_the_report_as_a_cost_without_points() -> None:
     monitor, outbox, optimizer, model = setup(Slowing(since=0), Weight(), budget=Budget(share=0.0, allowance=0.039))
     step(optimizer, model)
