@@ -68,6 +68,11 @@ class Cleaner:
             for step, y, paired in last[self._final :]
         ]
 
+    @property
+    def waiting(self) -> int:
+        """How many probes are not final yet."""
+        return len(self._last) - self._final
+
     def _finished(self, i: int) -> Probe:
         """Probe ``i`` of the last seven, which is their middle one unless it is among the series' first three."""
         step, y, paired = self._last[i]

@@ -5,6 +5,7 @@ number of each, so that n probes need O(log n) buckets and a window that reaches
 right to about k / ``EACH``. What is kept depends on nothing but what was appended.
 """
 
+from array import array
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -19,6 +20,8 @@ FINEST = 32
 """Newest probes that are kept one by one, at least."""
 EACH = 8
 """Buckets of every larger size, at least."""
+
+_WIDE = 5
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -56,88 +59,75 @@ class History:
     """See the module."""
 
     def __init__(self) -> None:
-        self._y: list[float] = []
-        self._variance: list[float] = []
-        self._last: list[int] = []
+        self._rows = array("d")  # bucket by bucket the five numbers of `Buckets`, the oldest bucket first
         self._each = [0]  # how many buckets of 1, 2, 4, … probes
         self._before = 0  # the last step dropped, or the first there was
         self._first: int | None = None  # the oldest bucket's first, where nothing was dropped
-        self._table = np.empty((5, 2 * FINEST))  # all that again, as `buckets` gives it
 
-    def append(self, probe: Probe) -> None:
-        """Take in the next probe. O(1) on average, O(log n) at most."""
-        if not self._y:
+    def append(self, probe: Probe) -> float:
+        """Take in the next probe; returns its value as it is kept. O(1) on average, O(log n) at most."""
+        if not self._rows:
             self._before, self._first = probe.step, probe.step
-        self._y.append(short(probe.y))
-        self._variance.append(short(probe.variance))
-        self._last.append(probe.step)
-        self._each[0] += 1
-        if len(self._y) > self._table.shape[1]:
-            self._table = np.concatenate([self._table, np.empty_like(self._table)], axis=1)
-        self._tabulate(len(self._y) - 1, 1)
-        level = 0
-        while self._each[level] > (EACH if level else FINEST):
-            self._merge(level)
-            level += 1
+        y = short(probe.y)
+        self._rows.extend((1.0, y, short(probe.variance), probe.step, probe.step))
+        each = self._each
+        each[0] += 1
+        if each[0] > FINEST:
+            self._merge(0)
+            level = 1
+            while each[level] > EACH:
+                self._merge(level)
+                level += 1
+        return y
 
     def drop(self, buckets: int) -> None:
         """Forget the oldest buckets."""
         if buckets <= 0:
             return
-        self._before, self._first = self._last[buckets - 1], None
-        for column in (self._y, self._variance, self._last):
-            del column[:buckets]
+        self._before, self._first = int(self._rows[_WIDE * buckets - 1]), None
+        del self._rows[: _WIDE * buckets]
         for level in reversed(range(len(self._each))):
             gone = min(buckets, self._each[level])
             self._each[level] -= gone
             buckets -= gone
         while len(self._each) > 1 and not self._each[-1]:
             self._each.pop()
-        self._tabulate_all()
 
     def buckets(self, newest: Sequence[Probe] = ()) -> Buckets:
         """All buckets, and probes that are not final yet as buckets of one."""
-        size = len(self._y)
-        columns = np.empty((5, size + len(newest)))
-        columns[:, :size] = self._table[:, :size]
-        if newest:
-            columns[:, size:] = np.array([(1.0, one.y, one.variance, one.step, one.step) for one in newest]).T
-        return Buckets(*columns)
+        rows = self._rows[:]
+        for one in newest:
+            rows.extend((1.0, one.y, one.variance, one.step, one.step))
+        return Buckets(*np.array(rows).reshape(-1, _WIDE).T.copy())
 
-    def _tabulate(self, at: int, size: int) -> None:
-        before, last = float(self._last[at - 1] if at else self._before), float(self._last[at])
-        first = before + round((last - before) / size)
-        if at == 0 and self._first is not None:
-            first = self._first
-        self._table[:, at] = size, self._y[at], self._variance[at], first, last
-
-    def _tabulate_all(self) -> None:
-        self._table = np.empty((5, max(2 * FINEST, len(self._y))))
-        sizes = [1 << level for level in reversed(range(len(self._each))) for _ in range(self._each[level])]
-        for at, size in enumerate(sizes):
-            self._tabulate(at, size)
+    def _first_of(self, at: int, last: float, size: int) -> float:
+        """The first step of the bucket at a place in the rows, from how far it reaches."""
+        if not at and self._first is not None:
+            return self._first
+        before = self._rows[at - 1] if at else self._before
+        return before + round((last - before) / size)
 
     def _merge(self, level: int) -> None:
         """Make one bucket of the two oldest of a size."""
-        at, end = sum(self._each[level + 1 :]), len(self._y)
-        self._y[at : at + 2] = [short(self._y[at] + self._y[at + 1])]
-        self._variance[at : at + 2] = [short(self._variance[at] + self._variance[at + 1])]
-        del self._last[at]
-        if level + 1 == len(self._each):
-            self._each.append(0)
-        self._each[level] -= 2
-        self._each[level + 1] += 1
-        self._table[:, at + 1 : end - 1] = self._table[:, at + 2 : end]
-        self._tabulate(at, 2 << level)
+        rows, each = self._rows, self._each
+        if level + 1 == len(each):
+            each.append(0)
+        at, size = _WIDE * sum(each[level + 1 :]), 2 << level
+        _, y, variance, _, _, _, more, noise, _, last = rows[at : at + 2 * _WIDE]
+        first = self._first_of(at, last, size)
+        rows[at : at + 2 * _WIDE] = array("d", (size, short(y + more), short(variance + noise), first, last))
+        each[level] -= 2
+        each[level + 1] += 1
 
     def state(self) -> dict[str, Any]:
         """All there is, as JSON has it."""
+        last = [int(step) for step in self._rows[4::_WIDE]]
         return {
-            "y": packed(self._y, are_short=True),
-            "variance": packed(self._variance, are_short=True),
+            "y": packed(self._rows[1::_WIDE], are_short=True),
+            "variance": packed(self._rows[2::_WIDE], are_short=True),
             "before": self._before,
             "first": self._first,
-            "steps": [b - a for a, b in pairwise([self._before, *self._last])],
+            "steps": [b - a for a, b in pairwise([self._before, *last])],
             "each": list(self._each),
         }
 
@@ -145,9 +135,11 @@ class History:
     def restored(cls, state: dict[str, Any]) -> "History":
         """A history as it was when it gave its state."""
         history = cls()
-        history._y, history._variance = (unpacked(state[name], are_short=True) for name in ("y", "variance"))
-        history._each, history._before = list(state["each"]), state["before"]
-        history._first = state["first"]
-        history._last = [history._before + reached for reached in accumulate(state["steps"])]
-        history._tabulate_all()
+        ys, variances = (unpacked(state[name], are_short=True) for name in ("y", "variance"))
+        history._each, history._before, history._first = list(state["each"]), state["before"], state["first"]
+        sizes = [1 << level for level in reversed(range(len(history._each))) for _ in range(history._each[level])]
+        reached = (history._before + step for step in accumulate(state["steps"]))
+        for size, y, variance, last in zip(sizes, ys, variances, reached, strict=True):
+            first = history._first_of(len(history._rows), last, size)
+            history._rows.extend((size, y, variance, first, last))
         return history

@@ -8,8 +8,7 @@ from probe to probe grows with the block (Allan 1966), that of a random walk 2.6
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from itertools import pairwise
-from operator import mul
+from functools import cache
 from typing import Any
 
 from collector.phases.packing import packed, short, unpacked
@@ -48,6 +47,7 @@ GROWS = (0.75, 1.6)
 UNSEEN = 1.5
 """By what factor noise is taken larger where it cannot be seen yet whether it lasts."""
 TINY = 1e-300
+_NEAR = 1e-9  # of their whole width, steps too close to tell apart
 
 _TELLING = {
     1: (1.0, 1),
@@ -55,9 +55,20 @@ _TELLING = {
     4: (2.0, 12),
 }  # weight of a block size, and residuals without which it says nothing
 _POINTS = {1: 3, 2: 3, 4: 4, 8: 4}  # means of a block size that one residual takes
+_APART = {m: m // every for m, every in EVERY.items()}  # means that overlap come between those of one residual
 _MOST = max(points * m for m, points in _POINTS.items())
 _MEDIAN, _MEAN = 1.4826, 1.2533  # sigma over the median and over the mean size of a Gaussian
 _SHARES = ((0.5, 1.4826), (0.62, 1.1391), (0.74, 0.8878))  # and over other quantiles of its size
+
+
+@cache
+def _places(count: int) -> tuple[tuple[float, int, int, float], ...]:
+    """For each of ``_SHARES`` its factor, and between which two of so many numbers its quantile lies, and how far on."""
+    positions = [share * (count - 1) for share, _ in _SHARES]
+    return tuple(
+        (factor, int(at), min(int(at) + 1, count - 1), at - int(at))
+        for at, (_, factor) in zip(positions, _SHARES, strict=True)
+    )
 
 
 class Ring:
@@ -66,13 +77,16 @@ class Ring:
     def __init__(self, size: int, numbers: list[float] | None = None) -> None:
         self.numbers = deque(numbers or (), size)
         self._sorted = sorted(self.numbers)
+        self._sigma: float | None = None
 
     def append(self, number: float) -> None:
         """Take in a number, and forget the oldest where the ring is full."""
-        if len(self.numbers) == self.numbers.maxlen:
-            del self._sorted[bisect_left(self._sorted, self.numbers[0])]
-        self.numbers.append(number)
-        insort(self._sorted, number)
+        self._sigma = None
+        numbers, ordered = self.numbers, self._sorted
+        if len(numbers) == numbers.maxlen:
+            del ordered[bisect_left(ordered, numbers[0])]
+        numbers.append(number)
+        insort(ordered, number)
 
     def __len__(self) -> int:
         """The numbers there are."""
@@ -80,10 +94,11 @@ class Ring:
 
     def quantile(self, share: float) -> float:
         """The number below which a share of them lies; between two, their mean weighted."""
-        position = share * (len(self._sorted) - 1)
+        ordered = self._sorted
+        position = share * (len(ordered) - 1)
         low = int(position)
-        high = min(low + 1, len(self._sorted) - 1)
-        return self._sorted[low] + (position - low) * (self._sorted[high] - self._sorted[low])
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
     def sigma(self) -> float:
         """The standard deviation of a Gaussian of which these are sizes, by three quantiles.
@@ -91,7 +106,15 @@ class Ring:
         Its variance is 1.7 times that of the best estimate, where that of the median alone is 2.6 times; a quarter may be
         wild.
         """
-        return sum(factor * self.quantile(share) for share, factor in _SHARES) / len(_SHARES)
+        if self._sigma is None:
+            ordered = self._sorted
+            self._sigma = sum(
+                [
+                    factor * (ordered[low] + part * (ordered[high] - ordered[low]))
+                    for factor, low, high, part in _places(len(ordered))
+                ]
+            ) / len(_SHARES)
+        return self._sigma
 
 
 class NoiseMeter:
@@ -112,6 +135,15 @@ class NoiseMeter:
         self._local = Ring(LOCAL)
         self._x: list[float] = []
         self._y: list[float] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """The means of blocks, of all that is at hand."""
+        self._means = {m: deque[tuple[float, float]](maxlen=(_POINTS[m] - 1) * _APART[m] + 1) for m in EVERY}
+        there = len(self._x)
+        for m, means in self._means.items():
+            ends = (end for end in range(m, there + 1) if (self.probes - there + end) % EVERY[m] == 0)
+            means.extend((sum(self._x[end - m : end]) / m, sum(self._y[end - m : end]) / m) for end in ends)
 
     def take(self, x: float, y: float, paired: float, *, replaced: bool) -> float:
         """Take in a cleaned probe at ``x`` on the step axis; returns the variance of its noise as far as it is known."""
@@ -128,10 +160,13 @@ class NoiseMeter:
         self._y.append(y)
         if len(self._x) > _MOST:
             del self._x[0], self._y[0]
-        for m, ring in self.residuals.items():
-            if self.probes % EVERY[m] == 0 and len(self._x) >= _POINTS[m] * m:
-                residual = short(self._residual(m))
-                ring.append(residual)
+        for m, means in self._means.items():
+            if self.probes % EVERY[m] or len(self._x) < m:
+                continue
+            means.append((x, y) if m == 1 else (sum(self._x[-m:]) / m, sum(self._y[-m:]) / m))
+            if len(means) == means.maxlen:
+                residual = short(_residual(m, list(means)[:: _APART[m]]))
+                self.residuals[m].append(residual)
                 if m == 1:
                     self._local.append(residual)
         local = _MEDIAN * self._local.quantile(0.5) if len(self._local) == LOCAL else 0.0
@@ -203,15 +238,17 @@ class NoiseMeter:
         )
 
     def _present(self) -> float:
-        blocks = [m for m, (_, least) in _TELLING.items() if len(self.residuals[m]) >= least]
+        blocks = [m for m, (_, least) in _TELLING.items() if len(self.residuals[m].numbers) >= least]
         if not blocks:
             return math.nan
-        few = GUESSED / len(self.residuals[1])
+        count = len(self.residuals[1].numbers)
+        few = GUESSED / count
         if not len(self.paired):
             return max(_together({m: self.seen(m) for m in blocks}) * min(1.0 + few, GUESSED_MOST[0]), self.floor)
-        known, then = (math.hypot(ring.quantile(0.5), self.floor) for ring in (self.paired, self._reported))
+        floor = self.floor
+        known, then = math.hypot(self.paired.quantile(0.5), floor), math.hypot(self._reported.quantile(0.5), floor)
         excess = _together({m: self._size(m) for m in blocks}) / then
-        untried = 1.0 + UNTRIED / len(self.residuals[1])
+        untried = 1.0 + UNTRIED / count
         factor = untried
         if excess > MORE * untried:
             factor = max(1.0, excess * PROCESS * min(1.0 + few, GUESSED_MOST[1]))
@@ -223,33 +260,6 @@ class NoiseMeter:
     def _lately(self, m: int) -> float:
         newest = list(self.residuals[m].numbers)[-(LOCAL // EVERY[m]) :]
         return _MEDIAN * sorted(newest)[len(newest) // 2]
-
-    def _residual(self, m: int) -> float:
-        """How far the last means of ``m`` probes stray from a polynomial, as the noise of one probe.
-
-        Single probes and pairs from a straight line, by the second divided difference of three means, and
-        means of 4, which span a good part of a rise, from a parabola, by the third of four.
-        """
-        if m == 1:
-            xs, ys = self._x[-3:], self._y[-3:]
-        else:
-            starts = range(len(self._x) - _POINTS[m] * m, len(self._x), m)
-            xs, ys = [sum(self._x[i : i + m]) / m for i in starts], [sum(self._y[i : i + m]) / m for i in starts]
-        width = xs[-1] - xs[0]
-        if min([b - a for a, b in pairwise(xs)]) <= 1e-9 * width:  # steps too close to tell apart
-            return abs(ys[1] - ys[0]) * math.sqrt(m / 2.0)
-        if len(xs) == 3:
-            u = (xs[1] - xs[0]) / width
-            v = 1.0 - u
-            return abs(ys[1] - v * ys[0] - u * ys[2]) * math.sqrt(m / (1.0 + u * u + v * v))
-        _, u, v, _ = ((x - xs[0]) / width for x in xs)
-        c = (
-            -1.0 / (u * v),
-            1.0 / (u * (u - v) * (u - 1.0)),
-            1.0 / (v * (v - u) * (v - 1.0)),
-            1.0 / ((1.0 - u) * (1.0 - v)),
-        )
-        return abs(math.fsum(map(mul, c, ys))) * math.sqrt(m / math.fsum(map(mul, c, c)))
 
     def state(self) -> dict[str, Any]:
         """All there is, as JSON has it."""
@@ -275,6 +285,32 @@ class NoiseMeter:
             self.residuals[m] = Ring(KEPT // every, unpacked(ring, are_short=True))
         self._local = Ring(LOCAL, list(self.residuals[1].numbers)[-LOCAL:])
         self._x, self._y = unpacked(state["x"]), unpacked(state["y"])
+        self._begin()
+
+
+def _residual(m: int, means: list[tuple[float, float]]) -> float:
+    """How far means of ``m`` probes, each at its place, stray from a polynomial, as the noise of one probe.
+
+    Single probes and pairs from a straight line, by the second divided difference of three means, and
+    means of 4, which span a good part of a rise, from a parabola, by the third of four.
+    """
+    if len(means) == 3:
+        (start, y0), (middle, y1), (end, y2) = means
+        width = end - start
+        if middle - start <= _NEAR * width or end - middle <= _NEAR * width:
+            return abs(y1 - y0) * math.sqrt(m / 2.0)
+        u = (middle - start) / width
+        v = 1.0 - u
+        return abs(y1 - v * y0 - u * y2) * math.sqrt(m / (1.0 + u * u + v * v))
+    (start, y0), (second, y1), (third, y2), (end, y3) = means
+    width = end - start
+    if second - start <= _NEAR * width or third - second <= _NEAR * width or end - third <= _NEAR * width:
+        return abs(y1 - y0) * math.sqrt(m / 2.0)
+    u, v = (second - start) / width, (third - start) / width
+    a, b = -1.0 / (u * v), 1.0 / (u * (u - v) * (u - 1.0))
+    c, d = 1.0 / (v * (v - u) * (v - 1.0)), 1.0 / ((1.0 - u) * (1.0 - v))
+    stray = math.fsum((a * y0, b * y1, c * y2, d * y3))
+    return abs(stray) * math.sqrt(m / math.fsum((a * a, b * b, c * c, d * d)))
 
 
 def _together(scatter: dict[int, float]) -> float:
@@ -285,8 +321,8 @@ def _together(scatter: dict[int, float]) -> float:
     for m, seen in scatter.items():
         size = max(seen, TINY)
         if m == 4:
-            low, high = GROWS
-            size = min(max(size, low * max(scatter[2], TINY)), high * max(scatter[2], TINY))
+            pairs, (low, high) = max(scatter[2], TINY), GROWS
+            size = min(max(size, low * pairs), high * pairs)
         weight = _TELLING[m][0]
         whole += weight
         logs += weight * math.log(size)

@@ -16,6 +16,7 @@ from collector.phases.transition import NoiseCard
 from collector.phases.trends import Trends
 from collector.phases.verdict import Verdict
 
+_APART = (*RAW, "still", "given")
 GIVEN_FOR = 2
 """Probes in a row at which other quantities must be where a turn is given them."""
 
@@ -35,6 +36,7 @@ class Observed:
         self.restarts = 0
         self._machine = machine
         self._last_step = -1
+        self._any_given = any(turn.given for turn in machine.turns)
         self._raw = next((turn for turn in machine.turns if turn.when in RAW), None)  # they all compare alike
         self._begin()
 
@@ -76,8 +78,8 @@ class Observed:
         self._taken += 1
         if self._spikes is not None and self._raw is not None:
             self._spikes.take(step, value, self._raw.spreads, self._raw.min_effect)
-        if not testable(value, self._machine.value_scale):
-            return True
+            if not testable(value, self._machine.value_scale):
+                return True
         if self._stillness is not None:
             self._stillness.take(step, value)
         x = step_placed(step, self._machine.step_scale)
@@ -94,8 +96,8 @@ class Observed:
     def cases(self, step: int, turns: tuple[Turn, ...], alpha: Callable[[Turn], float], least: float) -> list[Verdict]:
         """The strongest case there is at present for each turn on whole probes; evidence below ``least`` need not be told."""
         turns = self._open(turns)
-        self._given = self._given + 1 if any(turn.when == "given" for turn in turns) else 0
-        tracked = tuple(turn for turn in turns if turn.when not in (*RAW, "still", "given"))
+        self._given = self._given + 1 if self._any_given and any(turn.when == "given" for turn in turns) else 0
+        tracked = tuple([turn for turn in turns if turn.when not in _APART])
         cases: list[Verdict] = []
         if tracked:
             cases += self.trends.verdicts(tracked, alpha, least)
@@ -106,6 +108,8 @@ class Observed:
         return cases
 
     def _open(self, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+        if not self._any_given:
+            return turns
         return tuple(turn for turn in turns if not turn.given or all(self.holds(each) for each in turn.given))
 
     def lasts(self, case: Verdict) -> bool:

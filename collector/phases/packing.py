@@ -1,21 +1,22 @@
 """Packing: many numbers as one short string of JSON, exact to the last bit that was kept."""
 
 import base64
-import math
 from collections.abc import Iterable
+from math import frexp, ldexp
 
 import numpy as np
 
 _BITS = 24  # of the mantissa of a short number; with sign and exponent it fills the upper five bytes of a float64
 _BYTES = 5
+_WHOLE = 1.5 * 2.0 ** (52 - _BITS)  # a mantissa added to it is rounded to so many bits, half to even
 
 
 def short(number: float) -> float:
     """A number rounded to eight digits, of which `packed` needs seven characters where it is told so; 0 below 1e-308."""
-    mantissa, exponent = math.frexp(number)
+    mantissa, exponent = frexp(number)
     if exponent < -1021:  # the bits of a subnormal number lie in the bytes left out
         return 0.0
-    return math.ldexp(round(mantissa * (1 << _BITS)), exponent - _BITS)
+    return ldexp(mantissa + _WHOLE - _WHOLE, exponent)
 
 
 def packed(numbers: Iterable[float], *, are_short: bool = False) -> str:

@@ -33,6 +33,7 @@ the folds together are a generalised likelihood ratio for one change (Siegmund, 
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -53,6 +54,10 @@ BEFORE = 2.0
 
 _RATES = np.array(RATES)[:, None]
 _SHAPES = math.log(2.0)
+_REACHES = np.array(
+    [[2.0], [1.0 + GAP + BEFORE], [1.0], [1.0 + GAP]]
+)  # from begin to end of the earlier windows of both
+_SURE = 1.0 - 1e-6  # a bound is no bound in its last digits
 
 
 class Folds(msgspec.Struct, frozen=True):
@@ -111,6 +116,38 @@ def rise(buckets: Buckets, sigma: float, counts: Counts | None = None, least: fl
     return _folds(buckets, sigma, counts, least, -1.0)
 
 
+def none(buckets: Buckets, sigma: float, way: str) -> bool:
+    """Whether there is certainly no fold with evidence of a "fall" or a "rise": cheap, and at most probes there is none.
+
+    It takes the noise at its least, and for all folds the largest weight that a split in the newer half can have. Where it
+    says nothing, `fall` and `rise` know.
+    """
+    n = buckets.n[::-1]
+    y = buckets.y[::-1] / (sigma if way == "fall" else -sigma)
+    y -= n * (float(y[0]) / float(n[0]))
+    k, y = np.add.accumulate(n), np.add.accumulate(y)
+    close, apart = _halves(k)
+    found = k.searchsorted(_REACHES * k[:close])
+    found[1::2, apart:] = found[::2, apart:]  # of the second shape there are fewer
+    later, sums = k[:close], y.take(found, mode="clip")
+    counts = k.take(found, mode="clip")
+    share = later / (counts[:2] - counts[2:])
+    drop = share * (sums[:2] - sums[2:]) - y[:close]
+    drop *= np.abs(drop)
+    share += 1.0
+    share *= later
+    drop /= share
+    return 0.5 * float(drop.max(initial=0.0)) < _SURE * (_SHAPES - largest_weight(int(k[-1])))
+
+
+def _halves(k: Floats) -> tuple[int, int]:
+    """How many folds there are of each shape, by the probes up to each bucket counted back."""
+    probes, before = float(k[-1]), float(k[k.size - 2])  # a large old bucket may leave no gap
+    half = probes / 2.0, min(probes / (2.0 + GAP), before / (1.0 + GAP))
+    close, apart = k.searchsorted(half, side="right").tolist()
+    return close, apart
+
+
 def _folds(buckets: Buckets, sigma: float, counts: Counts | None, least: float, way: float) -> Folds:
     """In units of sigma, whose square alone may be too small or too large for a float."""
     unit = sigma if sigma > 0.0 else 1.0
@@ -126,11 +163,7 @@ def _folds(buckets: Buckets, sigma: float, counts: Counts | None, least: float, 
     sums = columns[:, ::-1].cumsum(axis=1)
     k = sums[0]
     probes, last = float(k[-1]), k.size - 1
-    half = (
-        probes / 2.0,
-        min(probes / (2.0 + GAP), float(k[last - 1]) / (1.0 + GAP)),
-    )  # a large old bucket may leave no gap
-    close, apart = k.searchsorted(half, side="right").tolist()
+    close, apart = _halves(k)
     touching, parted = k[:close], k[:apart]
     found = k.searchsorted(np.concatenate((2.0 * touching, (1.0 + GAP + BEFORE) * parted, (1.0 + GAP) * parted)))
     m = close + apart
@@ -172,6 +205,19 @@ def _log_weight(whole: NDArray[np.int64]) -> Floats:
     level = np.log2(power)
     i = (whole / power + 1.0) / 2.0
     return -np.log((level + 1.0) * (level + 2.0) * i * (i + 1.0))
+
+
+@cache
+def _largest_weight_below(power: int) -> float:
+    """The largest logarithm of the weight of a split between a quarter of a power of two and all of it."""
+    # From 16 on that is the power of two in between.
+    splits = range(power // 4 + 1, power) if power <= 32 else (power // 2,)
+    return float(log_weight(np.array(splits, dtype=float)).max(initial=-math.inf))
+
+
+def largest_weight(probes: int) -> float:
+    """The largest logarithm of the weight of a split in the newer half of so many probes."""
+    return _largest_weight_below(1 << (probes - 1).bit_length())
 
 
 _TABLED = 4096

@@ -8,7 +8,7 @@ is not yet still: a power law never settles, so a turn may ask besides how far t
 """
 
 import math
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,23 +34,79 @@ SURE = 0.35
 HOVERED_FOR = 0.15
 """How long it must have hovered; the band it hovers in is known beforehand."""
 
+_SURE = 1.0 - 1e-6  # a bound is no bound in its last digits
 
-@dataclass(frozen=True, slots=True)
+
 class Lines:
     """Least-squares lines through the newest ``k`` probes, the shortest first: slopes and their standard errors.
 
-    ``length`` is how far each reaches on the step axis, ``first`` the bucket it begins with; ``ahead`` is how much farther
-    the axis goes if the series lasts as long again.
+    Through all suffixes of at least ``LEAST`` probes; ``x`` is where each bucket lies on the step axis. ``length`` is how far
+    each reaches on that axis, ``first`` the bucket it begins with; ``ahead`` is how much farther the axis goes if the series
+    lasts as long again. What is seldom asked is found when it is.
     """
 
-    k: Floats
-    mean: Floats
-    error_of_mean: Floats
-    slope: Floats
-    error: Floats
-    length: Floats
-    first: NDArray[np.int64]
-    ahead: float = 0.0
+    def __init__(self, buckets: Buckets, x: Floats, sigma: float, ahead: float = 0.0) -> None:
+        n, self._t = buckets.n[::-1], (x - x[-1])[::-1]
+        self._center = float(np.add.reduce(buckets.y)) / float(np.add.reduce(buckets.n))
+        columns = np.empty((5, n.size))
+        columns[0] = n
+        np.multiply(n, self._t, out=columns[1])
+        np.multiply(columns[1], self._t, out=columns[2])
+        np.subtract(buckets.y[::-1], n * self._center, out=columns[3])
+        np.multiply(self._t, columns[3], out=columns[4])
+        columns = np.add.accumulate(columns, axis=1)
+        spread = columns[2] - columns[1] * columns[1] / columns[0]
+        self._some: slice | NDArray[np.bool_] = slice(int(columns[0].searchsorted(LEAST)), None)
+        if not spread[self._some].min(initial=1.0) > 0.0:  # steps too close to tell apart
+            self._some = (columns[0] >= LEAST) & (spread > 0.0)
+        self.k, st, _, self._sums, sty = columns[:, self._some]
+        self._spread = spread[self._some]
+        self._middle = st / self.k
+        self.slope = (sty - self._middle * self._sums) / self._spread
+        self.length = -self._t[self._some]
+        self.ahead = ahead
+        self._buckets = buckets
+        self._sigma = sigma
+
+    @cached_property
+    def steep(self) -> Floats:
+        """The slopes without their signs."""
+        return np.asarray(np.abs(self.slope))
+
+    @cached_property
+    def least_error(self) -> Floats:
+        """What the standard errors are at least: as if no probe strayed by more than is believed of all."""
+        return np.asarray(_SURE * self._sigma / np.sqrt(self._spread))
+
+    @cached_property
+    def error(self) -> Floats:
+        """The standard error of each slope."""
+        v, tv, ttv = self._variances[:, self._some]
+        middle = self._middle
+        return np.asarray(np.sqrt(np.maximum(ttv - 2.0 * middle * tv + middle**2 * v, 0.0)) / self._spread)
+
+    @cached_property
+    def mean(self) -> Floats:
+        """The mean of each."""
+        return np.asarray(self._sums / self.k + self._center)
+
+    @cached_property
+    def error_of_mean(self) -> Floats:
+        """The standard error of each mean."""
+        return np.asarray(np.sqrt(self._variances[0, self._some]) / self.k)
+
+    @cached_property
+    def first(self) -> NDArray[np.int64]:
+        """The bucket each begins with."""
+        return np.arange(self._t.size - 1, -1, -1)[self._some]
+
+    @cached_property
+    def _variances(self) -> Floats:
+        columns, t = np.empty((3, self._t.size)), self._t
+        np.maximum(self._buckets.variance[::-1], self._buckets.n[::-1] * self._sigma**2, out=columns[0])
+        np.multiply(t, columns[0], out=columns[1])
+        np.multiply(t * t, columns[0], out=columns[2])
+        return np.add.accumulate(columns, axis=1)
 
     def goes_on(self, value_scale: Scale) -> Floats:
         """By what part of itself the mean would change if the series lasted as long again and went on along each line."""
@@ -58,31 +114,6 @@ class Lines:
         if value_scale == "log":
             return np.asarray(np.expm1(np.minimum(change, 700.0)))
         return np.asarray(change / np.maximum(np.abs(self.mean), 1e-300))
-
-
-def lines(buckets: Buckets, x: Floats, sigma: float, ahead: float = 0.0) -> Lines:
-    """The lines through all suffixes of at least ``LEAST`` probes; ``x`` is where each bucket lies on the step axis."""
-    n = buckets.n[::-1]
-    t = (x - x[-1])[::-1]
-    center = buckets.y.sum() / buckets.n.sum()
-    y = (buckets.y - buckets.n * center)[::-1]
-    v = np.maximum(buckets.variance, buckets.n * sigma**2)[::-1]
-    columns = np.cumsum(np.array([n, n * t, n * t * t, y, t * y, v, t * v, t * t * v]), axis=1)
-    spread = columns[2] - columns[1] ** 2 / columns[0]
-    long = np.flatnonzero((columns[0] >= LEAST) & (spread > 0.0))
-    k, st, _, sy, sty, sv, stv, sttv = columns[:, long]
-    spread = spread[long]
-    middle = st / k
-    return Lines(
-        k=k,
-        mean=sy / k + center,
-        error_of_mean=np.sqrt(sv) / k,
-        slope=(sty - middle * sy) / spread,
-        error=np.sqrt(np.maximum(sttv - 2.0 * middle * stv + middle**2 * sv, 0.0)) / spread,
-        length=-t[long],
-        first=len(buckets) - 1 - long,
-        ahead=ahead,
-    )
 
 
 class Steepest:
@@ -100,8 +131,10 @@ class Steepest:
     def see(self, found: Lines, probes: int) -> None:
         """Take in the newest lines; from few ``probes`` their errors are known poorly, so more of them are asked."""
         if found.k.size:
-            certain = CERTAIN * (1.0 + 4.0 / probes)
-            self.slope = max(self.slope, float(np.max(np.abs(found.slope) - certain * found.error)))
+            certain, steep = CERTAIN * (1.0 + 4.0 / probes), found.steep
+            if (steep - certain * found.least_error).max() <= self.slope:
+                return
+            self.slope = max(self.slope, float((steep - certain * found.error).max()))
 
     def flat(
         self, turn: Turn, buckets: Buckets, found: Lines, value_scale: Scale, target: float
@@ -151,31 +184,41 @@ class Steepest:
     ) -> tuple[int, float] | None:
         """The line by which a curve is flat at this probe, and the chance of that margin."""
         bound = turn.slope * self.slope
-        margin = (bound - np.abs(found.slope)) / np.maximum(found.error, 1e-300)
         whole = self.reach(buckets) / self.slope
-        long = found.length >= (HOVERED_FOR if turn.when == "hover" else SETTLED_FOR) * whole
+        long = (HOVERED_FOR if turn.when == "hover" else SETTLED_FOR) * whole
+        # A line of more probes is longer.
+        start = max(int(found.length.searchsorted(long)), int(found.k.searchsorted(turn.min_points)))
+        low, high = turn.band[0] * target, turn.band[1] * target
+        if turn.when == "hover":
+            value = value_of(found.mean, value_scale)[start:]
+            if not ((value >= low) & (value <= high)).any():
+                return None
+        below = bound - found.steep[start:]
+        if not (below >= MARGIN * found.least_error[start:]).any():
+            return None
+        margin = np.full(found.k.size, -np.inf)
+        margin[start:] = below / np.maximum(found.error[start:], 1e-300)
+        holds = margin >= MARGIN
         value = value_of(found.mean, value_scale)
         if turn.when == "hover":
             error = np.maximum(found.error_of_mean * (value if value_scale == "log" else 1.0), 1e-300)
-            inside = np.minimum(value - turn.band[0] * target, turn.band[1] * target - value) / error
-            margin = np.minimum(margin, inside)
+            margin = np.minimum(margin, np.minimum(value - low, high - value) / error)
             ahead = value_of(
                 found.mean + AHEAD * found.length * found.slope, value_scale
             )  # as long again after its end
-            long &= (ahead >= turn.band[0] * target) & (ahead <= turn.band[1] * target)
+            holds = (margin >= MARGIN) & (ahead >= low) & (ahead <= high)
         elif turn.min_effect:
-            long &= found.goes_on(value_scale) <= turn.min_effect
-        holds = long & (margin >= MARGIN) & (found.k >= turn.min_points) & turn.admits(value)
-        some = np.flatnonzero(holds)
+            holds &= found.goes_on(value_scale) <= turn.min_effect
+        some = np.flatnonzero(holds & turn.admits(value))
         for j in [*sorted(some, key=lambda j: -margin[j])[:3], *some[:1]]:
-            means, errors = _quarters(found, int(j))
+            quarters = _quarters(found, int(j))
             if turn.when == "hover":
-                low, high = (placed(edge * target, 0.0, value_scale)[0] for edge in turn.band)
-                level_throughout = bool(np.all((means + errors >= low) & (means - errors <= high)))
+                bottom, top = (placed(edge, 0.0, value_scale)[0] for edge in (low, high))
+                level_throughout = all(mean + far >= bottom and mean - far <= top for mean, far in quarters)
             else:
                 # As far as the outer quarters of a line at the bound, and no farther for a longer one.
-                reach = 0.375 * bound * min(float(found.length[j]), whole)
-                level_throughout = bool(np.all(np.abs(means - found.mean[j]) - MARGIN * errors <= reach))
+                reach, level = 0.375 * bound * min(float(found.length[j]), whole), float(found.mean[j])
+                level_throughout = all(abs(mean - level) - MARGIN * far <= reach for mean, far in quarters)
                 level_throughout = level_throughout and not _steepens(found, int(j), bound)
             if level_throughout and not (turn.when == "hover" and _sinking(buckets, found, int(j))):
                 return int(j), _chance(float(margin[j]))
@@ -187,14 +230,17 @@ def _chance(margin: float) -> float:
     return 0.5 * math.erfc(min(margin, 6.0) / math.sqrt(2.0))
 
 
-def _quarters(found: Lines, j: int) -> tuple[Floats, Floats]:
+def _quarters(found: Lines, j: int) -> list[tuple[float, float]]:
     """The means of the quarters of a window and their errors: an arch has slope zero as a whole."""
-    ends = np.append(np.searchsorted(found.k[:j], found.k[j] * np.array([0.25, 0.5, 0.75])), j)
-    k = np.diff(np.concatenate([[0.0], found.k[ends]]))
-    sums = np.diff(np.concatenate([[0.0], found.mean[ends] * found.k[ends]]))
-    there = k > 0.0
-    means = sums[there] / k[there]
-    return means, found.error_of_mean[j] * np.sqrt(found.k[j] / k[there])
+    whole, error = float(found.k[j]), float(found.error_of_mean[j])
+    ends = [*found.k[:j].searchsorted((0.25 * whole, 0.5 * whole, 0.75 * whole)).tolist(), j]
+    quarters, before, total = [], 0.0, 0.0
+    for k, mean in zip(found.k[ends].tolist(), found.mean[ends].tolist(), strict=True):
+        sums = mean * k
+        if k > before:
+            quarters.append(((sums - total) / (k - before), error * math.sqrt(whole / (k - before))))
+        before, total = k, sums
+    return quarters
 
 
 def _steepens(found: Lines, j: int, bound: float) -> bool:

@@ -45,6 +45,9 @@ class Spikes:
         self._values = Ring(BEHIND)
         self._away = Ring(BEHIND)
         self._steps: deque[int] = deque(maxlen=BEHIND)
+        self._next: tuple[float, float] | None = (
+            None  # what the next value would be, and the spread, since the last was learnt
+        )
         self._above: list[tuple[int, float]] = []
         """The last probes in a row that lay above."""
         self._calm = 0
@@ -97,24 +100,30 @@ class Spikes:
         return cases
 
     def _climbs(self) -> bool:
-        middle = self._usual()
+        middle, _ = self._reference()
         last = [value - middle for _, value in self._above[-CLIMBING:]]
         return sum(last[CLIMBING // 2 :]) > CLIMB * sum(last[: CLIMBING // 2])
 
     def _is_above(self, value: float, spreads: float, least: float) -> bool:
-        usual, spread = self._usual(), self._spread()
+        usual, spread = self._reference()
         beyond = value - usual
         return spread > 0.0 and beyond > spreads * spread and beyond > least * abs(usual)
 
-    def _usual(self) -> float:
-        """What the next value would be without a spike."""
+    def _reference(self) -> tuple[float, float]:
+        """What the next value would be without a spike, and the robust standard deviation of one probe."""
+        if self._next is None:
+            spread = self._spread()
+            self._next = self._usual(spread), spread
+        return self._next
+
+    def _usual(self, spread: float) -> float:
         middle = self._values.quantile(0.5)
         if len(self._values) < 2 * LEAST:
             return middle
         half = len(self._values) // 2
         values = list(self._values.numbers)
         older, newer = (sorted(part)[half // 2] for part in (values[:half], values[-half:]))
-        decline = older - newer - DECLINES * self._spread()
+        decline = older - newer - DECLINES * spread
         if not decline > 0.0:
             return middle
         return min(
@@ -122,7 +131,6 @@ class Spikes:
         )  # it may have levelled off: no lower than seen
 
     def _spread(self) -> float:
-        """The robust standard deviation of one probe."""
         away = self._away
         if len(away) < LEAST:
             middle = self._values.quantile(0.5)
@@ -131,12 +139,13 @@ class Spikes:
 
     def _learn(self, step: int, value: float) -> None:
         if len(self._values) >= LEAST:
-            self._away.append(abs(value - self._usual()))
+            self._away.append(abs(value - self._reference()[0]))
+        self._next = None
         self._values.append(value)
         self._steps.append(step)
 
     def _verdict(self, turn: Turn, found: list[tuple[int, float]]) -> Verdict:
-        middle, spread = self._usual(), self._spread()
+        middle, spread = self._reference()
         values = [value for _, value in found]
         mean = sum(values) / len(values)
         usual = Window(self._steps[0], self._steps[-1], len(self._steps), middle, spread / math.sqrt(len(self._steps)))
@@ -173,5 +182,6 @@ class Spikes:
         self._values = Ring(BEHIND, unpacked(state["values"]))
         self._away = Ring(BEHIND, unpacked(state["away"]))
         self._steps.extend(state["steps"])
+        self._next = None
         self._above = [(int(step), float(value)) for step, value in state["above"]]
         self._calm, self._lost, self._infinite = state["calm"], list(state["lost"]), state["infinite"]

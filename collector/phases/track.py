@@ -43,6 +43,8 @@ class Track:
         self.observed = Observed(machine)
         self.spans: list[Span] = []
         self._version = machine.version
+        self._turns = {phase.name: machine.turns_from(phase.name) for phase in machine.phases}
+        self._backs: dict[int, Turn | None] = {}
         self._ordinal = 0
         self._entered: dict[str, int] = {}
         self._suspicion: Suspicion | None = None
@@ -78,7 +80,7 @@ class Track:
         whole = self.observed.take(step, value, paired, dense=self._watched_closely)
         if whole:
             known += self._followed(step)
-        turns = self.machine.turns_from(self.phase)
+        turns = self._turns[self.phase]
         least = 0.0 if self._suspicion else life.SUSPECTED
         cases = self.observed.cases(step, turns, self._alpha, least) if whole else []
         shown = [case for case in cases if case.shown and self.observed.lasts(case)]
@@ -210,21 +212,29 @@ class Track:
 
     def _reversed(self, open_: Episode, turn: Turn, step: int) -> Transition | None:
         """The claim withdrawn, where the curve has certainly come back and no turn of the machine is for that."""
-        when = _REVERSE[turn.when]
-        if any(other.when == when for other in self.machine.turns_from(turn.to_phase)):
+        if open_.turn not in self._backs:
+            self._backs[open_.turn] = self._back(turn)
+        back = self._backs[open_.turn]
+        if back is None:
             return None
-        back = Turn(
+        alpha = open_.detected.evidence.alpha
+        cases = self.observed.trends.verdicts((back,), lambda _: alpha, math.log(1.0 / alpha))
+        if not cases or not cases[0].shown or not open_.gone(turn, cases[0].after.mean or 0.0):
+            return None
+        return self._withdrawn(open_, turn, cases[0], step)
+
+    def _back(self, turn: Turn) -> Turn | None:
+        """The way back of a turn, where no turn of the machine is for that."""
+        when = _REVERSE[turn.when]
+        if any(other.when == when for other in self._turns[turn.to_phase]):
+            return None
+        return Turn(
             from_phase=turn.to_phase,
             to_phase=turn.from_phase,
             when=when,
             min_effect=turn.min_effect,
             severity=turn.severity,
         )
-        alpha = open_.detected.evidence.alpha
-        cases = self.observed.trends.verdicts((back,), lambda _: alpha, math.log(1.0 / alpha))
-        if not cases or not cases[0].shown or not open_.gone(turn, cases[0].after.mean or 0.0):
-            return None
-        return self._withdrawn(open_, turn, cases[0], step)
 
     def _withdrawn(self, open_: Episode, turn: Turn, case: Verdict, step: int) -> Transition:
         """The claim taken back on the evidence of a case, and the phase before it entered again."""

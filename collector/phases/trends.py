@@ -14,9 +14,9 @@ from collector.phases.cleaner import Cleaner
 from collector.phases.figures import finite
 from collector.phases.history import Buckets, History, Probe
 from collector.phases.machine import TESTED, Turn
-from collector.phases.packing import packed, short, unpacked
+from collector.phases.packing import packed, unpacked
 from collector.phases.signs import LONGEST
-from collector.phases.slopes import CERTAIN, MARGIN, Lines, Steepest, lines
+from collector.phases.slopes import CERTAIN, MARGIN, Lines, Steepest
 from collector.phases.transition import Window
 from collector.phases.verdict import Verdict
 
@@ -50,8 +50,7 @@ class Trends:
         self._first = step if self._first is None else self._first
         for probe in self.cleaner.take(step, y, paired):
             if probe.step > self._since:
-                self._history.append(probe)
-                self._recent.append(short(probe.y))
+                self._recent.append(self._history.append(probe))
                 self._count += 1
 
     def begin(self, step: int, *, as_level: bool) -> None:
@@ -72,8 +71,8 @@ class Trends:
         Of a tested one, evidence below ``least``, a log e-value, need not be told.
         """
         buckets = self.buckets()
-        probes = buckets.n.sum()
-        turns = tuple(turn for turn in turns if turn.min_points <= probes)
+        probes = float(np.add.reduce(buckets.n))
+        turns = tuple([turn for turn in turns if turn.min_points <= probes])
         if not turns:
             return []
         sigma = self.sigma()
@@ -81,7 +80,7 @@ class Trends:
         found = None
         if flat:
             found = self._lines(buckets, sigma)
-            self._steepest.see(found, self.cleaner.meter.probes + len(self.cleaner.newest()))
+            self._steepest.see(found, self.cleaner.meter.probes + self.cleaner.waiting)
         cases = (
             self._tested(turn, buckets, sigma, alpha, least)
             if turn.when in TESTED
@@ -178,6 +177,8 @@ class Trends:
             return None
         if turn.flat:
             sigma *= self.cleaner.meter.lasting()
+        if reflection.none(buckets, sigma, turn.when):
+            return None
 
         def counts(before: Floats, after: Floats, k: Floats) -> NDArray[np.bool_]:
             change = self._relative(before, after)
@@ -276,10 +277,11 @@ class Trends:
         return np.where(level > 0.0, (after - before) / np.where(level > 0.0, level, 1.0), np.sign(after - before))
 
     def _lines(self, buckets: Buckets, sigma: float) -> Lines:
-        middle, last = buckets.middle(), float(buckets.last[-1])
-        placed = np.log1p(middle) if self._step_scale == "log" else middle
+        placed, last = buckets.middle(), float(buckets.last[-1])
+        if self._step_scale == "log":
+            placed = np.log1p(placed)
         ahead = step_placed(2.0 * last - (self._first or 0), self._step_scale) - step_placed(last, self._step_scale)
-        return lines(buckets, placed, sigma, ahead)
+        return Lines(buckets, placed, sigma, ahead)
 
     # -- to and from JSON -------------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ def test_a_million_probes_fit_into_a_hundred_and_fifty_buckets() -> None:
     for i in range(n):
         kept.append(probe)
         if i % 997 == 0:
-            most = max(most, len(kept._y))
+            most = max(most, len(kept.buckets()))
     assert kept.buckets().n.sum() == kept.buckets().y.sum() == n
     assert most <= FINEST + 1 + (EACH + 1) * math.log2(n / FINEST) <= 180
 

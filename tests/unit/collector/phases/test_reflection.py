@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from collector.phases.history import Buckets
-from collector.phases.reflection import BEFORE, GAP, RATES, Folds, fall, log_weight, rise
+from collector.phases.history import Buckets, History, Probe
+from collector.phases.reflection import BEFORE, GAP, RATES, Folds, fall, largest_weight, log_weight, none, rise
 
 
 def buckets(y: np.ndarray, variance: np.ndarray | float = 1.0, n: np.ndarray | None = None) -> Buckets:
@@ -233,3 +233,45 @@ def test_folds_that_do_not_count_are_not_asked_and_the_others_are_as_they_were()
         assert np.array_equal(some.log_e, np.where(asked, every.log_e, -np.inf))
         assert np.isfinite(some.log_e).sum() >= 3
         assert np.isfinite(every.log_e).sum() > np.isfinite(some.log_e).sum()
+
+
+@pytest.mark.parametrize("probes", [*range(2, 300), 1000, 4095, 4096, 4097, 70_000])
+def test_no_split_in_the_newer_half_weighs_more_than_the_bound(probes: int) -> None:
+    largest = max(log_weight(np.arange((probes + 1) // 2, probes, dtype=float)))
+    assert largest_weight(probes) >= largest
+    assert largest_weight(probes) == largest or probes <= 32
+
+
+def test_where_the_bound_says_that_there_is_none_no_fold_has_evidence() -> None:
+    rng = np.random.default_rng(5)
+    said = passed_on = 0
+    for _ in range(1000):
+        n, turned = int(rng.integers(8, 400)), rng.random()
+        y = 100.0 + rng.uniform(-2.0, 2.0) * (np.arange(n) > turned * n) + rng.standard_normal(n)
+        kept = History()
+        for i, variance in enumerate(rng.uniform(0.5, 2.0, n).tolist()):
+            kept.append(Probe(i, float(y[i]), variance))
+        seen = kept.buckets()
+        for way, found in (("fall", fall(seen, 0.9)), ("rise", rise(seen, 0.9))):
+            if none(seen, 0.9, way):
+                said += 1
+                assert found.together() == -math.inf
+            else:
+                passed_on += found.together() > -math.inf
+    assert said > 500
+    assert passed_on > 300  # neither of them says so always
+
+
+@pytest.mark.parametrize("split", [16, 64, 256])
+def test_the_bound_is_reached_by_a_step_at_the_split_that_weighs_most(split: int) -> None:
+    least = math.sqrt(4.0 * (math.log(2.0) - math.log(weight(split))) / split)  # so much lower has evidence above zero
+    for part, has_some in ((1.001, True), (0.999, False)):
+        y = np.repeat([5.0, 5.0 - part * least], split)
+        assert none(buckets(y), 1.0, "fall") is not has_some
+        assert none(buckets(-y), 1.0, "rise") is not has_some
+        assert (fall(buckets(y), 1.0).together() > -math.inf) is has_some
+
+
+def test_most_probes_of_a_series_that_does_not_turn_need_no_more_than_the_bound() -> None:
+    rng = np.random.default_rng(6)
+    assert sum(none(buckets(rng.standard_normal(150)), 1.0, "fall") for _ in range(400)) > 370

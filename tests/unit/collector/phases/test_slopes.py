@@ -7,7 +7,7 @@ import pytest
 
 from collector.phases import Track, Transition
 from collector.phases.history import Buckets
-from collector.phases.slopes import CERTAIN, LEAST, Lines, Steepest, lines
+from collector.phases.slopes import CERTAIN, LEAST, Lines, Steepest
 from tests.phase_runs import machine, passed, plain, turn
 
 SETTLING = machine("moving settled", turn("moving", "settled", "settle", min_effect=0.0))
@@ -31,7 +31,7 @@ def test_lines_are_weighted_least_squares_with_the_error_of_their_noise() -> Non
     n = np.array([8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     x = np.cumsum(rng.uniform(1.0, 5.0, n.size))
     mean, variance = 50.0 + rng.standard_normal(n.size), n * rng.uniform(0.5, 2.0, n.size)
-    found = lines(Buckets(n, n * mean, variance, x, x), x, 0.8)
+    found = Lines(Buckets(n, n * mean, variance, x, x), x, 0.8)
     v = np.maximum(variance, n * 0.8**2)
     assert found.k.tolist() == [6.0, 8.0, 10.0, 14.0, 18.0, 26.0, 34.0]
     for j, first in enumerate(found.first):
@@ -50,22 +50,31 @@ def test_lines_are_weighted_least_squares_with_the_error_of_their_noise() -> Non
 def test_the_error_of_a_slope_is_how_far_slopes_scatter() -> None:
     x = np.arange(30.0)
     flat = np.ones(30)
-    found = [lines(Buckets(flat, noise(seed, 30, 1.0), flat, x, x), x, 1.0) for seed in range(300)]
+    found = [Lines(Buckets(flat, noise(seed, 30, 1.0), flat, x, x), x, 1.0) for seed in range(300)]
     scatter = np.std([one.slope[-1] for one in found])
     assert scatter == pytest.approx(found[0].error[-1], rel=0.12)
 
 
+def test_no_error_of_a_slope_is_less_than_its_bound() -> None:
+    rng = np.random.default_rng(1)
+    x, n = np.cumsum(rng.uniform(1.0, 5.0, 40)), np.ones(40)
+    for sigma in (0.3, 1.0, 3.0):
+        found = Lines(Buckets(n, n, rng.uniform(0.5, 2.0, 40), x, x), x, sigma)
+        assert (found.least_error <= found.error).all()
+    assert found.least_error == pytest.approx(found.error, rel=1e-5)  # where none strays by more than is believed
+
+
 def test_no_line_is_shorter_than_what_tells_a_slope() -> None:
     x = np.arange(float(LEAST - 1))
-    assert lines(Buckets(np.ones(x.size), x, np.ones(x.size), x, x), x, 1.0).k.size == 0
+    assert Lines(Buckets(np.ones(x.size), x, np.ones(x.size), x, x), x, 1.0).k.size == 0
     at_one = np.zeros(20)  # all at one place have no slope
-    assert lines(Buckets(np.ones(20), at_one, np.ones(20), at_one, at_one), at_one, 1.0).k.size == 0
+    assert Lines(Buckets(np.ones(20), at_one, np.ones(20), at_one, at_one), at_one, 1.0).k.size == 0
 
 
 def test_the_steepest_slope_is_taken_low_and_kept() -> None:
     def found(slope: float, error: float) -> Lines:
-        one = np.ones(1)
-        return Lines(one, one, one, slope * one, error * one, one, np.zeros(1, dtype=np.int64))
+        x, one = np.arange(float(LEAST)), np.ones(LEAST)
+        return Lines(Buckets(one, slope * x, 0.0 * one, x, x), x, error * math.sqrt(((x - x.mean()) ** 2).sum()))
 
     steepest = Steepest()
     for slope in (0.1, -3.0, 0.5):
@@ -125,7 +134,7 @@ def test_a_curve_must_be_flat_at_two_probes_in_a_row() -> None:
     y = np.concatenate([np.linspace(0, 10, 20), np.full(40, 10.0)])
     whole = Buckets(np.ones(60), y, np.full(60, 1e-4), x, x)
     steepest = Steepest(0.5)
-    found = lines(whole, x, 0.01)
+    found = Lines(whole, x, 0.01)
     assert steepest.flat(flat, whole, found, "linear", 1.0) is None
     assert steepest.flat(flat, whole, found, "linear", 1.0) is not None
 
@@ -180,7 +189,7 @@ def hovers(y: np.ndarray, target: float = 10.0, steepest: float = 0.5, sd: float
     """Whether probes without noise, each said to have a little, hover at the target at the last of them."""
     x = np.arange(float(y.size))
     whole = Buckets(np.ones(y.size), y, np.full(y.size, sd**2), x, x)
-    return Steepest(steepest).shown(HOVER, whole, lines(whole, x, sd), "linear", target) is not None
+    return Steepest(steepest).shown(HOVER, whole, Lines(whole, x, sd), "linear", target) is not None
 
 
 @pytest.mark.parametrize(("slope", "there"), [(0.02, True), (0.025, False)])
