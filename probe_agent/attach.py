@@ -1,11 +1,13 @@
 """attach: the door of the agent, and the only place where it raises."""
 
+import copy
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import zmq
@@ -22,6 +24,7 @@ from probe_agent.measuring import Subject
 from probe_agent.monitor import Monitor
 from probe_agent.outbox import ListOutbox, Outbox, ZmqOutbox
 from probe_agent.own_loss import own_loss
+from probe_agent.own_streams import OwnStreams
 from probe_agent.place import Inline, Place, Resting
 from probe_agent.probe_set import Inputs
 from probe_agent.process import Process
@@ -29,6 +32,7 @@ from probe_agent.run import identify, rank
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.snapshot import LossFn
 from probe_agent.steps import listened_to
+from probe_agent.undisturbed import undisturbed
 from probe_agent.witness import asked_for as witness_asked_for
 from probe_wire import Tighten
 from probe_wire.agent_key import AgentKey, KeyFileError
@@ -171,9 +175,11 @@ def _placed(
 ) -> tuple[Subject, Place]:
     """The subject, tried out, and where it is measured."""
     probes = probes_of(watches)
+    streams = OwnStreams(subject.model, subject.loss_fn)
+    try_out = streams.put_back()(try_out)
 
     def place_of(subject: Subject) -> Place:
-        return Inline(probes) if process is None or not probes else Foreman(subject, probes, process)
+        return Inline(probes, streams) if process is None or not probes else Foreman(subject, probes, process)
 
     if job is None:
         subject = try_out(subject)
@@ -201,6 +207,12 @@ def _reporting(monitor: Monitor, address: str, number: int, key: AgentKey | None
 
 def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
     subject = door.tried_out(subject, likelihood, step)
+    if _is_of_parameters_it_holds(subject, step):
+        raise AttachError(
+            f"Got a loss_fn, a {type(subject.loss_fn).__name__}, that holds the model and is a function of its parameters beside the outputs: "
+            "a penalty would count in the loss and in none of its derivatives. Leave that part out of loss_fn, or have the model compute it "
+            "from its own attributes."
+        )
     if subject.likelihood is None:
         warn(
             "the loss is not one of the likelihoods known here (cross-entropy, also binary, and squared error), so the true "
@@ -208,6 +220,25 @@ def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
             "are logits or means all the same, pass likelihood='categorical' or likelihood='gaussian' to attach()."
         )
     return subject
+
+
+def _is_of_parameters_it_holds(subject: Subject, step: int) -> bool:
+    """Whether the loss is a module that has the model itself at hand and makes use of its parameters, such as for a penalty."""
+    if not isinstance(subject.loss_fn, nn.Module):
+        return False
+    memo: dict[int, Any] = {}
+    with (
+        undisturbed(subject.probe_set.device, subject.seeded),
+        suppress(Exception),
+    ):  # what cannot be tried is told where it is needed
+        own = copy.deepcopy(subject.loss_fn, memo)
+        held = [memo[id(p)] for p in subject.model.parameters() if p.requires_grad and id(p) in memo]
+        if not held:
+            return False
+        snapshot = subject.snapshot(step)
+        loss = own(snapshot.outputs(), snapshot.probe_set.targets)
+        return any(g is not None for g in torch.autograd.grad(loss, held, allow_unused=True))
+    return False
 
 
 def _key(file: str | os.PathLike[str] | None) -> AgentKey | None:

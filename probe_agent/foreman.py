@@ -58,6 +58,7 @@ class Order:
     probes: list[Probe]
     body: bytes
     future: Future[list[Finding]] = field(default_factory=Future)
+    told: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
 
 
@@ -87,6 +88,7 @@ class Foreman:
                 'Keep locks, files and generators out of them, or measure in this process with where="inline".'
             ) from error
         self._current: Order | None = None
+        self._told: threading.Event | None = None  # what came of the last order is reported
         self._seconds: dict[str, float] = {}
         self._last: dict[str, Finding] = {}
         self._strikes: Counter[str] = Counter()
@@ -159,7 +161,7 @@ class Foreman:
             why = said(error)
             return done([self._no_snapshot(probe, why, failure_of(error)) for probe in order.probes])
         self._handing = time.perf_counter() - began
-        self._current = order
+        self._current, self._told = order, order.told
         self._orders.put(order)
         return order.future
 
@@ -172,13 +174,21 @@ class Foreman:
             return  # closed, or the child of a fork: the thread and the worker belong to the parent
         _open.discard(self)
         until = time.monotonic() + CLOSE_SECONDS if until is None else until
-        if (order := self._current) is not None:
-            with suppress(Exception):
-                order.future.exception(max(0.0, until - CLOSE_SECONDS / 2 - time.monotonic()))
-        self._closing.set()
-        self._orders.put(None)
+        self.wait(until - CLOSE_SECONDS / 2)
+        self.stop()
+        self.wait(until)  # for what was found until now; the thread itself may take longer, as its worker does to die
         if threading.current_thread() is not self._thread:
             self._thread.join(max(0.0, until - time.monotonic()))
+
+    def wait(self, until: float) -> None:
+        """For the measurement in progress, if there is one, to be reported."""
+        if self._told is not None and threading.current_thread() is not self._thread:
+            self._told.wait(max(0.0, until - time.monotonic()))
+
+    def stop(self) -> None:
+        """Have a measurement in progress end with what is found."""
+        self._closing.set()
+        self._orders.put(None)
 
     # -- in the foreman's thread ------------------------------------------------------------------
 
@@ -195,6 +205,7 @@ class Foreman:
                     findings = [self._lost(probe, lost, blame="worker") for probe in order.probes]
                 self._current = None
                 order.future.set_result(findings)
+                order.told.set()  # not when the future is done: it calls those who report afterwards
                 del order, findings  # what waits for them holds the monitor, and that the model
         finally:
             self._dismiss()
@@ -214,7 +225,7 @@ class Foreman:
                 if answer != READY:
                     return [*findings, *(self._no_snapshot(probe, answer) for probe in waiting)]
             except WorkerLost as lost:
-                self._dismiss()
+                self._dismiss_unless_closing()
                 return [*findings, *(self._lost(probe, lost, blame="worker") for probe in waiting)]
             try:
                 while waiting:
@@ -225,18 +236,18 @@ class Foreman:
                     findings.append(finding)
                     waiting.pop(0)
             except WorkerLost as lost:
-                self._dismiss()
+                self._dismiss_unless_closing()
                 probe = waiting.pop(0)
                 self._strikes[probe.name] += not self._closing.is_set()
                 findings.append(self._lost(probe, lost))
         return findings
 
     def _started(self) -> WorkerProcess:
+        if self._closing.is_set():
+            raise WorkerLost(CLOSED, Outcome.OVER_BUDGET)
         if self._worker is not None and not self._worker.alive:
             self._dismiss()
         if self._worker is None:
-            if self._closing.is_set():
-                raise WorkerLost(CLOSED, Outcome.OVER_BUDGET)
             if time.monotonic() < self._retry:
                 raise WorkerLost(self._refused)
             descriptors = (self._given.descriptor, self._snapshot.descriptor, self._last_words.descriptor)
@@ -244,7 +255,7 @@ class Foreman:
                 self._worker = WorkerProcess(self._process, descriptors, self._closing)
                 self._worker.set_up(self._process, self._setup)
             except WorkerLost as lost:
-                self._dismiss()
+                self._dismiss_unless_closing()
                 self._refused, self._retry = str(lost), time.monotonic() + self._rest
                 self._rest = min(2 * self._rest, _LONGEST_REST)
                 raise
@@ -255,6 +266,11 @@ class Foreman:
         if self._worker is not None:
             self._worker.end()
             self._worker = None
+
+    def _dismiss_unless_closing(self) -> None:
+        """When all is closed, what was found is handed over first: a worker may take seconds to die, and the outbox does not wait for it."""
+        if not self._closing.is_set():
+            self._dismiss()
 
     def _absent(self, probe: Probe, outcome: Outcome, why: str) -> Finding:
         return Finding.without_value(probe, outcome, why, last=self._last.get(probe.name))
@@ -279,8 +295,17 @@ _open: "weakref.WeakSet[Foreman]" = weakref.WeakSet()
 
 
 def _close_at_exit() -> None:
-    until = time.monotonic() + CLOSE_SECONDS  # one deadline for all
-    for foreman in list(_open):
+    until, foremen = (
+        time.monotonic() + CLOSE_SECONDS,
+        list(_open),
+    )  # one deadline for all, and all are told before one is waited for
+    for foreman in foremen:
+        foreman.wait(until - CLOSE_SECONDS / 2)
+    for foreman in foremen:
+        foreman.stop()
+    for foreman in foremen:
+        foreman.wait(until)
+    for foreman in foremen:
         foreman.close(until)
 
 

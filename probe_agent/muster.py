@@ -96,7 +96,7 @@ def mustered(
     accord = Accord(gang, probes, partial(replica, subject.model))
     if differently:
         accord.end(Dissolved(differently))
-    return subject, Team(accord, gang.size, probes)
+    return subject, Team(accord, gang.size, place_of(subject))
 
 
 def _shards(job: Job, model: nn.Module, *, whole: bool) -> Shards | None:

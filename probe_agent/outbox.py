@@ -123,6 +123,7 @@ class ZmqOutbox:
         self._queue: deque[Draft] = deque()
         self._advice: deque[Advice] = deque(maxlen=1000)
         self._closing: str | None = None
+        self._abandoned = self._over = False
         self._deadline = float("inf")
         self._wish = wish
         self._complain = Complaints()
@@ -144,6 +145,10 @@ class ZmqOutbox:
 
     def put(self, draft: Draft) -> None:
         """Queue the report; a deque append, nothing else happens in the training thread."""
+        if self._over:  # such as of a worker process that ended after its monitor was closed
+            self.dropped += 1
+            self._complain("late", f"the report of step {draft.step} came after this run was closed, and is lost")
+            return
         self._queue.append(draft)
         if len(self._queue) > QUEUE:  # the thread stands still: a disk that hangs, a process short of everything
             with suppress(IndexError):
@@ -171,9 +176,11 @@ class ZmqOutbox:
         _open.discard(self)
         (_waited_for.discard if self._courier.ever_greeted else _waited_for.add)(self.address)
         self._say_what_is_left()
-        self._queue = deque(maxlen=0)  # whatever comes late goes nowhere instead of growing
 
     def _say_what_is_left(self) -> None:
+        if self._over:
+            return
+        self._over = True
         lost = len(self._queue) + self._ledger.in_memory
         if kept := self.undelivered - lost:
             warn(
@@ -194,7 +201,8 @@ class ZmqOutbox:
         return f" {_SILENCE[self._line.reach].format(asks)}."
 
     def abandon(self) -> None:
-        """Ask the thread to say goodbye and end, without waiting for it."""
+        """Ask the thread to say goodbye and end, without waiting for it; what is left then, it tells."""
+        self._abandoned = True
         self.request_close("abandoned")
 
     def request_close(self, reason: str) -> None:
@@ -223,6 +231,8 @@ class ZmqOutbox:
                     self._estate.rest()
                     self._line.disconnect()
                     self._ledger.close()
+            if self._abandoned:
+                self._say_what_is_left()
         except Exception as error:  # noqa: BLE001 - a bug of ours ends our thread, never the user's job
             self._queue = deque(maxlen=0)  # from here on reports go nowhere instead of growing
             warn(f"the outbox stopped, no further reports leave this process: {said(error)}")

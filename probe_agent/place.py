@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, final
 from probe_agent.agenda import Tight
 from probe_agent.findings import Finding
 from probe_agent.measuring import Measuring, Subject
+from probe_agent.own_streams import OwnStreams
 from probe_agent.probe import Probe
 from probe_agent.update_rule import UpdateRule
 
@@ -120,8 +121,9 @@ class Resting:
 class Inline:
     """In the training thread, at once: the same numbers at every repetition."""
 
-    def __init__(self, probes: Sequence[Probe]) -> None:
+    def __init__(self, probes: Sequence[Probe], streams: OwnStreams | None = None) -> None:
         self._measuring = Measuring(probes, most=MOST_SECONDS)
+        self._streams = streams or OwnStreams()
 
     def alone(self) -> bool:
         """It is."""
@@ -152,7 +154,8 @@ class Inline:
         remaining: Callable[[], float],
     ) -> Future[list[Finding]]:
         """The findings, complete on return."""
-        return done(list(self._measuring.findings(subject, step, probes, rule, remaining)))
+        with self._streams.put_back():
+            return done(list(self._measuring.findings(subject, step, probes, rule, remaining)))
 
     def close(self) -> None:
         """Nothing runs."""

@@ -13,7 +13,7 @@ from probe_agent.complaints import said
 from probe_agent.findings import Finding
 from probe_agent.gang import Dissolved
 from probe_agent.measuring import Subject
-from probe_agent.place import Choice, Inline, done
+from probe_agent.place import Choice, Place, done
 from probe_agent.probe import Probe
 from probe_agent.running_statistics import from_bytes, running_statistics, to_bytes
 from probe_agent.update_rule import UpdateRule
@@ -30,13 +30,13 @@ class Team:
     """Rank 0 reports what all ranks found. While a probe runs, no rank waits for another.
 
     A probe belongs to the rank that first had time for it, for good: what it remembers from one snapshot to
-    the next stays in one place. Once the accord has ended, rank 0 measures everything.
+    the next stays in one place, its ``own``. Once the accord has ended, rank 0 measures everything.
     """
 
-    def __init__(self, accord: Accord, size: int, probes: Sequence[Probe]) -> None:
+    def __init__(self, accord: Accord, size: int, own: Place) -> None:
         self._accord = accord
         self._size = size
-        self._own = Inline(probes)
+        self._own = own
         self._ours: dict[str, bool] = {}
         self._seconds: dict[str, float] = {}
 

@@ -19,7 +19,16 @@ from probe_wire import Outcome
 START_SECONDS = 120.0
 """The most a worker may take to start; importing torch takes a few."""
 
-_PROGRAM = "from probe_agent.worker import run; run()"
+_PROGRAM = """
+import os, sys, traceback
+try:
+    from probe_agent.worker import run
+except BaseException:
+    os.write(int(sys.argv[4]), traceback.format_exc()[-1500:].encode())
+    raise
+run()
+"""
+"""What it dies of before it has begun are last words too: a package that the training process has found is not found there."""
 
 _dying: list["subprocess.Popen[bytes]"] = []
 
@@ -114,7 +123,7 @@ class WorkerProcess:
     def _receive(self, seconds: float) -> Any:
         until = time.monotonic() + seconds
         try:
-            while not self._connection.poll(0.1):
+            while not self._connection.poll(0.05):  # a foreman that closes has a few tenths of a second
                 if self._closing.is_set():
                     raise WorkerLost(CLOSED, Outcome.OVER_BUDGET)
                 if time.monotonic() > until:

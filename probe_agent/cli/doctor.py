@@ -53,7 +53,10 @@ def doctor(
         with console.status("Trying every probe …"):
             said = run(command, {VARIABLE: str(file)}, timeout)
         if said or not file.exists():
-            why = said or f"it never called probe_agent.attach(...), or took fewer than {AFTER_STEPS} optimizer steps."
+            why = said or (
+                f"it never called probe_agent.attach(...), or took fewer than {AFTER_STEPS} optimizer steps. Of an optimizer that has "
+                "another one take its steps those are not seen: attach to the one inside."
+            )
             console.print(f"[red]The command failed:[/red] {escape(why)}", highlight=False)
             raise typer.Exit(2)
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ ADVICE = {
     "not repeatable": "The script does not repeat itself without the agent, so that no difference could be laid at its door: "
     "seed every random stream it uses, and turn off what is not deterministic (torch.use_deterministic_algorithms).",
     "no testimony": "No optimizer step was seen. The script must call probe_agent.attach(...) with the optimizer that trains, "
-    "and take a step.",
+    "and take a step; not with one that has another optimizer take its steps.",
 }
 
 

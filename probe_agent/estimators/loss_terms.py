@@ -7,12 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probe_agent.complaints import Complaints, said
 from probe_agent.estimators.draws import Draws, jackknife_draws, numbers, ratio_draws
 from probe_agent.interruption import is_interruption
 from probe_agent.probe_set import rows
 from probe_agent.snapshot import Snapshot
 
 JACKKNIFE_GROUPS = 16
+
+_complain = Complaints()
 
 Terms = Literal["likelihood", "samples", "jackknife", "unknown"]
 """The terms of the likelihood; the losses of single samples; a jackknife over groups, where the loss is no mean of
@@ -69,7 +72,7 @@ def _without(snapshot: Snapshot, outputs: Any) -> Draws | None:
     n = snapshot.probe_set.n
     groups = min(JACKKNIFE_GROUPS, n)
     member = torch.arange(n, device=snapshot.probe_set.device) % groups
-    losses = []
+    losses, targets = [], snapshot.probe_set.targets
     try:
         for group in range(groups):
             kept = (member != group).nonzero().squeeze(1)
@@ -81,6 +84,11 @@ def _without(snapshot: Snapshot, outputs: Any) -> Draws | None:
     except Exception as error:  # a loss may need its whole batch; then its error is not known
         if is_interruption(error):
             raise
+        _complain(
+            f"loss of parts: {type(error).__name__}",
+            f"the loss of {len(targets)} of the {n} samples raises {said(error)}; its standard error is not known. Need one that averages "
+            "over samples",
+        )
         return None
     return np.array(losses)
 

@@ -123,7 +123,7 @@ def test_a_rank_that_is_interrupted_while_it_measures_is_not_waited_for() -> Non
     batch = ProbeSet(torch.zeros(4, 2), torch.zeros(4, 2))
 
     def measure(gang: Gang) -> Any:
-        team = Team(Accord(gang, [Weights()], str), 2, [Weights()])
+        team = Team(Accord(gang, [Weights()], str), 2, Inline([Weights()]))
         if gang.rank:
             with pytest.raises(KeyboardInterrupt):
                 team.measure(Subject(Interrupted(2), batch, nn.MSELoss(), None, 0), 1, [Weights()], dict, lambda: 1.0)
