@@ -215,14 +215,13 @@ class Seeded:
         return self.store.path
 
     def report(self, step: int) -> int:
-        """Commit the report of a step and show it in memory, as the pipeline does. Returns its frame."""
+        """Store the report of a step and show it in memory, as the pipeline does. Returns its frame."""
         self.seq += 1
         self.clock += 0.4
         estimates = measure(round(step * self.pace))
         values, stderrs, paired, ns, outcomes = pack(estimates)
         message = Report(self.seq, step, self.clock, SCHEMA.id, values, stderrs, paired, ns, outcomes)
         frame = self.store.put_report(self.stream, message, encode(message), self.clock)
-        self.store.commit()
         with self.live.lock:
             live = self.live.open(self.run, self.clock)
             rank = live.ranks.setdefault(0, RankState())
@@ -242,10 +241,11 @@ class Seeded:
         return frame
 
     def train(self, steps: Iterator[int] | tuple[int, ...]) -> int:
-        """Report several steps, tell the feed of the last, and return its frame."""
+        """Report several steps, commit them, tell the feed of the last, and return its frame."""
         frame, step = 0, 0
         for step in steps:
             frame = self.report(step)
+        self.store.commit()
         self.feed.tick(self.run.id, step, frame)
         return frame
 

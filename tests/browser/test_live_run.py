@@ -16,13 +16,14 @@ def test_a_transition_of_a_run_in_training_reaches_an_open_page(page: Chrome, tm
         until(lambda: "attach" in text(page, "body"))  # nothing runs yet: the page says how to begin
         command = [
             sys.executable,
-            str(ROOT / "examples" / "digits.py"),
+            "-m",
+            "tests.integration.watched_digits",
             "--steps",
             "6000",
             "--collector",
             collector.inlet,
         ]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as trainer:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT) as trainer:
             try:
                 until(lambda: "digits" in text(page, "main"), 60)  # the list heard of it by itself
                 (run,) = collector.get("/api/runs")["runs"]

@@ -1,7 +1,5 @@
 """The page in a real browser, over a real server and a seeded store, seen through its own DOM and console."""
 
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,33 +16,17 @@ from collector.phases import Span
 from collector.store.queries import Reader
 from collector.store.sqlite import Store
 from collector.web import Feed, create_app
+from tests.browser.chromium import INSTALLED
 from tests.collector_fixtures import LAYERS, STEPS, Seeded, began, complexity_turn, digits_run, seed, transition
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 
 from selenium.webdriver import ActionChains, Chrome  # noqa: E402
-from selenium.webdriver.chrome.options import Options  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="needs chromium and chromedriver on PATH")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver on PATH")
-
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--force-prefers-reduced-motion",
-    "--window-size=1400,1000",
-)
 RUN = f"/runs/{digits_run().id}"
 EARLY = tuple(step for step in STEPS if step <= 400)
 PAINTED = """
@@ -119,18 +101,17 @@ def young(tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def page() -> Iterator[Chrome]:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = Options()
-        options.binary_location = CHROMIUM or ""
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        driver = Chrome(options=options, service=Service(DRIVER))
-        try:
-            yield driver
-        finally:
-            driver.quit()
+def page(browser: Chrome) -> Iterator[Chrome]:
+    """A tab of its own; what the pages in it leave behind goes with it."""
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    yield browser
+    browser.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "all"})
+    for kept in ("Cookies", "Cache"):
+        browser.execute_cdp_cmd(f"Network.clearBrowser{kept}", {})
+    browser.close()
+    browser.switch_to.window(first)
+    browser.get_log("browser")
 
 
 def complaints(page: Chrome) -> list[str]:

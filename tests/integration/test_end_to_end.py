@@ -21,6 +21,7 @@ from probe_agent import Budget, Every, Watch
 from probe_agent.probes.loss import Loss
 from probe_wire import Advice, Nack, decode_for_agent
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
+from tests.integration.watched_digits import EXAMPLE, MEASURED
 
 
 def small_run(
@@ -62,7 +63,15 @@ def stored_steps(store: Path) -> Counter[tuple[int, int]]:
 def test_digits_end_to_end_a_transition_is_detected_stored_shown_exported_and_replayed(tmp_path: Path) -> None:
     with CollectorProcess(tmp_path / "s.db") as collector:
         trained = subprocess.run(
-            [sys.executable, str(ROOT / "examples" / "digits.py"), "--steps", "3000", "--collector", collector.inlet],
+            [
+                sys.executable,
+                "-m",
+                "tests.integration.watched_digits",
+                "--steps",
+                "3000",
+                "--collector",
+                collector.inlet,
+            ],
             capture_output=True,
             text=True,
             timeout=150,
@@ -114,7 +123,7 @@ def ended(monitor: probe_agent.Monitor) -> list[Advice]:
 
 def test_advice_reaches_the_training_process(tmp_path: Path) -> None:
     """digits.py in this process, so that the monitor's advice can be looked at."""
-    sys.path.insert(0, str(ROOT / "examples"))
+    sys.path.insert(0, str(EXAMPLE.parent))
     try:
         import digits
     finally:
@@ -131,6 +140,7 @@ def test_advice_reaches_the_training_process(tmp_path: Path) -> None:
             probe_batch=(x[:256], y[:256]),
             run="d",
             collector=collector.inlet,
+            **MEASURED,  # type: ignore[arg-type]
         ) as monitor:
             for step, (xb, yb) in enumerate(digits.batches(x, y)):
                 loss = F.cross_entropy(model(xb), yb)

@@ -95,10 +95,10 @@ def optimizer_deleted(job: Job) -> None:
     say([t.name for t in threading.enumerate()])
 
 
-def attached_a_thousand_times(job: Job) -> None:
+def attached_hundreds_of_times(job: Job) -> None:
     """Nothing is left of those that were closed, or lost with their optimizers."""
     sizes = []
-    for i in range(1000 if job.watched else 0):
+    for i in range(500 if job.watched else 0):
         job.watch(at_all=False)
         if i % 50 == 0:
             job.close()
@@ -179,7 +179,7 @@ JOBS = (
     attached_twice_and_again,
     closed_within_a_step,
     optimizer_deleted,
-    attached_a_thousand_times,
+    attached_hundreds_of_times,
     probes_in_trouble,
     log_handler_that_raises,
     stdout_closed,

@@ -84,7 +84,7 @@ def test_the_truth_lies_within_two_standard_errors_as_often_as_it_should() -> No
     misses, errors = [], []
     for seed in range(40):
         snapshot, h = regression(n=100, seed=seed)
-        found = coefficient(snapshot, chains=4, burn_in=100, draws=120).estimate
+        found = coefficient(snapshot, chains=4, burn_in=60, draws=80).estimate
         misses.append((found.value - expected(h, 100, 100.0)) / found.stderr)
         errors.append(found.stderr)
     assert 0.85 <= np.mean(np.abs(misses) < 1.96) <= 1
