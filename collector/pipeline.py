@@ -259,7 +259,7 @@ class Pipeline:
             phase=transition.to_phase,
             happened=transition.happened_step,
             known=transition.known_step,
-            confidence=transition.confidence,
+            confidence=transition.confidence if transition.evidence.alpha < 1 else "not bounded",
             evidence=transition.evidence.sentence,
         )
 

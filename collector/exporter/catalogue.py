@@ -106,7 +106,7 @@ PHASE_CLAIM = Family(
 TRANSITION_CONFIDENCE = Family(
     "phasewatch_transition_confidence_ratio",
     "gauge",
-    "Confidence in the newest transition: one minus its anytime-valid p-value.",
+    "Confidence in the newest transition: one minus its anytime-valid p-value; 0 where nothing bounds its errors.",
     ("run", "machine", "…"),
 )
 TRANSITION_HAPPENED = Family(
