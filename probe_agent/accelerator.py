@@ -4,20 +4,20 @@ Of every kind torch knows (CUDA, XPU, MPS, those of others), by what torch or it
 """
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-_REFUSED = (RuntimeError, NotImplementedError, AttributeError)
+_REFUSED = (RuntimeError, NotImplementedError, AttributeError, ValueError)
 """What a device raises that has no such thing."""
 
 
 def _module(device: torch.device) -> Any:
     """What torch has for devices of this kind; None for those that are no accelerator."""
-    return None if device.type in {"cpu", "meta"} else torch.get_device_module(device)
+    return None if device.type in {"cpu", "meta"} else getattr(torch, device.type, None)
 
 
 def _offered(device: torch.device, name: str) -> Callable[..., Any] | None:
@@ -31,6 +31,20 @@ def _offered(device: torch.device, name: str) -> Callable[..., Any] | None:
 def capturing() -> bool:
     """Whether what is done now would become part of a CUDA graph."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+@contextmanager
+def waits_allowed() -> Iterator[None]:
+    """Without the warning or the error that training may have asked CUDA for where somebody waits for it: probes read numbers."""
+    asked_for = torch.cuda.get_sync_debug_mode() if torch.cuda.is_initialized() else 0
+    if not asked_for:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(asked_for)
 
 
 def random_state(device: torch.device) -> Tensor | None:
@@ -95,7 +109,10 @@ def settle(device: torch.device) -> float:
         return 0.0
     began = time.perf_counter()
     with suppress(*_REFUSED):
-        torch.accelerator.current_stream(device).synchronize()
+        if device.type == "mps":  # has one stream, which cannot be waited for by itself
+            torch.accelerator.synchronize(device)
+        else:
+            torch.accelerator.current_stream(device).synchronize()
     return time.perf_counter() - began
 
 

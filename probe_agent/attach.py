@@ -176,17 +176,21 @@ def _placed(
     """The subject, tried out, and where it is measured."""
     probes = probes_of(watches)
     streams = OwnStreams(subject.model, subject.loss_fn)
-    try_out = streams.put_back()(try_out)
+
+    def tried(subject: Subject) -> Subject:
+        found = try_out(subject)
+        streams.keep_drawn(lambda: _evaluated(found, step))
+        return found
 
     def place_of(subject: Subject) -> Place:
         return Inline(probes, streams) if process is None or not probes else Foreman(subject, probes, process)
 
     if job is None:
-        subject = try_out(subject)
+        subject = tried(subject)
         return subject, place_of(subject)
     from probe_agent.muster import mustered  # noqa: PLC0415 - what it needs of torch.distributed takes half a second
 
-    return mustered(job, subject, watches, step, try_out, place_of, divide=process is None)
+    return mustered(job, subject, watches, step, tried, place_of, divide=process is None)
 
 
 def _reporting(monitor: Monitor, address: str, number: int, key: AgentKey | None, *, tighten: bool) -> ZmqOutbox:
@@ -222,6 +226,12 @@ def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
     return subject
 
 
+def _evaluated(subject: Subject, step: int) -> object:
+    """The loss as it is measured, once."""
+    with undisturbed(subject.probe_set.device, subject.seeded), torch.no_grad():
+        return subject.snapshot(step).loss()
+
+
 def _is_of_parameters_it_holds(subject: Subject, step: int) -> bool:
     """Whether the loss is a module that has the model itself at hand and makes use of its parameters, such as for a penalty."""
     if not isinstance(subject.loss_fn, nn.Module):
@@ -237,7 +247,8 @@ def _is_of_parameters_it_holds(subject: Subject, step: int) -> bool:
             return False
         snapshot = subject.snapshot(step)
         loss = own(snapshot.outputs(), snapshot.probe_set.targets)
-        return any(g is not None for g in torch.autograd.grad(loss, held, allow_unused=True))
+        of_each = torch.autograd.grad(loss, held, allow_unused=True)
+        return any(bool(g.any()) for g in of_each if g is not None)
     return False
 
 

@@ -24,7 +24,8 @@ def quantity_name(name: str) -> str:
 def _read(values: list[float | Tensor]) -> list[float]:
     """The numbers, those on a device fetched at once: each by itself would be waited for."""
     tensors = [value for value in values if isinstance(value, Tensor)]
-    if len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1 and not tensors[0].is_complex():
+    plain = all(type(tensor) is Tensor and not tensor.is_complex() for tensor in tensors)  # a DTensor has no tolist
+    if plain and len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1:
         fetched = iter(torch.stack(tensors).tolist())
         return [next(fetched) if isinstance(value, Tensor) else value for value in values]
     return [float(value) for value in values]

@@ -29,33 +29,33 @@ class Toll:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._ended = 0.0
-        self._began: float | None = None
+        # Those of measurements that have ended, and when the one in progress began: one object, for other threads read it.
+        self._so_far: tuple[float, float | None] = 0.0, None
         self._laps: list[Lap] = []  # not yet counted: the device may not have come past them
         self.recording = 0.0
 
     @property
     def seconds(self) -> float:
         """All so far, those of a measurement in progress included. For any thread."""
-        began = self._began
+        ended, began = self._so_far
         now = 0.0 if began is None else time.perf_counter() - began
-        return self._ended + sum(lap.seconds for lap in self._laps) + now
+        return ended + sum(lap.seconds for lap in self._laps) + now
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """What is done inside counts."""
-        self._began = time.perf_counter()
+        self._so_far = self._so_far[0], time.perf_counter()
         try:
             yield
         finally:
-            self._ended += time.perf_counter() - self._began
-            self._began = None
+            ended, began = self._so_far
+            self._so_far = ended + (time.perf_counter() - (began or 0.0)), None
 
     def settle(self) -> None:
         """Wait, within a measurement, for what training has launched; the wait does not count."""
         waited = settle(self._device)
-        if self._began is not None:
-            self._began += waited
+        ended, began = self._so_far
+        self._so_far = ended, None if began is None else began + waited
         self._count_laps()
 
     @contextmanager
@@ -74,4 +74,6 @@ class Toll:
         """Count what keeping the weights took, once the device has come past it."""
         if self._laps:
             self.recording = self._laps[-1].seconds
-            self._ended, self._laps = self._ended + sum(lap.seconds for lap in self._laps), []
+            ended, began = self._so_far
+            self._so_far = ended + sum(lap.seconds for lap in self._laps), began
+            self._laps = []

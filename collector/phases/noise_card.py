@@ -63,7 +63,11 @@ def wanders(meter: NoiseMeter) -> bool:
     if len(meter.residuals[4]) < ENOUGH or meter.as_reported(1):
         return False
     one, two, four = (meter.seen(m) for m in (1, 2, 4))
-    return one > 0.0 and four > WANDERS * one and all(GROWS < growth < BENDS for growth in (two / one, four / two))
+    return (
+        min(one, two) > 0.0
+        and four > WANDERS * one
+        and all(GROWS < growth < BENDS for growth in (two / one, four / two))
+    )
 
 
 def _verdict(meter: NoiseMeter) -> Literal["white", "correlated", "unassessable", "unknown"]:

@@ -18,6 +18,7 @@ from probe_agent.probes.loss import Loss
 from probe_agent.probes.weights import Weights
 from probe_agent.process import Process
 from probe_agent.room import HighWater, free_bytes
+from probe_agent.scalars import Scalars
 from probe_agent.undisturbed import undisturbed
 from probe_agent.witness import streams
 from tests.accelerator import simulated
@@ -116,6 +117,7 @@ def test_what_a_probe_draws_from_the_devices_random_stream_is_put_back() -> None
         drawn = torch.rand(3, device=DEVICE)
         assert dict(streams()) != before
     assert dict(streams()) == before
+    torch.rand(1, device=DEVICE)
     with undisturbed(DEVICE, seed=3):
         assert torch.equal(torch.rand(3, device=DEVICE).cpu(), drawn.cpu()), "the same at every snapshot"
 
@@ -179,6 +181,16 @@ def test_an_observed_loss_is_what_it_was_though_the_loop_writes_to_its_tensor_ag
     assert simulated.waits() == before
     job.step()
     assert job.values("observed_written") == [2.0]
+
+
+def test_what_was_observed_is_fetched_at_once() -> None:
+    scalars = Scalars()
+    for i in range(50):
+        scalars.observe("loss", torch.full((), float(i), device=DEVICE))
+    before = simulated.waits()
+    [(_, _, estimate)] = scalars.drain()
+    assert estimate.value == 24.5
+    assert simulated.waits() == before + 1
 
 
 @pytest.mark.usefixtures("clock")

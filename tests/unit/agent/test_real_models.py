@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -150,6 +151,57 @@ def test_the_generator_gives_the_probes_the_same_numbers_at_every_snapshot() -> 
     assert len(values) == 1
 
 
+def test_a_generator_that_the_loss_only_could_draw_from_is_left_to_those_who_do() -> None:
+    class Trainer:
+        """Whose loss is a method, and whose loader draws from the trainer's generator in a thread."""
+
+        def __init__(self) -> None:
+            self.stream, self.drawn = np.random.default_rng(0), list[float]()
+            self.over = threading.Event()
+            self.loader = threading.Thread(target=self.load)
+
+        def load(self) -> None:
+            while not self.over.wait(0.0005):
+                self.drawn.append(self.stream.random())
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(outputs, targets)
+
+    trainer, model = Trainer(), nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = torch.randn(12, 4), torch.randint(3, (12,))
+    trainer.loader.start()
+    try:
+        probe_agent.attach(
+            model, optimizer, loss_fn=trainer.loss, probe_batch=batch, run="left", watches=WATCHES, outbox=ListOutbox()
+        )
+        for _ in range(3):
+            trainer.loss(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+    finally:
+        trainer.over.set()
+        trainer.loader.join()
+    assert len(trainer.drawn) > 10
+    assert trainer.drawn == list(np.random.default_rng(0).random(len(trainer.drawn)))
+
+
+def test_a_generator_is_found_behind_a_large_model() -> None:
+    blocks = [nn.TransformerEncoderLayer(4, 1, 4) for _ in range(60)]
+    stream = random.Random(0)
+
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(*blocks)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * stream.random()
+
+    with OwnStreams(Deep()).put_back():
+        drawn = stream.random()
+    assert drawn == stream.random()
+
+
 def test_the_global_streams_are_none_of_its_own() -> None:
     def drawn() -> tuple[int, ...]:
         return random.randint(0, 10**9), np.random.randint(10**9), int(torch.randint(10**9, ()))  # noqa: NPY002
@@ -163,17 +215,17 @@ def test_the_global_streams_are_none_of_its_own() -> None:
 class Criterion(nn.Module):
     """A loss that was given the model, out of sight of ``parameters()``."""
 
-    def __init__(self, model: nn.Linear, penalty: float) -> None:
+    def __init__(self, model: nn.Linear, penalty: float | None) -> None:
         super().__init__()
         self.model, self.penalty = [model], penalty
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         (model,) = self.model
         loss = F.cross_entropy(outputs, targets) / model.in_features
-        return loss + self.penalty * model.weight.square().sum() if self.penalty else loss
+        return loss if self.penalty is None else loss + self.penalty * model.weight.square().sum()
 
 
-def criterion_attached(penalty: float) -> ListOutbox:
+def criterion_attached(penalty: float | None) -> ListOutbox:
     outbox, model = ListOutbox(), nn.Linear(4, 3)
     probe_agent.attach(
         model,
@@ -192,8 +244,9 @@ def test_a_criterion_with_a_penalty_on_the_model_it_holds_is_refused() -> None:
         criterion_attached(0.01)
 
 
-def test_a_criterion_that_only_knows_the_model_is_measured() -> None:
-    (draft,) = criterion_attached(0.0).drafts
+@pytest.mark.parametrize("penalty", [None, 0.0], ids=["no function of it", "its parameters times nothing"])
+def test_a_criterion_that_only_knows_the_model_is_measured(penalty: float | None) -> None:
+    (draft,) = criterion_attached(penalty).drafts
     assert {cost.outcome for cost in draft.costs} == {Outcome.OK}
 
 
