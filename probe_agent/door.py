@@ -222,7 +222,7 @@ def _evaluated(snapshot: Snapshot, name: str) -> tuple[Any, Tensor]:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(snapshot.probe_set.inputs))
         raise AttachError(
             f"Got a {name} the model cannot take: inputs of shape {shapes} raise {type(error).__name__}: {error}. "
-            "Pass inputs as the training loop passes them to the model."
+            "Pass inputs as the training loop passes them to the model, which is in evaluation mode here."
         ) from error
     try:
         loss = snapshot.loss_fn(outputs, snapshot.probe_set.targets)
@@ -230,8 +230,8 @@ def _evaluated(snapshot: Snapshot, name: str) -> tuple[Any, Tensor]:
         raise
     except Exception as error:
         raise AttachError(
-            f"Got a loss_fn that raises {type(error).__name__} on the {name}: {error}. "
-            "It is called as loss_fn(model(inputs), targets)."
+            f"Got a loss_fn that raises {type(error).__name__} on the {name}: {error}. It is called as "
+            f"loss_fn(model(inputs), targets), with the model in evaluation mode, where it returned a {type(outputs).__name__}."
         ) from error
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

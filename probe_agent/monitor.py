@@ -31,8 +31,8 @@ from probe_agent.draft import Draft
 from probe_agent.findings import Finding, columns_of, complaints_of
 from probe_agent.interruption import is_interruption
 from probe_agent.measuring import Subject
-from probe_agent.optimizers import Recorder, rule_of
-from probe_agent.outbox import Outbox
+from probe_agent.optimizers import Recorder, rule_of, tell_of_unseen_steps
+from probe_agent.outbox import Outbox, ZmqOutbox
 from probe_agent.place import NOTHING, Choice, Place, done
 from probe_agent.probe import Probe
 from probe_agent.purse import Purse
@@ -41,10 +41,11 @@ from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
 from probe_agent.steps import Count, Steps
+from probe_agent.stream import Tally
 from probe_agent.toll import Toll
 from probe_agent.undisturbed import unseen
 from probe_agent.update_rule import UpdateRule
-from probe_wire import Advice, Losses, Outcome, ProbeCost, Run, Tighten
+from probe_wire import Advice, Outcome, ProbeCost, Run, Tighten
 
 _turn = threading.Lock()
 """Held while any monitor measures: the random streams are those of the whole process."""
@@ -61,9 +62,7 @@ class Monitor:
     Attributes:
         run: what the collector knows it by.
         subject: what is measured.
-        step: optimizer steps so far.
         agenda: what is due when, and what the collector wished to have more often.
-        snapshots_skipped: measurements that were due and not made.
     """
 
     def __init__(
@@ -82,9 +81,8 @@ class Monitor:
     ) -> None:
         self.run = run
         self.subject = subject
-        self.snapshots_skipped = 0
         self._live = live or subject.model  # what the optimizer updates, where that is not what is measured
-        self._toll = Toll(subject.probe_set.device)
+        self._toll = Toll(next(self._live.parameters()).device)
         self._optimizer = weakref.ref(optimizer)
         self._watches = tuple(watches)
         self.agenda = Agenda(self._watches, step, earns=budget.share > 0)
@@ -103,15 +101,19 @@ class Monitor:
         self._first_step = step
         self._started = time.perf_counter()
         self._count = Count(step)
+        self._tally = Tally(self._count, self._scalars)
         self._look_at(self.agenda.next)
         self._in = 0  # the thread that measures
         self._outbox = open_outbox(self)
+        if isinstance(self._outbox, ZmqOutbox):
+            self._outbox.tell_of(self._tally)
         # The optimizer holds the monitor from here on, so that one line attaches it; the outbox's thread
         # does not, so that a monitor whose optimizer is gone ends with it.
         self._steps = Steps(optimizer, self._record_weights, self._guarded_measure, self._count)
         # Not at interpreter exit: then the outbox itself still waits for what is queued.
         weakref.finalize(self, self._outbox.abandon).atexit = False
         weakref.finalize(self, self._place.close).atexit = False
+        self._tell_of_unseen = tell_of_unseen_steps(self, self._live if watches else None, optimizer, self._count)
         if self._watches:
             try:
                 self._guarded_measure()
@@ -148,6 +150,11 @@ class Monitor:
         return {probe.name: times for probe, times in self.agenda.tightened.items()}
 
     @property
+    def snapshots_skipped(self) -> int:
+        """Measurements that were due and not made."""
+        return self._tally.snapshots_skipped
+
+    @property
     def probe_seconds(self) -> float:
         """Seconds that measuring has taken from training, those of a measurement in progress included."""
         return self._toll.seconds + self._purse.charged
@@ -167,6 +174,7 @@ class Monitor:
         if self._closed:
             return
         self._closed = True
+        self._tell_of_unseen()
         self._steps.stop()
         self._place.close()
         self._outbox.close(reason)
@@ -202,8 +210,7 @@ class Monitor:
 
     def _record_weights(self) -> None:
         """Before the last two steps that lead to a measurement, so that it can tell what they did."""
-        recorder = self._recorder
-        if recorder is None or self._closed:
+        if (recorder := self._recorder) is None or self._closed:
             return
         try:
             if capturing() or self._respite.why(self._count.due):
@@ -226,7 +233,7 @@ class Monitor:
             return
         if capturing() or not _turn.acquire(blocking=False):
             # Another thread measures, and may have seeded the streams of the whole process; or a CUDA graph is being captured.
-            self.snapshots_skipped += 1
+            self._tally.snapshots_skipped += 1
             self._look_at(self.step + 1)
             return
         self._in = threading.get_ident()
@@ -234,7 +241,7 @@ class Monitor:
             with self._toll.measuring():
                 self._measure_what_is_due()
         except BaseException as error:
-            self.snapshots_skipped += 1
+            self._tally.snapshots_skipped += 1
             if is_interruption(error):
                 raise
             self._complain("monitor", f"measuring at step {self.step} failed: {said(error)}")
@@ -247,6 +254,8 @@ class Monitor:
     def _measure_what_is_due(self) -> None:
         agenda = self.agenda
         scheduled, wanted = agenda.scheduled(self.step), agenda.wanted(self.step)
+        if not self._place.alone():
+            self._toll.settle()  # what ranks agree on is read from the device
         choice = self._place.agreed(self.step, self._wish(wanted))
         if choice is NOTHING:  # nor will there be: another rank measures, and no weights need be kept here
             self._recorder, choice = None, choice._replace(halved=self._purse.portions.halved)
@@ -255,7 +264,7 @@ class Monitor:
         if (halved := self._purse.portions.halved) != self.subject.halved:
             self.subject = replace(self.subject, halved=halved)
         if choice.wait:
-            self.snapshots_skipped += scheduled
+            self._tally.snapshots_skipped += scheduled
             agenda.put_off(self.step, choice.wait)
         else:
             agenda.go_on(self.step)
@@ -268,7 +277,7 @@ class Monitor:
         """What this rank would measure now."""
         tight = self.agenda.offered(self.step)
         if self._respite.why(self.step):
-            self.snapshots_skipped += self.agenda.scheduled(self.step)
+            self._tally.snapshots_skipped += self.agenda.scheduled(self.step)
             left_out = [probe for probe in probes_of(self._watches) if probe in wanted]
             return Choice([], left_out, 0, tight, self._purse.portions.halved)
         return self._purse.choice(
@@ -288,18 +297,17 @@ class Monitor:
         refused = self._respite.why(self.step)
         why = Outcome.OUT_OF_MEMORY if refused else Outcome.OVER_BUDGET
         costs = tuple(ProbeCost(probe.name, 0.0, why, refused or why.sentence) for probe in skipped)
-        draft = Draft(self.step, time.time(), observed, costs)
+        draft = Draft(self.step, time.time(), observed, costs, losses=self._tally.losses())
         idle = skipped and not probes and self._place.alone()  # not even a snapshot is needed
         found = done([]) if idle else self._place.measure(self.subject, self.step, probes, self._rule, self._remaining)
-        losses = Losses(0, self.snapshots_skipped, self._scalars.dropped)
-        draft = replace(draft, training_seconds=self.training_seconds, probe_seconds=self.probe_seconds, losses=losses)
+        draft = replace(draft, training_seconds=self.training_seconds, probe_seconds=self.probe_seconds)
         if found.done():  # directly: a Future would swallow what a signal handler raises
             self._report(draft, found.result())
         else:
             found.add_done_callback(lambda ended: self._report(draft, ended.result()))
         for advice in self._outbox.advice():
             self._advice.append(advice)
-            tell(f"step {self.step}: {advice.text}")
+            tell(f"step {self.step}: {advice.text or f'{advice.machine}: {advice.from_phase} → {advice.to_phase}'}")
 
     def _report(self, draft: Draft, findings: Sequence[Finding]) -> None:
         """Queue what was found; in another thread where the probes did not run in this one."""

@@ -1,12 +1,16 @@
 """Reading an optimizer: the UpdateRule it follows at this step, and the steps it took last."""
 
+import os
+import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from probe_agent.complaints import warn
+from probe_agent.steps import Count
 from probe_agent.update_rule import Kind, UpdateRule
 
 _ADAPTIVE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad)
@@ -18,7 +22,7 @@ def rule_of(
     """What the optimizer does to the parameters of ``model``, by the names they have there.
 
     The first parameter group speaks for the kind and the momentum; learning rates and the
-    preconditioner are each parameter's own.
+    preconditioner are each parameter's own. A group may have no rate, such as one of an optimizer around others.
     """
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     groups = [(group, [p for p in group["params"] if id(p) in names]) for group in optimizer.param_groups]
@@ -31,9 +35,14 @@ def rule_of(
         if kind == "adam" and optimizer.state.get(p)
     }
     return UpdateRule(
-        optimizer=type(optimizer).__name__,
+        optimizer=type(optimizer).__name__ + (" that maximizes" if groups and groups[0][0].get("maximize") else ""),
         kind=kind,
-        learning_rates={names[id(p)]: float(group["lr"]) for group, parameters in groups for p in parameters},
+        learning_rates={
+            names[id(p)]: float(group["lr"])
+            for group, parameters in groups
+            for p in parameters
+            if group.get("lr") is not None
+        },
         momentum=momentum,
         preconditioner=preconditioner or None,
         updates=updates,
@@ -92,7 +101,7 @@ class Recorder:
         now = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         found: list[dict[str, Tensor]] = []
         for ago, (at, before) in enumerate(reversed(self._before), start=1):
-            if at != step - ago or before.keys() != now.keys():
+            if at != step - ago or _shapes(before) != _shapes(now):  # a layer may be replaced by another
                 break
             found.append({name: _wide(now[name]) - _wide(before[name]) for name in now})
             now = before
@@ -101,6 +110,42 @@ class Recorder:
     def forget(self) -> None:
         """Let the weights go: no step that is due is near."""
         self._before.clear()
+
+
+def tell_of_unseen_steps(
+    watcher: object, model: nn.Module | None, optimizer: torch.optim.Optimizer, count: Count
+) -> Callable[[], object]:
+    """Warn when the watcher ends, or when what is returned is called, if the weights have changed and no step of the optimizer was seen."""
+    parameters = [] if model is None else list(model.parameters())
+    # Nothing that is kept keeps the model alive, or the watcher.
+    before = [(weakref.ref[Tensor](p), _writes(p)) for p in parameters if p.requires_grad]
+    return weakref.finalize(
+        watcher, _tell_of_unseen_steps, before, type(optimizer).__name__, count, count.step, os.getpid()
+    )
+
+
+def _tell_of_unseen_steps(
+    before: Sequence[tuple["weakref.ref[Tensor]", object]], optimizer: str, count: Count, first: int, process: int
+) -> None:
+    changed = [p for p, writes in before if (there := p()) is not None and _writes(there) != writes]
+    if changed and count.step == first and process == os.getpid():
+        warn(
+            f"the weights have changed, and no step() of the {optimizer} was seen, so that nothing was measured after attach(). It may take "
+            "its steps by other methods (first_step and second_step of SAM), or have others take them: attach to the optimizer "
+            "whose step() is called, such as its base_optimizer."
+        )
+
+
+def _writes(p: Tensor) -> object:
+    """What is another after each write to the tensor, as far as torch tells."""
+    try:
+        return p._version, p.data_ptr()  # noqa: SLF001 - no public name leads to it
+    except RuntimeError:  # of a tensor of inference mode, or of one without memory
+        return None
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import zmq
 
 from probe_agent.complaints import Complaints, said, tell, warn
 from probe_agent.draft import Draft
-from probe_agent.stream import Stream
+from probe_agent.stream import Stream, Tally
 from probe_post import spools
 from probe_post.courier import Courier
 from probe_post.errors import SpoolError
@@ -139,6 +139,10 @@ class ZmqOutbox:
         self._thread = threading.Thread(target=self._deliver, name="phasewatch-outbox", daemon=True)
         self._thread.start()
         _open.add(self)
+
+    def tell_of(self, tally: Tally) -> None:
+        """The last message says what is counted there, be it abandoned with whoever counted."""
+        self._stream.tally = tally
 
     def _hello(self, first: int) -> Hello:
         return self._stream.hello(first, len(self._ledger))

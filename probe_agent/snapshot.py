@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from probe_agent.complaints import said
 from probe_agent.deadline import Deadline
 from probe_agent.errors import Indivisible, is_refused_memory
 from probe_agent.frozen_copy import HALF, copy_of, single, with_own_modules
 from probe_agent.interruption import is_interruption
 from probe_agent.likelihood import Likelihood
-from probe_agent.probe_set import Inputs, ProbeSet, each
+from probe_agent.probe_set import Inputs, ProbeSet, each, tensors_of
+from probe_agent.undisturbed import draw_again
 from probe_agent.update_rule import UpdateRule
 
 LossFn = Callable[[Any, Tensor], Tensor]
@@ -95,9 +97,30 @@ class Snapshot:
         )
 
     def outputs(self, params: Mapping[str, Tensor] | None = None, inputs: Inputs | None = None) -> Any:
-        """What the model gives for ``inputs`` (default: the probe set) at ``params`` (default: the snapshot's)."""
+        """What the model gives for ``inputs`` (default: the probe set) at ``params`` (default: the snapshot's).
+
+        A model that draws, and a loss that draws after it, draw the same each time the whole probe set is evaluated: what is told
+        of two losses is told of two sets of weights. Of parts each draws anew, or what they have in common would be luck.
+
+        Raises:
+            Indivisible: the model refuses another number of samples than the probe set has.
+        """
         self.deadline.check()
         inputs = self.probe_set.inputs if inputs is None else inputs
+        if inputs is self.probe_set.inputs:
+            draw_again()
+        try:
+            return self._given(inputs, params)
+        except Exception as error:
+            n = len(tensors_of(inputs)[0])
+            if n == self.probe_set.n or is_interruption(error) or is_refused_memory(error):
+                raise
+            raise Indivisible(
+                f"Got a model that refuses a batch of {n} where it takes the {self.probe_set.n} samples of the probe set ({said(error)}). What is measured "
+                "sample by sample, on groups of samples or on their neighbours needs one that takes any number of them."
+            ) from error
+
+    def _given(self, inputs: Inputs, params: Mapping[str, Tensor] | None) -> Any:
         if self.fresh:
             inputs = each(inputs, Tensor.clone)
         args: tuple[Any, ...] = ()
@@ -131,11 +154,12 @@ class Snapshot:
         return self.once("aliases", found)
 
     def predictions(self) -> Any:
-        """What the model gives on the probe set, without a graph; a tensor is computed once a snapshot."""
+        """What the model gives on the probe set, without a graph; a tensor is computed once a snapshot, where nothing draws."""
         with torch.no_grad():
-            if "predictions" not in self._shared:
+            drawn = draw_again()  # then what is drawn by the loss has to come after what is drawn by the model
+            if drawn or "predictions" not in self._shared:
                 outputs = self.outputs()
-                if not isinstance(outputs, Tensor):
+                if drawn or not isinstance(outputs, Tensor):
                     return outputs
                 self._shared["predictions"] = outputs.clone()  # the model may hand out a buffer of its own
             return self._shared["predictions"].clone()  # the user's loss may work in place
@@ -160,6 +184,8 @@ class Snapshot:
             return self.loss_fn(outputs, part.targets)
         except Exception as error:
             if part.n == self.probe_set.n or is_interruption(error) or is_refused_memory(error):
+                raise
+            if isinstance(error, Indivisible):
                 raise
             raise Indivisible(
                 f"Got a loss that {part.n} of the {self.probe_set.n} samples alone do not have ({type(error).__name__}: {error}); how it "

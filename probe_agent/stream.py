@@ -3,11 +3,13 @@
 import time
 import uuid
 from collections.abc import Callable
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
+from msgspec import structs
 
 from probe_agent.draft import Draft
+from probe_agent.steps import Count
 from probe_post.spool import Message
 from probe_wire import Column, Goodbye, Hello, Losses, Quantity, Report, Run, Schema, encode, pack
 
@@ -17,6 +19,35 @@ SCHEMAS = 64
 """So many sets of columns are remembered: a probe may name new series at every step."""
 
 
+class _Scalars(Protocol):
+    """What counts the scalars that were not kept."""
+
+    dropped: int
+
+
+@final
+class Tally:
+    """How far a run has come and what it gave up, as it stands; the last message tells, be whoever counts there still or not.
+
+    Attributes:
+        snapshots_skipped: measurements that were due and not made.
+    """
+
+    def __init__(self, count: Count, scalars: "_Scalars") -> None:
+        self.snapshots_skipped = 0
+        self._count = count
+        self._scalars = scalars
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far."""
+        return self._count.step
+
+    def losses(self, reports_dropped: int = 0) -> Losses:
+        """What was given up so far."""
+        return Losses(reports_dropped, self.snapshots_skipped, self._scalars.dropped)
+
+
 @final
 class Stream:
     """See the module. Not thread-safe.
@@ -24,15 +55,17 @@ class Stream:
     Args:
         run: who is reporting.
         rank: which process of the run.
-        step: gives the current step.
+        step: gives the current step, as long as there is somebody to ask.
         tightens: whether wishes to measure more often are taken.
 
     Attributes:
         said_goodbye: nothing follows.
+        tally: what the goodbye says of the whole run; without one it knows no more than the last report did.
     """
 
     def __init__(self, run: Run, rank: int, step: Callable[[], int], *, tightens: bool) -> None:
         self.said_goodbye = False
+        self.tally: Tally | None = None
         self._run = run
         self._rank = rank
         self._step = step
@@ -45,8 +78,9 @@ class Stream:
 
     def hello(self, first: int, waiting: int = 0) -> Hello:
         """The greeting of a stream whose lowest number still to be had is ``first``, with so many messages to deliver."""
-        step = max(self._step(), 0)
-        return Hello(self._run, self._rank, self._epoch, first, step, self._tightens, time.time(), waiting)
+        return Hello(
+            self._run, self._rank, self._epoch, first, max(self._here(), 0), self._tightens, time.time(), waiting
+        )
 
     def report(self, draft: Draft, seq: int, lost: int) -> Message:
         """The report of this number, with what was lost on the way so far beside the losses it brings.
@@ -70,7 +104,7 @@ class Stream:
             costs=draft.costs,
             training_seconds=draft.training_seconds,
             probe_seconds=draft.probe_seconds,
-            losses=self._losses(lost),
+            losses=structs.replace(draft.losses, reports_dropped=lost),
         )
         return Message(seq, schema, encode(report))
 
@@ -78,11 +112,14 @@ class Stream:
         """The last message."""
         self.said_goodbye = True
         text = reason[:200].encode(errors="replace").decode() or "finished"
-        step = max(self._step(), self._last_step)
-        return Message(seq, None, encode(Goodbye(seq, step, time.time(), text, self._losses(lost))))
+        losses = (
+            structs.replace(self._last_losses, reports_dropped=lost) if self.tally is None else self.tally.losses(lost)
+        )
+        return Message(seq, None, encode(Goodbye(seq, max(self._here(), self._last_step), time.time(), text, losses)))
 
-    def _losses(self, lost: int) -> Losses:
-        return Losses(lost, self._last_losses.snapshots_skipped, self._last_losses.scalars_dropped)
+    def _here(self) -> int:
+        """The current step, also of a run whose monitor is gone."""
+        return self._step() if self.tally is None else max(self._step(), self.tally.step)
 
     def _schema_of(self, quantities: tuple[Quantity, ...], columns: tuple[Column, ...]) -> tuple[int, bytes]:
         distinct = tuple(dict.fromkeys(quantities))

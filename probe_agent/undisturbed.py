@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import import_module
 from operator import attrgetter
 from typing import Any, Final, TypeVar, final
@@ -25,8 +26,11 @@ _Found = TypeVar("_Found")
 OURS: Final = "phasewatch"
 """How the names of the agent's own threads begin."""
 
-_TRIES: Final = 8
+TRIES: Final = 8
 """So often a model is evaluated until another thread draws nothing meanwhile."""
+
+_place = threading.local()
+"""Of this thread: ``again`` puts the global random streams to where they were seeded."""
 
 _PROBING: Final = "phasewatch probes run"
 """What torch keeps for this thread while they do, and hands to the threads in which autograd runs the backward pass of this one."""
@@ -49,8 +53,29 @@ def undisturbed(device: torch.device, seed: int | None) -> Iterator[None]:
         stack.enter_context(_in_full_precision({device.type, "cpu"}))
         stack.enter_context(_eager())
         if seed is not None:
-            _seed(device, seed)
+            stack.enter_context(_repeatable(partial(_seed, device, seed)))
         yield
+
+
+def draw_again() -> bool:
+    """Put the global streams to where `undisturbed` has seeded them; False where it has not, and nothing draws.
+
+    What is evaluated after each such call draws the same: of models that draw, too, two evaluations differ by the weights alone.
+    """
+    again: Callable[[], None] | None = getattr(_place, "again", None)
+    if again is not None:
+        again()
+    return again is not None
+
+
+@contextmanager
+def _repeatable(again: Callable[[], None]) -> Iterator[None]:
+    before, _place.again = getattr(_place, "again", None), again
+    again()
+    try:
+        yield
+    finally:
+        _place.again = before
 
 
 def streams(device: torch.device) -> tuple[Any, ...]:
@@ -68,7 +93,7 @@ def drawing(device: torch.device, evaluate: Callable[[], _Found]) -> tuple[_Foun
     Where other threads may have moved them, several times tell. That the same is found again tells nothing: a model may draw
     and make nothing of it.
     """
-    for _ in range(_TRIES if others() else 1):
+    for _ in range(TRIES if others() else 1):
         before = streams(device)
         found = evaluate()
         if streams(device) == before:
@@ -120,6 +145,7 @@ def unseen(device: torch.device | None = None) -> Iterator[None]:
     a version that has not the private one either it stays on.
     """
     with ExitStack() as stack:
+        stack.enter_context(accelerator.waits_allowed())
         # For all threads; but what it would print of a probe would be taken for the training's.
         if torch.is_anomaly_enabled():
             stack.enter_context(torch.autograd.set_detect_anomaly(mode=False))

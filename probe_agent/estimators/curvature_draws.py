@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probe_agent.complaints import Complaints
 from probe_agent.errors import Indivisible
 from probe_agent.estimators.draws import Draws
 from probe_agent.estimators.hvp import HessianProduct
 from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import Snapshot
+
+_complain = Complaints()
 
 SHARE = 2
 """One input in so many is looked at, where there are enough of them."""
@@ -48,7 +51,8 @@ def curvature_draws(snapshot: Snapshot, v: Tensor, curvature: float, *, error: f
         products = snapshot.once(
             f"hessian products of {groups} groups", lambda: [HessianProduct(snapshot, part) for part in parts]
         )
-    except Indivisible:
+    except Indivisible as refused:
+        _complain("curvature of groups", f"the standard error of curvatures is not known. {refused}")
         return None
     curvatures = np.array([product.curvature(v) for product in products])
     if len(parts) < 2:

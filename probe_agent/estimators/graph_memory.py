@@ -1,9 +1,12 @@
 """What a sample's graph takes in memory, so that no more samples are held at once than may be."""
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from probe_agent.errors import Indivisible
 from probe_agent.probe_set import each
 from probe_agent.snapshot import Snapshot
 
@@ -24,9 +27,10 @@ def bytes_of_a_sample(snapshot: Snapshot) -> int:
 
 def _found(snapshot: Snapshot) -> int:
     n = snapshot.probe_set.n
-    if n < MORE:
-        return max(1, _held(snapshot, n) // n)
-    return max(1, (_held(snapshot, MORE) - _held(snapshot, FEW)) // (MORE - FEW))
+    if n >= MORE:
+        with suppress(Indivisible):  # a graph's nodes come all together
+            return max(1, (_held(snapshot, MORE) - _held(snapshot, FEW)) // (MORE - FEW))
+    return max(1, _held(snapshot, n) // n)
 
 
 def _held(snapshot: Snapshot, samples: int) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probe_agent.complaints import Complaints
 from probe_agent.errors import Indivisible, NotApplicable
 from probe_agent.estimators.draws import Draws, numbers, ratio_draws
 from probe_agent.estimators.fisher import fisher_of, layer_of
@@ -40,6 +41,8 @@ from probe_agent.likelihood import Likelihood
 from probe_agent.probe_set import ProbeSet
 from probe_agent.recognition import recognise
 from probe_agent.snapshot import Snapshot
+
+_complain = Complaints()
 
 _MEAN = 1e-3
 """How far the groups' mean loss may be from the whole's, relative to it, for the loss to be a mean over samples."""
@@ -165,7 +168,8 @@ def _by_signs_alone(snapshot: Snapshot, parts: list[ProbeSet], generator: torch.
         loss = float(snapshot.loss())
         try:
             mean = sum(part.n / whole.n * float(snapshot.loss_of(part)) for part in parts)
-        except Indivisible:
+        except Indivisible as error:
+            _complain("trace of groups", f"the standard error of the Hessian's trace is not known. {error}")
             mean = math.inf
 
     def along(hessian: HessianProduct) -> dict[str, float]:

@@ -17,8 +17,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from probe_agent.errors import NotApplicable
+from probe_agent.errors import Indivisible, NotApplicable
 from probe_agent.estimators.central_differences import CentralDifferences, best_step
+from probe_agent.estimators.repetition import REFUSED, repeats
 from probe_agent.estimators.written_out import WrittenOut
 from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import Snapshot
@@ -159,7 +160,12 @@ class HessianProduct:
         return float(torch.dot(v, self(v)))
 
     def _by_differences(self) -> CentralDifferences:
-        return differences_of(self._snapshot, self._flat, self._gradient, "gradients")
+        try:
+            return differences_of(self._snapshot, self._flat, self._gradient, "gradients")
+        except NotApplicable as error:
+            if self._part.n == self._snapshot.probe_set.n or isinstance(error, Indivisible):
+                raise
+            raise Indivisible(str(error)) from error  # of the whole probe set the same is drawn each time
 
     def _gradient(self, w: Tensor) -> Tensor:
         """∂L/∂w elsewhere than at the snapshot's parameters, shape ``(P,)``."""
@@ -170,8 +176,14 @@ class HessianProduct:
 
 
 def differences_of(snapshot: Snapshot, flat: Flat, field: Callable[[Tensor], Tensor], what: str) -> CentralDifferences:
-    """Differences of a field over the parameters at the snapshot's, with one step for all fields that are called the same."""
+    """Differences of a field over the parameters at the snapshot's, with one step for all fields that are called the same.
+
+    Raises:
+        NotApplicable: the field is no function of the parameters alone.
+    """
     here = flat.joined([p.detach() for p in flat.params])
+    if not repeats(field(here), field(here)):
+        raise NotApplicable(f"Got {what} that are others when they are evaluated again at the same weights: {REFUSED}")
 
     def chosen() -> float:
         generator = snapshot.generator(f"step of differences of {what}")

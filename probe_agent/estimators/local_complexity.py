@@ -26,6 +26,7 @@ from torch import Tensor
 from probe_agent.errors import NotApplicable
 from probe_agent.estimators.activations import fused, see_activations
 from probe_agent.estimators.draws import Draws, numbers
+from probe_agent.estimators.repetition import repeats
 from probe_agent.snapshot import Snapshot
 
 ROUNDINGS = 64.0
@@ -42,6 +43,9 @@ ALIVE_GROUPS = 8
 
 KEPT_BYTES = 32 * 2**20
 """What the frames kept from one snapshot to the next may take; larger ones are made anew each time."""
+
+REPEATED = 8
+"""Points the network is run at twice, to see whether it is a function of its inputs."""
 
 FRAMES = "local complexity frames"
 """What the frames' random numbers are drawn for: the same at every snapshot of a run."""
@@ -107,10 +111,12 @@ def crossings(
         evaluate: how the model is run at moved points; by default they are its inputs.
 
     Raises:
-        NotApplicable: no activation function is in sight, or the radius drowns in rounding.
+        NotApplicable: no activation function is in sight, or the radius drowns in rounding, or what is seen at a point is not
+            a function of it.
     """
     _check_radius(points, radius)
     evaluate = evaluate or (lambda vertices, _: snapshot.outputs(inputs=vertices))
+    snapshot.once("activations repeat", lambda: _check_repeats(snapshot, evaluate, points[:REPEATED]))
     directions = min(directions, points[0].numel())
     if chunk_bytes is None:
         chunk_bytes = CPU_CHUNK_BYTES if points.device.type == "cpu" else GPU_CHUNK_BYTES
@@ -146,6 +152,31 @@ def crossings(
         bend=np.concatenate([bend for bend, _ in bent]) if bent else None,
         slope=np.concatenate([slope for _, slope in bent]) if bent else None,
     )
+
+
+def _check_repeats(snapshot: Snapshot, evaluate: Evaluate, points: Tensor) -> None:
+    """See the pre-activations and outputs of a few points twice: units that differ by what is drawn are not crossed."""
+
+    def seen() -> list[Tensor]:
+        found: list[Tensor] = []
+
+        def forward() -> Any:
+            outputs = evaluate(points, slice(len(points)))
+            found.extend([outputs.clone()] if isinstance(outputs, Tensor) and outputs.is_floating_point() else [])
+            return outputs
+
+        with torch.no_grad():
+            see_activations(snapshot.model, forward, lambda _, __, z: found.append(z.clone()))
+        return found
+
+    once, again = seen(), seen()
+    same = [one.shape == other.shape and repeats(one, other) for one, other in zip(once, again, strict=False)]
+    if len(once) != len(again) or not all(same):
+        raise NotApplicable(
+            "Got a model whose pre-activations are others when the same inputs are given again: it draws random numbers in evaluation "
+            "mode, or remembers earlier calls. Linear regions are those of a function of the inputs; need a model that draws only "
+            "where self.training."
+        )
 
 
 def _kept(memory: dict[str, Any], snapshot: Snapshot, points: Tensor, directions: int) -> Tensor | None:

@@ -1,6 +1,7 @@
 """Loss terms: independent parts whose mean is the loss, found out numerically for a loss function of any making."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +23,13 @@ Terms = Literal["likelihood", "samples", "jackknife", "unknown"]
 these (normalised weights, contrasts between samples); or nothing that could be found."""
 
 
-def loss_terms(snapshot: Snapshot, outputs: Any, whole: float) -> tuple[Draws | None, Terms]:
-    """Independent parts whose mean is the loss, tried in order of how sharp an error they give."""
+def loss_terms(
+    snapshot: Snapshot, outputs: Any, whole: float, params: Mapping[str, Tensor] | None = None
+) -> tuple[Draws | None, Terms]:
+    """Independent parts whose mean is the loss, tried in order of how sharp an error they give.
+
+    ``outputs`` are those at ``params`` (default: the snapshot's), and ``whole`` the loss of them.
+    """
     if not math.isfinite(whole):
         return None, "unknown"
     targets = snapshot.probe_set.targets
@@ -41,7 +47,7 @@ def loss_terms(snapshot: Snapshot, outputs: Any, whole: float) -> tuple[Draws | 
         for reduction in (1, snapshot.probe_set.n):  # a mean of the samples' losses, or a sum
             if alone is not None and _mean_is(reduction * alone, whole, outputs.dtype):
                 return reduction * alone, "samples"
-    without = _without(snapshot, outputs)
+    without = _without(snapshot, outputs, params)
     if without is None or not np.isfinite(without).all():
         return None, "unknown"
     return jackknife_draws(whole, without), "jackknife"
@@ -67,7 +73,7 @@ def _alone(snapshot: Snapshot, outputs: Tensor) -> Draws | None:
             return None
 
 
-def _without(snapshot: Snapshot, outputs: Any) -> Draws | None:
+def _without(snapshot: Snapshot, outputs: Any, params: Mapping[str, Tensor] | None) -> Draws | None:
     """The loss with each of the groups left out, shape ``(G,)``; sample i is in group i modulo G."""
     n = snapshot.probe_set.n
     groups = min(JACKKNIFE_GROUPS, n)
@@ -80,7 +86,7 @@ def _without(snapshot: Snapshot, outputs: Any) -> Draws | None:
             if isinstance(outputs, Tensor):
                 losses.append(float(snapshot.loss_fn(outputs[kept], targets)))
             else:  # outputs of a type of their own cannot be cut, only computed again
-                losses.append(float(snapshot.loss(inputs=rows(snapshot.probe_set.inputs, kept), targets=targets)))
+                losses.append(float(snapshot.loss(params, rows(snapshot.probe_set.inputs, kept), targets)))
     except Exception as error:  # a loss may need its whole batch; then its error is not known
         if is_interruption(error):
             raise

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probe_agent.errors import NotApplicable
+from probe_agent.errors import Indivisible, NotApplicable
 from probe_agent.estimators.certificate import Uncertified, certify, certify_outputs, widened
 from probe_agent.estimators.draws import Draws, numbers
 from probe_agent.estimators.factored import factored
@@ -70,7 +70,7 @@ def squared_norms(snapshot: Snapshot, cotangents: Tensor, *, route: Route | None
         ) as error:  # a model may refuse a route in any way; the last route's own error is the one to report
             if tried == routes[-1]:
                 raise
-            last = type(error).__name__
+            last = type(error.__cause__ if isinstance(error, Indivisible) else error).__name__
         why = why or f"not {tried}: {last}"
     raise NotApplicable(
         f"Got a model whose per-sample gradients cannot be trusted: {last}. Need outputs that depend on their own sample "
@@ -192,7 +192,8 @@ def looped(snapshot: Snapshot, inputs: Inputs, cotangents: Tensor, signs: Tensor
         try:
             outputs = snapshot.outputs(inputs=rows(inputs, slice(i, i + 1))).reshape(cotangents.shape[2:])
         except Exception as error:
-            raise Uncertified(f"one sample alone raises {type(error).__name__}: {error}") from error
+            own = error.__cause__ if isinstance(error, Indivisible) and error.__cause__ else error
+            raise Uncertified(f"one sample alone raises {type(own).__name__}: {own}") from error
         seen.append(outputs.detach())
         for k in range(count):
             for name, g in _gradient(snapshot, outputs, cotangents[i, k], keep=k + 1 < count).items():

@@ -51,7 +51,7 @@ def loss_at(snapshot: Snapshot, delta: Direction | None = None) -> Loss:
     with torch.no_grad():
         outputs = snapshot.predictions() if params is None else snapshot.outputs(params)
         value = float(snapshot.loss_fn(outputs, snapshot.probe_set.targets))
-        return Loss(value, loss_terms(snapshot, outputs, value)[0])
+        return Loss(value, loss_terms(snapshot, outputs, value, params)[0])
 
 
 def loss_here(snapshot: Snapshot) -> Loss:

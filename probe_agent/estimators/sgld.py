@@ -19,6 +19,7 @@ from torch import Tensor
 from probe_agent.estimators.draws import Draws, numbers
 from probe_agent.estimators.graph_memory import BLOCK_BYTES, bytes_of_a_sample
 from probe_agent.estimators.mapping import mappable
+from probe_agent.estimators.repetition import check_loss_repeats
 from probe_agent.snapshot import Snapshot
 
 BEST_ACCEPTANCE = 0.574
@@ -58,7 +59,11 @@ def langevin_chains(
         chains: how many, independent of each other.
         burn_in: steps before the first draw.
         draws: steps, each a draw, after it.
+
+    Raises:
+        NotApplicable: the loss is no function of the weights alone.
     """
+    check_loss_repeats(snapshot)
     loss_and_gradient = _loss_and_gradient(snapshot, chains)
     generator = snapshot.generator("langevin chains")
     here = torch.cat([p.detach().flatten() for p in snapshot.params.values()])

@@ -35,7 +35,7 @@ def known_rule(snapshot: Snapshot) -> UpdateRule:
     if rule.kind == "unknown":
         raise NotApplicable(
             f"Got optimizer {rule.optimizer}; the edge of stability is known for SGD without dampening and for Adam, AdamW, "
-            "RMSprop and Adagrad without momentum of their own. Watch hessian_lambda_max instead."
+            "RMSprop and Adagrad without momentum of their own, where they minimize. Watch hessian_lambda_max instead."
         )
     if rule.kind == "adam" and not rule.preconditioner:
         raise NotApplicable(f"Got {rule.optimizer} before its first step; its preconditioner does not exist yet.")

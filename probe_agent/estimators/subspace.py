@@ -46,10 +46,20 @@ def class_folds(snapshot: Snapshot, folds: int, most: int) -> Folds:
     Only classes with a sample in every fold, the ``most`` frequent of them, are used.
 
     Raises:
-        NotApplicable: the targets are not one class a sample, or fewer than two classes fill the folds.
+        NotApplicable: the loss is no cross-entropy, the targets are not one class a sample, or fewer than two classes fill the folds.
     """
     targets = snapshot.probe_set.targets
-    if not isinstance(snapshot.likelihood, Categorical) or targets.dim() != 1 or targets.is_floating_point():
+    if not isinstance(snapshot.likelihood, Categorical):
+        known = (
+            "that is not a known likelihood"
+            if snapshot.likelihood is None
+            else f"of a {snapshot.likelihood.name} likelihood"
+        )
+        raise NotApplicable(
+            f"Got a loss {known}; the span of class gradients needs a classifier's cross-entropy. Where it is one all the same, "
+            'attach(likelihood="categorical") says so. GradientSubspace(route="hessian") needs no classes.'
+        )
+    if targets.dim() != 1 or targets.is_floating_point():
         raise NotApplicable(
             f"Got targets of shape {tuple(targets.shape)} and type {targets.dtype}; the span of class gradients needs a "
             'classifier with one class a sample. GradientSubspace(route="hessian") needs no classes.'

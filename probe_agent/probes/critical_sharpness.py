@@ -8,6 +8,7 @@ from typing import ClassVar, final
 from probe_agent.estimators.critical import Critical, critical_sharpness
 from probe_agent.estimators.draws import Draws, mean_of
 from probe_agent.estimators.perturbation import gradient_here, scaled
+from probe_agent.estimators.repetition import check_loss_repeats
 from probe_agent.needs import Need
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
@@ -64,6 +65,7 @@ class CriticalSharpness(Probe):
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
         """The critical sharpness, searched from where it was last; then the margin of the last step."""
+        check_loss_repeats(snapshot)
         rates = snapshot.rule.learning_rates.values() if snapshot.rule else ()
         guess = memory.get("rate", max(rates, default=0.0) or 0.1)
         found = critical_sharpness(

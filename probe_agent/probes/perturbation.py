@@ -20,6 +20,7 @@ from probe_agent.estimators.perturbation import (
     one_step,
     scaled,
 )
+from probe_agent.estimators.repetition import check_loss_repeats
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.snapshot import Snapshot
 from probe_wire import Estimate, Quantity
@@ -108,6 +109,7 @@ class Perturbation(Probe):
 
     def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:  # noqa: ARG002 - a Probe's signature
         """The worst case, its first-order form, the average, then the adaptive kinds where they are asked for."""
+        check_loss_repeats(snapshot)
         here = loss_here(snapshot)
         step = one_step(snapshot, self.radius)
         found = step if self.method == "one step" else auto_pgd(snapshot, self.radius, self.iterations)

@@ -85,9 +85,12 @@ class Weights(Summed):
         if "weights" not in memory:
             memory["step"], memory["weights"] = step, {name: p.clone() for name, p in parameters.items()}
         start: Mapping[str, Tensor] = memory["weights"]
+        lasting = {
+            n: p for n, p in parameters.items() if n in start and p.shape == start[n].shape
+        }  # layers may be replaced
         found = {
             "weights": _squares(parameters.items()),
-            "travelled": _squares((name, p - start[name]) for name, p in parameters.items() if name in start),
+            "travelled": _squares((name, p - start[name]) for name, p in lasting.items()),
         }
         steps = [_real(update) for update in updates]
         if steps:

@@ -58,6 +58,17 @@ def wrapped() -> Monitor:
     return attach(model)
 
 
+class AuxiliaryInTraining(nn.Linear):
+    """Returns a second output in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        found = super().forward(x)
+        return (found, found) if self.training else found
+
+
 def traced() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is on its way out
@@ -130,6 +141,10 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "a loss that raises": (
         lambda: attach(loss_fn=lambda o, t: o / t["x"]),
         "a loss_fn that raises .* on the probe batch",
+    ),
+    "a model that returns something else in evaluation mode": (
+        lambda: attach(AuxiliaryInTraining(), loss_fn=lambda o, t: F.cross_entropy(o[0], t) + F.cross_entropy(o[1], t)),
+        r"called as loss_fn\(model\(inputs\), targets\), with the model in evaluation mode, where it returned a Tensor",
     ),
     "a loss without gradient": (
         lambda: attach(loss_fn=lambda o, t: F.cross_entropy(o.detach(), t)),

@@ -175,6 +175,13 @@ def test_an_optimizer_without_a_known_edge_says_so(rule: UpdateRule | None, word
         measured(snapshot_of(TwoParts(), X, Y, half_squared_error), rule)
 
 
+def test_an_optimizer_that_maximizes_is_named_as_such() -> None:
+    model = TwoParts()
+    rule = rule_of(torch.optim.SGD(model.parameters(), lr=0.1, maximize=True), model)
+    with pytest.raises(NotApplicable, match=r"Got optimizer SGD that maximizes; .* where they minimize"):
+        measured(snapshot_of(model, X, Y, half_squared_error), rule)
+
+
 def test_a_learning_rate_of_zero_is_infinitely_far_from_the_edge() -> None:
     rule = UpdateRule(optimizer="SGD", kind="gradient", learning_rates={"a": 0.0, "b": 0.0})
     assert measured(snapshot_of(TwoParts(), X, Y, half_squared_error), rule).estimate.value == 0

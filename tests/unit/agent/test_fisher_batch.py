@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from probe_agent import NotApplicable, ProbeSet, Snapshot
 from probe_agent.estimators.fisher import fisher_draws
 from probe_agent.estimators.fisher_batch import batch_draws
-from probe_agent.likelihood import Categorical
+from probe_agent.likelihood import IGNORED, Categorical
 from probe_agent.probes.fisher_batch import FisherBatch
 from tests.curvature_problems import KINDS, kind, same_state, state_of
 
@@ -132,3 +132,53 @@ def test_a_loss_without_a_likelihood_has_none() -> None:
 def test_one_group_shows_no_spread_and_is_refused() -> None:
     with pytest.raises(ValueError, match="at least two"):
         FisherBatch(groups=1)
+
+
+def with_ignored(scored: list[int], seed: int = 0) -> Snapshot:
+    """A tagger of 12 sequences of 3 tokens, of which the first so many of each sequence count."""
+    torch.manual_seed(0)
+    embedding = nn.Embedding(3, 4)
+    model = nn.Sequential(embedding, nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    tokens, targets = torch.zeros(12, 3, dtype=torch.long), torch.zeros(12, 3, dtype=torch.long)
+    for row, count in enumerate(scored):
+        targets[row, count:] = IGNORED
+        tokens[row, :] = min(count, 2)
+    with torch.no_grad():  # so that sequences in which more of them count have another trace
+        embedding.weight[2] *= 4
+    return Snapshot.take(
+        model,
+        0,
+        ProbeSet(tokens, targets),
+        lambda outputs, y: F.cross_entropy(outputs.transpose(1, 2), y),
+        Categorical(),
+        seed,
+    )
+
+
+@pytest.mark.parametrize("groups", [12, 4])
+def test_where_groups_have_unequally_many_targets_that_count_or_none_it_is_unbiased_all_the_same(groups: int) -> None:
+    scored = [0, 3, 1, 0, 2, 0, 0, 3, 1, 1, 0, 2]
+    model, known = with_ignored(scored).model, with_ignored(scored).probe_set
+    assert isinstance(known.inputs, Tensor)
+    by_hand, predictions = 0.0, 0
+    for row, position in (known.targets != IGNORED).nonzero().tolist():
+        logp = torch.log_softmax(model(known.inputs[row, position]), -1)
+        for c in range(3):  # one label after the other, each as often as the model would draw it
+            slopes = torch.autograd.grad(logp[c], list(model.parameters()), retain_graph=True)
+            by_hand += float(logp[c].detach().exp()) * sum(float(g.square().sum()) for g in slopes)
+        predictions += 1
+    found = [batch_draws(with_ignored(scored, seed), groups) for seed in range(SEEDS // 2)]
+    means = [sum(float(d.mean()) for d in f.values()) for f in found]
+    assert within(means, by_hand / predictions)
+
+
+def test_groups_without_a_target_that_counts_are_not_counted() -> None:
+    measured = next(FisherBatch(groups=12).measure(with_ignored([0, 3, 1, 0, 2, 0, 0, 3, 1, 1, 0, 2]), {}))
+    assert (measured.estimate.n, measured.settings["groups"]) == (7, "7")
+    assert 0 < measured.estimate.stderr < measured.estimate.value
+
+
+@pytest.mark.parametrize(("scored", "left"), [([0] * 12, 0), ([0] * 11 + [2], 1)])
+def test_targets_that_count_in_one_group_alone_show_no_spread_and_say_so(scored: list[int], left: int) -> None:
+    with pytest.raises(NotApplicable, match=f"in {left} of 12 groups"):
+        batch_draws(with_ignored(scored), 12)

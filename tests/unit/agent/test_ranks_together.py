@@ -38,7 +38,7 @@ def test_a_rank_that_cannot_add_up_its_part_of_a_model_is_an_outcome_with_its_na
     def measure(gang: Gang) -> list[tuple[int, str]]:
         parts, subject = Parts(model, gang, [Weights()]), Subject(model, batch, nn.MSELoss(), None, 0)
         (well,) = parts.findings(subject, 0, [Weights()], None)
-        model.weight = nn.Parameter(torch.zeros(3, 3))  # of another shape than it started from
+        model.weight = nn.Parameter(torch.zeros(2, 2, device="meta"))  # of which no number can be read
         (ill,) = parts.findings(subject, 1, [Weights()], None)
         return [(found.cost.outcome, found.cost.detail) for found in (well, ill)]
 

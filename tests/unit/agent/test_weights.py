@@ -218,3 +218,67 @@ def test_complex_weights_count_as_two_numbers_each_and_derivatives_by_them_are_n
     moved = math.sqrt(sum(float((p.detach() - start).abs().square().sum()) for p, start in learned))
     assert found["weight_norm"] == pytest.approx(norm, rel=1e-6)
     assert found["distance_from_start"] == pytest.approx(moved, rel=1e-5)
+
+
+class Around(torch.optim.Optimizer):
+    """Has others take its steps; its own parameter groups have no learning rate."""
+
+    def __init__(self, *others: torch.optim.Optimizer) -> None:
+        self.others = others
+        super().__init__([p for other in others for group in other.param_groups for p in group["params"]], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for other in self.others:
+            other.step(closure)
+
+
+def test_an_optimizer_whose_groups_have_no_rate_of_their_own_is_watched_without_one() -> None:
+    model = model_of()
+    mine, theirs = list(model.parameters())[:2], list(model.parameters())[2:]
+    optimizer = Around(torch.optim.SGD(mine, lr=0.3), torch.optim.Adam(theirs))
+    assert rule_of(optimizer, model).learning_rates == {}
+    reports, w = watched(model, optimizer, 2)
+    assert reports[-1]["update_ratio", ""].value == pytest.approx(float((w[2] - w[1]).norm() / w[1].norm()))
+    assert reports[-1]["learning_rate", ""].outcome is Outcome.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize("rate", [None, 0.1])
+def test_a_rate_that_is_none_is_no_rate(rate: float | None) -> None:
+    model = model_of()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = rate
+    assert set(rule_of(optimizer, model).learning_rates.values()) == ({rate} if rate else set())
+
+
+def test_a_layer_may_be_replaced_by_one_of_another_size() -> None:
+    model = model_of()
+    assert isinstance(model, nn.Sequential)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    outbox = ListOutbox()
+    every = [Watch(Every(1), (Weights(), Loss()))]
+    monitor = probe_agent.attach(
+        model,
+        optimizer,
+        loss_fn=F.cross_entropy,
+        probe_batch=(X, Y),
+        run="test",
+        watches=every,
+        outbox=outbox,
+        budget=Budget(share=1000),
+    )
+    first = model[0].weight.detach().clone(), model[0].bias.detach().clone()
+    train(model, optimizer)
+    model[2] = nn.Linear(4, 5)
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    for _ in range(3):
+        train(model, optimizer)
+    monitor.close()
+    assert [d.step for d in outbox.drafts] == [0, 1, 2, 3, 4]
+    for draft in outbox.drafts[1:]:
+        found = {c.quantity: e for _, c, e in draft.columns if not c.labels}
+        assert found["probe_loss"].outcome is Outcome.OK
+        assert found["update_ratio"].outcome is Outcome.OK
+        told = found["update_cosine"].outcome is Outcome.OK
+        assert told == (draft.step > 2), "the step before the replacement was one of other weights"
+    stayed = torch.cat([(p.detach() - was).flatten() for p, was in zip(model[0].parameters(), first, strict=True)])
+    assert found["distance_from_start"].value == pytest.approx(float(stayed.norm()), rel=1e-5)
