@@ -72,15 +72,11 @@ def seed(device: torch.device, number: int) -> None:
 def all_devices() -> list[torch.device]:
     """The accelerators training may be using."""
     kind = torch.accelerator.current_accelerator()
-    if kind is not None and kind.type == "cuda":  # to ask for more would start CUDA, and a process that has cannot fork
-        there = torch.cuda.is_initialized()
-    else:
-        there = torch.accelerator.is_available()
-    return (
-        [torch.device(kind.type, i) for i in range(torch.accelerator.device_count())]
-        if kind is not None and there
-        else []
-    )
+    if kind is None:
+        return []
+    # To ask more of CUDA would start it, and a process that has it cannot fork.
+    there = torch.cuda.is_initialized() if kind.type == "cuda" else torch.accelerator.is_available()
+    return [torch.device(kind.type, i) for i in range(torch.accelerator.device_count())] if there else []
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -127,6 +127,16 @@ def test_anomaly_detection_of_the_training_is_not_set_off_by_a_probe() -> None:
     assert {cost.outcome for cost in outbox.drafts[-1].costs} == {Outcome.NON_FINITE}
 
 
+def test_probes_may_wait_for_a_device_where_training_is_forbidden_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[object] = ["error"]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # without a GPU torch has no such mode
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with unseen():
+        assert modes[-1] == 0
+    assert modes[-1] == "error"
+
+
 def test_a_loader_in_a_thread_draws_nothing_twice_while_probes_run() -> None:
     torch.manual_seed(1)  # the job begins with 0, and what is drawn before that is not to be the same
     drawn: list[tuple[float, float, float]] = []
