@@ -34,7 +34,7 @@ class Costs:
     def met(self) -> bool:
         """No mismatch, at most 8 kB and 100 µs, and the same late in a run as early (20 %)."""
         early, *_, late = self.microseconds.values()
-        return not self.mismatches and self.state_bytes <= 8192 and late <= min(100.0, 1.2 * early)
+        return not self.mismatches and self.state_bytes <= 8192 and max(early, late) <= 100.0 and late <= 1.2 * early
 
 
 def costs(kind: str, probes: tuple[int, ...], runs: int = 3) -> Costs:
