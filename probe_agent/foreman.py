@@ -295,10 +295,8 @@ _open: "weakref.WeakSet[Foreman]" = weakref.WeakSet()
 
 
 def _close_at_exit() -> None:
-    until, foremen = (
-        time.monotonic() + CLOSE_SECONDS,
-        list(_open),
-    )  # one deadline for all, and all are told before one is waited for
+    # One deadline for all, and all are told before the end of one is waited for.
+    until, foremen = time.monotonic() + CLOSE_SECONDS, list(_open)
     for foreman in foremen:
         foreman.wait(until - CLOSE_SECONDS / 2)
     for foreman in foremen:

@@ -30,6 +30,9 @@ from probe_agent.undisturbed import TRIES, others
 _MOST_LOOKED_AT: Final = 50_000
 """Things that are looked at for a generator; a model of a large library calls much."""
 
+_LONGEST: Final = 4.0
+"""Seconds after which no further evaluation tells who draws: attach is waited for."""
+
 _MOST_PARTS: Final = 100
 """Of a list or dict."""
 
@@ -63,15 +66,16 @@ class OwnStreams:
 
         Where there are other threads, several times tell, and what moves as well while nobody evaluates is theirs.
         """
-        for _ in range(TRIES if others() else 1):
-            if not self._streams:
-                return
+        until = time.perf_counter() + _LONGEST
+        for i in range(TRIES if others() else 1):
+            if not self._streams or (i and time.perf_counter() > until):
+                break
             before, began = self._states(), time.perf_counter()
             with suppress(Exception):  # what cannot be evaluated is told where it is needed
                 evaluate()
             after = self._states()
             if others():
-                time.sleep(time.perf_counter() - began)
+                time.sleep(min(time.perf_counter() - began, _LONGEST / TRIES))
             told = zip(self._streams, before, after, self._states(), strict=True)
             self._streams = [stream for stream, was, then, now in told if was != then == now]
         for stream, first in self._streams:

@@ -4,7 +4,6 @@ import gc
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import probe_agent
-from probe_agent import Budget, Every, ListOutbox, Monitor, NotApplicable, Probe, ProbeSet, Snapshot, Watch
+from probe_agent import Every, ListOutbox, Monitor, NotApplicable, Probe, ProbeSet, Snapshot, Watch
 from probe_agent.errors import Indivisible
 from probe_agent.estimators import curvature_draws, hessian_trace
 from probe_agent.estimators.graph_memory import bytes_of_a_sample
@@ -32,40 +31,7 @@ from probe_agent.scalars import Scalars
 from probe_agent.steps import Count
 from probe_agent.stream import Stream, Tally
 from probe_wire import Advice, Goodbye, Losses, Outcome, Run, decode_for_collector
-
-SEED = 5
-CPU = torch.device("cpu")
-LossFn = Callable[[Any, Tensor], Tensor]
-X = torch.randn(24, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-Y = torch.randint(3, (24,), generator=torch.Generator().manual_seed(2))
-
-
-def classifier() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def made(model: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
-    return model().double()
-
-
-def measured(model: nn.Module, loss: LossFn, targets: Tensor, *probes: Probe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The estimates of one report by quantity, and the costs by probe."""
-    outbox = ListOutbox()
-    probe_agent.attach(
-        model,
-        torch.optim.SGD(model.parameters(), lr=0.1),
-        loss_fn=loss,
-        probe_batch=(X, targets),
-        run="test",
-        seed=SEED,
-        watches=[Watch(Every(1), probes)],
-        budget=Budget(share=1000),
-        outbox=outbox,
-    ).close()
-    (draft,) = outbox.drafts
-    return {c.quantity: e for _, c, e in draft.columns if not c.labels}, {cost.probe: cost for cost in draft.costs}
-
+from tests.one_report import SEED, LossFn, X, Y, classifier, made, measured
 
 # -- graphs ---------------------------------------------------------------------------------------
 

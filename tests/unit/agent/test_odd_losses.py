@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-import probe_agent
-from probe_agent import Budget, Every, ListOutbox, NotApplicable, Probe, ProbeSet, Snapshot, Watch
+from probe_agent import NotApplicable, ProbeSet, Snapshot
 from probe_agent.errors import Indivisible
 from probe_agent.estimators.hvp import DIFFERENCES, HessianProduct
 from probe_agent.estimators.repetition import check_loss_repeats, repeats
@@ -23,12 +21,7 @@ from probe_agent.probes.perturbation import Perturbation
 from probe_agent.probes.sharpness import Sharpness
 from probe_agent.undisturbed import draw_again, undisturbed
 from probe_wire import Outcome
-
-SEED = 5
-CPU = torch.device("cpu")
-LossFn = Callable[[Any, Tensor], Tensor]
-X = torch.randn(24, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-Y = torch.randint(3, (24,), generator=torch.Generator().manual_seed(2))
+from tests.one_report import CPU, SEED, LossFn, X, Y, classifier, made, measured
 
 
 class Autoencoder(nn.Module):
@@ -66,10 +59,6 @@ class Dropping(nn.Module):
         return found
 
 
-def classifier() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
 DRAWING: dict[str, tuple[Callable[[], nn.Module], LossFn, Tensor]] = {
     "a code": (Autoencoder, evidence_bound, X),
     "a mask in the loss": (classifier, masked, Y),
@@ -77,31 +66,8 @@ DRAWING: dict[str, tuple[Callable[[], nn.Module], LossFn, Tensor]] = {
 }
 
 
-def made(model: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
-    return model().double()
-
-
 def snapshot_of(model: nn.Module, loss: LossFn) -> Snapshot:
     return Snapshot.take(model, 0, ProbeSet(X, Y), loss, Categorical(), SEED)
-
-
-def measured(model: nn.Module, loss: LossFn, targets: Tensor, *probes: Probe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The estimates of one report by quantity, and the costs by probe."""
-    outbox = ListOutbox()
-    probe_agent.attach(
-        model,
-        torch.optim.SGD(model.parameters(), lr=0.1),
-        loss_fn=loss,
-        probe_batch=(X, targets),
-        run="test",
-        seed=SEED,
-        watches=[Watch(Every(1), probes)],
-        budget=Budget(share=1000),
-        outbox=outbox,
-    ).close()
-    (draft,) = outbox.drafts
-    return {c.quantity: e for _, c, e in draft.columns if not c.labels}, {cost.probe: cost for cost in draft.costs}
 
 
 @pytest.mark.parametrize("what", list(DRAWING))
