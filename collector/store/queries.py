@@ -19,6 +19,8 @@ from collector.store.orders import OrderRow, order_of
 from collector.store.pyramid import KEPT
 from collector.store.space import Space, space_of
 from collector.store.streams import OLDEST_FIRST
+from collector.store.stretch import stretch
+from collector.store.times import Moment, moments
 from probe_wire import Quantity, Schema, decode_for_collector
 
 
@@ -162,49 +164,50 @@ class Reader:
 
     def quantities(self, run_id: str) -> list[Quantity]:
         """What the run measures, in the order it was declared."""
+        order = "(SELECT MIN(position) FROM series s WHERE s.run_id = q.run_id AND s.quantity = q.name), q.name"
+        query = f"SELECT name, unit, help, title, scale FROM quantities q WHERE run_id = ? ORDER BY {order}"  # noqa: S608
         with closing(self._connect()) as db:
-            rows = db.execute(
-                "SELECT q.name, q.unit, q.help, q.title, q.scale FROM quantities q WHERE q.run_id = ? "
-                "ORDER BY (SELECT MIN(position) FROM series s WHERE s.run_id = q.run_id AND s.quantity = q.name), q.name",
-                (run_id,),
-            ).fetchall()
-        return [Quantity(*row) for row in rows]
+            return [Quantity(*row) for row in db.execute(query, (run_id,))]
 
     def series(self, run_id: str) -> list[SeriesRow]:
         """The series of a run in the order the agent reports them."""
+        query = "SELECT id, rank, quantity, labels, settings, position FROM series WHERE run_id = ? ORDER BY rank, position, id"
         with closing(self._connect()) as db:
-            rows = db.execute(
-                "SELECT id, rank, quantity, labels, settings, position FROM series WHERE run_id = ? ORDER BY rank, position, id",
-                (run_id,),
-            ).fetchall()
+            rows = db.execute(query, (run_id,)).fetchall()
         return [SeriesRow(a, b, c, json.loads(d), json.loads(e), f) for a, b, c, d, e, f in rows]
 
-    def points(self, series_ids: Sequence[int], after: int = 0, most: int | None = None) -> dict[int, Points]:
+    def points(
+        self, series_ids: Sequence[int], after: int = 0, most: int | None = None, within: tuple[int, int] | None = None
+    ) -> dict[int, Points]:
         """The points of each series that came in frames numbered beyond ``after``.
 
         With ``most``, ten or more, so many of each at the most: all where they fit, else those that a chart must not lose
-        (see `pyramid.py`).
+        (see `pyramid.py`). ``within`` two steps, whenever they came.
         """
         with closing(self._connect()) as db:
             db.execute("BEGIN")  # one view of the store for all series: none may be behind the frame another shows
-            found = curves(db, series_ids, after, most)
+            found = stretch(db, series_ids, within, most) if within else curves(db, series_ids, after, most)
         return {
             series_id: Points(**{name: points[name].tolist() for name in KEPT.names or ()}, folded=left_out)
             for series_id, (points, left_out) in found.items()
         }
 
+    def moments(self, run_id: str, after: int, most: int) -> tuple[list[Moment], bool]:
+        """When reports of a run were made, and whether by the job's clock: see `times.py`."""
+        with closing(self._connect()) as db:
+            db.execute("BEGIN")  # what is sealed in the meantime is still found where it was
+            return moments(db, run_id, after, most)
+
     def transitions(self, run_id: str) -> list[StoredTransition]:
         """The transitions of a run in the order they became known."""
+        superseding = (
+            "SELECT json_extract(body, '$.superseded') FROM phase_states WHERE run_id = ? AND json_valid(body)"
+        )
+        query = "SELECT machine, subject, ordinal, state, known_at, body FROM transitions WHERE run_id = ? ORDER BY id"
         with closing(self._connect()) as db:
             db.execute("BEGIN")  # what is superseded is kept together with what took its place
-            rows = db.execute(
-                "SELECT machine, subject, ordinal, state, known_at, body FROM transitions WHERE run_id = ? ORDER BY id",
-                (run_id,),
-            ).fetchall()
-            kept = db.execute(
-                "SELECT json_extract(body, '$.superseded') FROM phase_states WHERE run_id = ? AND json_valid(body)",
-                (run_id,),
-            ).fetchone()
+            rows = db.execute(query, (run_id,)).fetchall()
+            kept = db.execute(superseding, (run_id,)).fetchone()
         superseded = {tuple(each) for each in json.loads((kept and kept[0]) or "[]")}
         return [
             StoredTransition(known_at, msgspec.json.decode(body, type=Transition), tuple(claim) in superseded)
@@ -280,18 +283,15 @@ class Reader:
 
     def lost(self, run_id: str) -> dict[int, int]:
         """How many reports of each rank were lost."""
+        query = "SELECT rank, SUM(lost) FROM streams WHERE run_id = ? GROUP BY rank"
         with closing(self._connect()) as db:
-            return dict(
-                db.execute("SELECT rank, SUM(lost) FROM streams WHERE run_id = ? GROUP BY rank", (run_id,)).fetchall()
-            )
+            return dict(db.execute(query, (run_id,)).fetchall())
 
     def schemas(self, run_id: str) -> dict[tuple[int, int], Schema]:
         """Every schema of a run by ``(stream_id, schema id)``."""
+        query = "SELECT stream_id, c.id, body FROM schemas c JOIN streams s ON s.id = stream_id WHERE run_id = ?"
         with closing(self._connect()) as db:
-            rows = db.execute(
-                "SELECT c.stream_id, c.id, c.body FROM schemas c JOIN streams s ON s.id = c.stream_id WHERE s.run_id = ?",
-                (run_id,),
-            ).fetchall()
+            rows = db.execute(query, (run_id,)).fetchall()
         schemas = {}
         for stream_id, schema_id, body in rows:
             message = decode_for_collector(body)

@@ -26,6 +26,7 @@ from collector.web.views import (
 MAX_RUNS = 500
 DEFAULT_POINTS = 4_000
 MAX_POINTS = 20_000
+MOST_TIMES = 2_000
 MAX_POINTS_IN_ALL = 400_000
 """Of one answer, over all its series: a network of a thousand layers must not make the page choke."""
 
@@ -70,6 +71,21 @@ class PointsView(msgspec.Struct, frozen=True):
     quantity: str
     frame: int
     series: list[SeriesView]
+
+
+class TimesView(msgspec.Struct, frozen=True):
+    """When steps of a run were, and for how many seconds that ``life`` of its job had run by then.
+
+    In Unix seconds by the clock of the ``job``, or of the ``collector`` where only that was kept. Ask again with ``after`` set
+    to ``frame`` for what is new.
+    """
+
+    clock: str
+    frame: int
+    step: list[int]
+    time: list[float]
+    ran: list[float]
+    life: list[int]
 
 
 class Api:
@@ -134,7 +150,8 @@ class Api:
     def points(self, run_id: str, query: Mapping[str, str]) -> bytes:
         """The points of one quantity: of every series, or with ``series=whole`` or ``layers`` of those alone.
 
-        With ``labels``, a JSON object, of the series that has exactly these; with ``rank``, of that rank.
+        With ``labels``, a JSON object, of the series that has exactly these; with ``rank``, of that rank. With ``from`` and ``to``
+        those between two steps, in more detail where some are left out otherwise.
         """
         self._row(run_id)
         name = query.get("quantity", "")
@@ -155,10 +172,27 @@ class Api:
             rank = _number(query, "rank", default=0, low=0, high=2**31)
             rows = [row for row in rows if row.rank == rank]
         limit = max(10, min(limit, MAX_POINTS_IN_ALL // max(len(rows), 1)))
-        found = self._reader.points([row.id for row in rows], after, limit)
+        within = None
+        if "from" in query or "to" in query:
+            first, last = (
+                _number(query, end, default=by, low=0, high=2**62) for end, by in (("from", 0), ("to", 2**62))
+            )
+            within = first, last
+        found = self._reader.points([row.id for row in rows], after, limit, within)
         frame = max((points.frame[-1] for points in found.values() if points.frame), default=after)
         series = [_series(row.rank, row.labels, row.settings, found[row.id]) for row in rows]
         return msgspec.json.encode(PointsView(name, frame, series))
+
+    def times(self, run_id: str, query: Mapping[str, str]) -> bytes:
+        """When the reports of the run's lowest rank were made; some of them, where there are many."""
+        self._row(run_id)
+        after = _number(query, "after", default=0, low=0, high=2**62)
+        found, by_job = self._reader.moments(run_id, after, MOST_TIMES)
+        frame, step, life, time_, ran = (
+            ([*column] for column in zip(*found, strict=True)) if found else ([], [], [], [], [])
+        )
+        clock = "job" if by_job else "collector"
+        return msgspec.json.encode(TimesView(clock, frame[-1] if frame else after, step, time_, ran, life))
 
     def transitions(self, run_id: str) -> bytes:
         """The transitions of a run in the order they became known, with all their evidence."""

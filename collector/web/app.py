@@ -78,6 +78,7 @@ def create_app(
             Route("/api/runs/{id}", answers.run),
             Route("/api/runs/{id}/series", answers.series),
             Route("/api/runs/{id}/points", answers.points),
+            Route("/api/runs/{id}/times", answers.times),
             Route("/api/runs/{id}/transitions", answers.transitions),
             Route("/api/runs/{id}/tighten", answers.tighten, methods=["POST"]),
             Route("/api/record", answers.record),
@@ -138,6 +139,9 @@ class _Answers:
 
     def points(self, request: Request) -> Response:
         return _json(self._api.points(request.path_params["id"], request.query_params))
+
+    def times(self, request: Request) -> Response:
+        return _json(self._api.times(request.path_params["id"], request.query_params))
 
     def transitions(self, request: Request) -> Response:
         return _json(self._api.transitions(request.path_params["id"]))

@@ -12,6 +12,7 @@ FILES = (
     "card.js",
     "charts.css",
     "choice.js",
+    "clock.js",
     "compare.css",
     "compare.js",
     "compared.js",
@@ -51,8 +52,10 @@ FILES = (
     "tables.css",
     "theme.js",
     "timeline.js",
+    "timeticks.js",
     "vendor/uPlot.iife.min.js",
     "vendor/uPlot.min.css",
+    "xaxis.js",
 )
 TYPES = {
     ".css": "text/css; charset=utf-8",

@@ -117,13 +117,13 @@ def test_checked_runs_are_drawn_on_one_chart_hidden_and_shown_and_stay_live(
     until(lambda: len(figures(page)) == 1)
     assert inked(page, 1) > 100  # and keeps its colour
     assert page.current_url.endswith(f"?runs=,{digits_run().id}")
-    click(page, ".tools-steps [data-value=false]")
+    click(page, ".tools-steps [data-value=linear]")
     click(page, ".page-head .button")
     until(lambda: count(page, ".pick-box:checked") == 1)
     click(page, ".pick-box:not(:checked)")
     until(lambda: count(page, ".picked .is-main") == 1)
     click(page, ".picked .is-main")
-    until(lambda: text(page, ".tools-steps [aria-pressed=true]") == "linear")  # choosing more keeps the view
+    until(lambda: text(page, ".tools-steps [aria-pressed=true]") == "step")  # choosing more keeps the view
     assert page.current_url.endswith(f"/compare?runs=0the5,{digits_run().id}&steps=linear")
     assert [line for line in complaints(page) if "willReadFrequently" not in line] == []  # of our own looking at pixels
 
@@ -154,7 +154,7 @@ def test_what_one_looks_at_is_in_the_address_and_back_undoes_it(page: Chrome, si
     open_run(page, site)
     click(page, f"{LOSS} [data-value=false]")
     click(page, "#q-fisher_trace [data-value=heatmap]")
-    click(page, ".tools-steps [data-value=false]")
+    click(page, ".tools-steps [data-value=linear]")
     click(page, ".map-name")
     chart = page.find_element(By.CSS_SELECTOR, f"{LOSS} .u-over")
     ActionChains(page).move_to_element_with_offset(chart, -60, 0).click_and_hold().move_by_offset(
@@ -168,13 +168,13 @@ def test_what_one_looks_at_is_in_the_address_and_back_undoes_it(page: Chrome, si
     until(lambda: count(page, ".card") > 0 and count(page, ".map-row") == 2)
     assert text(page, f"{LOSS} [aria-pressed=true]") == "lin"
     assert text(page, "#q-fisher_trace [aria-pressed=true]") == "heatmap"
-    assert text(page, ".tools-steps [aria-pressed=true]") == "linear"
+    assert text(page, ".tools-steps [aria-pressed=true]") == "step"
     assert text(page, ".map-name[aria-pressed=true]") == "local complexity"
     assert count(page, ".tools > .button:not([hidden])") == 1
     click(page, ".tools > .button")
-    click(page, ".tools-steps [data-value=true]")
+    click(page, ".tools-steps [data-value=log]")
     page.back()
-    until(lambda: text(page, ".tools-steps [aria-pressed=true]") == "linear")
+    until(lambda: text(page, ".tools-steps [aria-pressed=true]") == "step")
     page.back()
     until(lambda: page.current_url == address and count(page, ".tools > .button:not([hidden])") == 1)
     assert transition().advice not in address

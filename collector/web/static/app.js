@@ -34,7 +34,7 @@ load();
 
 function viewOf(path) {
   if (path === "/compare") return new ComparePage();
-  return id === null ? new RunsPage() : new RunPage(id, (text) => say(find("announcer"), text));
+  return id === null ? new RunsPage() : new RunPage(id, { announce: (text) => say(find("announcer"), text), gone: missing });
 }
 
 async function load() {
@@ -50,6 +50,7 @@ async function load() {
 }
 
 function missing(sentence) {
+  document.title = "No such run · Phasewatch";
   find("main").replaceChildren(
     el("section", { class: "welcome" }, el("h1", {}, "No such run"), el("p", {}, sentence), el("p", {}, el("a", { href: "/" }, "All runs"))),
   );

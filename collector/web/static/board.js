@@ -1,4 +1,4 @@
-// Board: all charts of a page over one step axis, with one cursor, one zoom and the same phases.
+// Board: all charts of a page over one axis, with one cursor, one zoom and the same phases.
 
 import { look, looked } from "./address.js";
 import { el } from "./dom.js";
@@ -6,11 +6,10 @@ import { sentence, words } from "./format.js";
 import { tolerate } from "./link.js";
 import { segments } from "./segments.js";
 import { onTheme } from "./theme.js";
+import { BY_STEPS, axisOf } from "./xaxis.js";
 
-const AXES = [
-  [false, "linear", "Steps evenly spaced"],
-  [true, "log", "Early steps spread out"],
-];
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const SECONDS_BETWEEN = 10; // where time is only read off, and not drawn by
 
 export class Board {
   #cards = [];
@@ -21,11 +20,13 @@ export class Board {
   #again = false;
   #frame = 0;
   #led = false;
+  #asked = 0;
 
   /** What all cards share; see plot.js. */
   view = {
     key: "board",
-    logSteps: true,
+    axis: axisOf("log"),
+    zoomed: null,
     phases: { tracks: [], highlighted: null, marks: [] },
     outcomes: new Map(),
     range: () => this.#zoomed ?? this.#all(),
@@ -35,15 +36,23 @@ export class Board {
     repaint: () => this.#repaint(),
   };
 
-  /** `newCard(quantity, view)` makes the card of a quantity; `map` is the phase map, which follows the steps of the charts. */
-  constructor(newCard, map) {
+  /**
+   * `newCard(quantity, view)` makes the card of a quantity; `map` is the phase map, which follows the axis of the charts. Of `time` there
+   * is `{ offered, isTold, refresh(), axis(name) }`: the axes beside those of steps, whether times are told over steps as well, how what
+   * is known of them is asked for, and the axis of a name.
+   */
+  constructor(newCard, map, time) {
     this.newCard = newCard;
     this.map = map;
+    this.time = time;
+    this.offered = [...BY_STEPS, ...time.offered];
     this.#recall();
-    this.steps = segments("Step axis of all charts", AXES, this.view.logSteps, (log) => {
-      this.view.logSteps = log;
-      look({ steps: log ? null : "linear" });
-      this.#rebuild();
+    this.axis = segments("What all charts are drawn over", this.offered, this.wanted, (name) => {
+      look({ steps: name === "log" ? null : name });
+      this.wanted = name;
+      if (this.#across()) this.#repaint();
+      else this.#afresh();
+      this.refresh();
     });
     this.reset = el("button", { type: "button", class: "button", hidden: !this.#zoomed, onclick: () => this.#zoom(null) }, "Show all steps");
     this.jumps = el("nav", { class: "jumps", "aria-label": "Groups of charts" });
@@ -57,7 +66,7 @@ export class Board {
         { class: "tools" },
         el("h2", {}, "Measurements"),
         this.reset,
-        el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Steps"), this.steps.root),
+        el("div", { class: "tools-steps" }, el("span", { class: "tools-label" }, "Over"), this.axis.root),
       ),
       this.jumps,
       this.groups,
@@ -84,7 +93,23 @@ export class Board {
       }
       this.sight.observe(card.root);
     }
+    this.#drop((card) => !quantities.some(({ name }) => name === card.quantity.name));
     this.#lead();
+  }
+
+  /** Take away cards of what is no longer to be seen, as when a run was taken out, and the groups that they leave empty. */
+  #drop(isGone) {
+    for (const card of this.#cards.filter(isGone)) {
+      this.sight.unobserve(card.root);
+      card.root.remove();
+    }
+    this.#cards = this.#cards.filter((card) => !isGone(card));
+    for (const [probe, { section, grid, jump }] of this.#grids) {
+      if (grid.children.length > 0) continue;
+      section.remove();
+      jump.remove();
+      this.#grids.delete(probe);
+    }
   }
 
   /** Where the charts of a probe stand; made, with a way to jump there, when the first of them comes. */
@@ -93,15 +118,17 @@ export class Board {
       const name = probe ? sentence(words(probe)) : "From the training loop";
       const heading = el("h3", { tabindex: -1 }, name);
       const grid = el("div", { class: "grid" });
-      this.groups.append(el("section", { class: "group", "aria-label": name }, heading, grid));
-      const jump = () => {
-        heading.scrollIntoView({ behavior: "smooth", block: "start" });
+      const section = el("section", { class: "group", "aria-label": name }, heading, grid);
+      const onclick = () => {
+        heading.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
         heading.focus({ preventScroll: true });
       };
-      this.jumps.append(el("button", { type: "button", class: "button", onclick: jump }, name));
-      this.#grids.set(probe, grid);
+      const jump = el("button", { type: "button", class: "button", onclick }, name);
+      this.groups.append(section);
+      this.jumps.append(jump);
+      this.#grids.set(probe, { section, grid, jump });
     }
-    return this.#grids.get(probe);
+    return this.#grids.get(probe).grid;
   }
 
   /** To the chart that the address names, once it is there. */
@@ -135,10 +162,11 @@ export class Board {
   /** Back to what the address says. */
   restore() {
     this.#recall();
-    this.steps.press(this.view.logSteps);
+    this.axis.press(this.wanted);
     this.reset.hidden = !this.#zoomed;
     for (const card of this.#cards) card.restore();
     this.#rebuild();
+    this.#comeNear();
   }
 
   /** Fetch for the cards on screen, one after the other; a tick that comes meanwhile asks for one more round. */
@@ -156,21 +184,48 @@ export class Board {
   async #rounds() {
     while (this.#again) {
       this.#again = false;
+      if (this.#isTimed) await this.#askClock(); // before the points: none is drawn where nothing is known of its time
       for (const card of this.#cards.filter((each) => each.due)) {
         try {
           await card.refresh();
         } catch (error) {
-          card.expect(); // the next connection tries again
+          card.expect(); // the next news tries again
+          card.frame.refuse(error.message);
           tolerate(error);
         }
       }
+      if (!this.#isTimed && this.time.isTold && Date.now() - this.#asked > SECONDS_BETWEEN * 1000) await this.#askClock();
     }
   }
 
+  get #isTimed() {
+    return this.time.offered.some(([name]) => name === this.wanted);
+  }
+
+  async #askClock() {
+    this.#asked = Date.now();
+    await this.time.refresh().catch(tolerate);
+    this.#across();
+    if (this.view.axis.isApart) this.#cards.forEach((card) => card.draw());
+    this.#repaint();
+  }
+
+  /** Let the axis be the one that is wanted, or as near to it as is known; false where its places are not those of the one before. */
+  #across() {
+    const before = this.view.axis.isApart;
+    this.view.axis = this.time.axis(this.wanted);
+    if (before === this.view.axis.isApart) return true;
+    this.#ends = [Infinity, -Infinity];
+    return false;
+  }
+
   #recall() {
-    this.view.logSteps = looked("steps") !== "linear";
+    const said = looked("steps");
+    this.wanted = this.offered.some(([name]) => name === said) ? said : "log";
+    this.#across();
     const ends = ["from", "to"].map((name) => Number.parseFloat(looked(name)));
     this.#zoomed = ends.every(Number.isFinite) && 0 <= ends[0] && ends[0] < ends[1] ? ends : null;
+    this.view.zoomed = this.#zoomed;
   }
 
   #all() {
@@ -192,15 +247,28 @@ export class Board {
     look({ from, to });
     this.reset.hidden = !this.#zoomed;
     this.#repaint();
+    this.#comeNear();
+  }
+
+  #comeNear() {
+    this.view.zoomed = this.#zoomed;
+    for (const card of this.#cards) card.zoom?.();
+    this.refresh();
   }
 
   /** Once a frame at most, however much changes. */
   #repaint() {
     cancelAnimationFrame(this.#frame);
     this.#frame = requestAnimationFrame(() => {
-      this.map.span(this.#all(), this.#zoomed, this.view.logSteps);
+      this.map.span(this.#all(), this.#zoomed, this.view.axis);
       this.#cards.forEach((card) => card.repaint());
     });
+  }
+
+  /** All of an axis whose places are other ones. */
+  #afresh() {
+    this.#zoom(null);
+    this.#rebuild();
   }
 
   #rebuild() {

@@ -17,9 +17,10 @@ const FORMS = { network: lines, layers, heatmap };
 
 export class Card {
   #sets = { whole: new SeriesSet(), layers: new SeriesSet() };
+  #near = null;
   #wanted = true;
 
-  /** `view` is shared by all cards; `fetchPoints(quantity, series, after, max)` asks the collector. */
+  /** `view` is shared by all cards; `fetchPoints(quantity, series, { after, max, from, to })` asks the collector. */
   constructor(quantity, view, fetchPoints) {
     this.quantity = quantity;
     this.view = view;
@@ -30,7 +31,7 @@ export class Card {
     this.modes = segments("What is drawn", this.#offered, this.mode, (mode) => this.#become(mode));
     this.scales = segments("Value axis", SCALES, this.log, (log) => this.#scaleTo(log));
     const switches = this.#offered.length > 1 ? [this.modes.root, this.scales.root] : [this.scales.root];
-    const told = (u, shape) => readout(u, shape, this.#names(this.#list), quantity, view.outcomes);
+    const told = (u, shape) => readout(u, shape, this.#names(this.#list), view, this.#all);
     this.frame = new Frame(quantity, view, { told, legend: this.keys, switches });
     this.root = this.frame.root;
   }
@@ -51,12 +52,39 @@ export class Card {
     const most = MOST_POINTS[kind];
     const known = this.#sets[kind];
     const grown = known.longest > 2 * most;
-    const answer = await this.fetchPoints(this.quantity.name, kind, grown ? 0 : known.frame, most);
+    const answer = await this.fetchPoints(this.quantity.name, kind, { after: grown ? 0 : known.frame, max: most });
     if (grown) this.#sets[kind] = new SeriesSet();
     this.#sets[kind].take(answer);
     this.frame.isLoaded = true;
     for (const series of this.#sets[kind].list) this.view.widen(series.current.step);
+    await this.#comeNear(kind, most);
     if (kind === this.#kind) this.draw();
+  }
+
+  /** Where points of the stretch that is zoomed in on are left out, fetch those as well, a little beyond its ends. */
+  async #comeNear(kind, max) {
+    const { zoomed } = this.view;
+    if (!zoomed || !this.#isFolded(kind)) return;
+    const beyond = (zoomed[1] - zoomed[0]) / 10;
+    const last = Math.max(...this.#sets[kind].list.map(({ current }) => current.step.at(-1) ?? 0));
+    const near = this.#near?.kind === kind && this.#near.zoomed === zoomed ? this.#near : null;
+    if (near && near.last <= last && zoomed[1] + beyond < near.last) return; // what came since lies elsewhere
+    const [from, to] = [Math.max(Math.floor(zoomed[0] - beyond), 0), Math.ceil(zoomed[1] + beyond)];
+    const set = new SeriesSet();
+    set.take(await this.fetchPoints(this.quantity.name, kind, { max, from, to }));
+    this.#near = { kind, zoomed, last, set };
+  }
+
+  #isFolded(kind) {
+    return this.#sets[kind].list.some(({ folded }) => folded > 0);
+  }
+
+  /** The zoom has changed: what is left out of its stretch is fetched when the card is on screen. */
+  zoom() {
+    if (this.view.zoomed && this.#isFolded(this.#kind)) this.expect();
+    if (this.view.zoomed || !this.#near) return;
+    this.#near = null;
+    this.draw();
   }
 
   /** Draw what is known; `afresh` builds the chart anew, as a changed axis, mode or theme asks for. */
@@ -134,9 +162,19 @@ export class Card {
     this.view.refresh();
   }
 
-  /** What is drawn now. Of the layers only one rank's: the same layer of several ranks would not be told apart. */
+  /** What is drawn now. */
   get #list() {
-    const { list } = this.#sets[this.#kind];
+    const isNear = this.#near?.kind === this.#kind && this.#near.zoomed === this.view.zoomed;
+    return this.#drawn((isNear ? this.#near.set : this.#sets[this.#kind]).list);
+  }
+
+  /** The same of all steps. */
+  get #all() {
+    return this.#drawn(this.#sets[this.#kind].list);
+  }
+
+  /** Of the layers only one rank's: the same layer of several ranks would not be told apart. */
+  #drawn(list) {
     if (this.mode === "network") return list;
     const first = Math.min(...list.map((series) => series.rank));
     return list.filter((series) => series.rank === first);

@@ -10,6 +10,7 @@ import { ask, tolerate } from "./link.js";
 import { Overlay } from "./overlay.js";
 import { PhaseMap } from "./phasemap.js";
 import { hasMoved, isWhole, trackItem, trackName, urgency } from "./phases.js";
+import { BY_TIME, axisOfRuns } from "./xaxis.js";
 
 const MILLISECONDS_BETWEEN_DRAWINGS = 1000; // several live runs report all the time
 const NONE = "none";
@@ -30,7 +31,8 @@ export class ComparePage {
       fetchPoints: (run, { quantity, labels, rank }, after, max) =>
         ask(`${run.path}/points?${new URLSearchParams({ quantity, labels: JSON.stringify(labels), rank, after, max })}`),
     };
-    this.board = new Board((quantity, view) => new Overlay(quantity, view, source), this.map);
+    const refresh = () => Promise.all([...this.#runs.values()].map((run) => run.time().catch(tolerate)));
+    this.board = new Board((quantity, view) => new Overlay(quantity, view, source), this.map, { offered: [BY_TIME[0]], isTold: false, refresh, axis: axisOfRuns });
     const how = el("p", {}, "Check two or more, up to ", String(MOST_RUNS), ", in ", el("a", { href: "/" }, "the list of runs"), ".");
     this.none = el("section", { class: "welcome", hidden: true }, el("h2", {}, "No run is chosen"), how);
     this.root = el("div", { class: "page compare-page" }, el("div", { class: "page-head" }, this.heading, this.beyond, this.back), this.roster, this.none, this.board.root);
@@ -127,7 +129,7 @@ export class ComparePage {
     const hidden = this.#hidden;
     const facts = runs.map((run) => [run.id, run.name, run.tone, run.missing, hidden.has(run.id), run.detail?.run.state]);
     renew(this.roster, facts, () => runs.map((run) => this.#entry(run, hidden.has(run.id))));
-    this.#tellQuantities(runs.filter(({ detail }) => detail));
+    this.#tellQuantities(runs.filter(({ detail, missing }) => detail && !missing));
     this.#tellPhases();
   }
 
@@ -172,7 +174,8 @@ export class ComparePage {
 
   #rowOf(run, item) {
     const track = run.tracks.find((each) => trackItem(each) === item) ?? { spans: [], episodes: [], transitions: [], hues: new Map() };
-    return { ...track, key: run.id, name: run.name, tone: run.tone, end: () => run.end };
+    const at = (step) => (this.board.view.axis.isApart ? run.clock.trained?.at(step) : step);
+    return { ...track, key: run.id, name: run.name, tone: run.tone, end: () => run.end, at };
   }
 }
 

@@ -1,6 +1,7 @@
 // Compared: one of the runs beside each other, and what is known of it.
 
 import { toneAt } from "./choice.js";
+import { Clock } from "./clock.js";
 import { ask, tolerate } from "./link.js";
 import { tracksOf } from "./phases.js";
 
@@ -19,11 +20,21 @@ export class Compared {
   #counted = "";
   #last = 0;
   #waiting = 0;
+  #timed = -1;
 
   constructor(id, place) {
     this.id = id;
     this.tone = toneAt(place);
     this.path = `/api/runs/${encodeURIComponent(id)}`;
+    this.clock = new Clock(this.path);
+  }
+
+  /** Ask when its steps were, where there are new ones. */
+  async time() {
+    const { news } = this;
+    if (this.missing || this.#timed === news) return;
+    await this.clock.refresh();
+    this.#timed = news;
   }
 
   /** The series of a quantity: `{ labels, rank, ranks }`. */

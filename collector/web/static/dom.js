@@ -19,12 +19,25 @@ export function say(node, text) {
   return node;
 }
 
-/** The same for whole children: `make()` is called only when the facts they are made of have changed. */
+/**
+ * The same for whole children: `make()` is called only when the facts they are made of have changed. A fold that was open stays so,
+ * and keeps the focus: news must not close what somebody reads.
+ */
 export function renew(node, facts, make) {
   const said = JSON.stringify(facts);
   if (told.get(node) === said) return;
   told.set(node, said);
+  const before = folds(node);
+  const focused = before.findIndex((fold) => fold.firstElementChild === document.activeElement);
   node.replaceChildren(...[make()].flat());
+  const after = folds(node);
+  const alike = (fold, i, all) => after.filter(({ className }) => className === fold.className)[all.slice(0, i).filter(({ className }) => className === fold.className).length];
+  for (const [i, fold] of before.entries()) if (fold.open) alike(fold, i, before)?.setAttribute("open", "");
+  if (focused >= 0) alike(before[focused], focused, before)?.firstElementChild.focus();
+}
+
+function folds(node) {
+  return [...node.querySelectorAll("details")];
 }
 
 /** A small colour sample, set through the CSSOM because the page's policy forbids style attributes. */

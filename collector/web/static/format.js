@@ -48,6 +48,12 @@ export function tick(x) {
   return new Intl.NumberFormat("en-US", { maximumSignificantDigits: 6 }).format(x).replace("-", "−");
 }
 
+/** A tick of an axis of steps up to `high`: where they are many all of them in thousands, or millions. */
+export function stepTick(x, high) {
+  if (high < 1e5 || x < 1000) return tick(x);
+  return x < 1e6 ? `${Number((x / 1e3).toPrecision(6))}k` : `${Number((x / 1e6).toPrecision(6))}M`;
+}
+
 /** A share from 0 to 1 as a percentage; `digits` are significant ones. */
 export function percent(share, digits = 2) {
   if (share === null || share === undefined) return "—";
@@ -68,6 +74,20 @@ export function duration(seconds) {
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   if (seconds < 129_600) return `${Number((seconds / 3600).toPrecision(2))} h`;
   return `${Math.round(seconds / 86_400)} d`;
+}
+
+/** Seconds to be read off a chart, none rounded away: 12 min 5 s. */
+export function elapsed(seconds) {
+  const s = Math.round(seconds);
+  if (s < 60) return seconds < 9.95 ? `${seconds.toFixed(1)} s` : `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  const hours = `${Math.floor((s % 86_400) / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return s < 86_400 ? `${hours} ${s % 60} s` : `${whole(Math.floor(s / 86_400))} d ${hours}`;
+}
+
+/** A moment to be read off a chart, by the reader's clock. */
+export function instant(unixSeconds) {
+  return new Date(unixSeconds * 1000).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }
 
 /** 1500000 → "1.5 MB". */

@@ -30,12 +30,13 @@ export class Frame {
 
   /** Draw a shape; `afresh` where it has other series than the one before, or another axis or theme. */
   draw(shape, afresh) {
-    const any = shape.list.length > 0;
+    const any = shape.list.length > 0 && shape.data[0].length > 0;
     const same = !afresh && this.#plot && this.#shape.list.length === shape.list.length && any;
     this.#shape = shape;
     this.root.dataset.points = String(shape.data[0].length);
-    this.empty.hidden = shape.data[0].length > 0;
-    say(this.empty, this.isLoaded ? "No points yet." : "Loading …");
+    const why = this.#absence(shape);
+    this.empty.hidden = why === "";
+    say(this.empty, why);
     if (same) {
       redraw(this.#plot, shape);
     } else {
@@ -46,9 +47,23 @@ export class Frame {
     this.#read(this.#plot);
   }
 
-  /** Phases or the zoom changed, the points did not. */
+  /** Why there is nothing to be seen; nothing where there is. */
+  #absence({ data: [steps, ...columns], key, y }) {
+    if (steps.length === 0) return this.isLoaded ? "No points yet." : (this.refusal ?? "Loading …");
+    const isSeen = key ? key.low !== null : columns.some((column) => column.some((x) => x !== null && x !== undefined));
+    return isSeen ? "" : `No value can be drawn${y.log ? " on a logarithmic axis" : ""}.`;
+  }
+
+  /** The points were not to be had; told where none are drawn. */
+  refuse(sentence) {
+    this.refusal = sentence;
+    if (!this.isLoaded) say(this.empty, sentence);
+  }
+
+  /** Phases, the zoom or the axis changed, the points did not. */
   repaint() {
     redraw(this.#plot, this.#shape);
+    this.#read(this.#plot);
   }
 
   /** Fit the plot to its room; false where there is none yet, and it must be drawn. */

@@ -4,6 +4,8 @@ import { el } from "./dom.js";
 import { ago, bytes, duration, percent, whole, words } from "./format.js";
 
 const NONE = "—";
+const MANY_RANKS = 16;
+const FEW_RANKS = 8;
 const OVERHEAD = "The probes' share of the run's time, and the seconds they took. The first seconds may be free of the budget: a short run then shows a large share.";
 
 /** The figures that are always in sight. Losses are null where the run is not in the collector's memory. */
@@ -58,20 +60,31 @@ export function healthPanel({ ranks, probes, run, now, unjudged }) {
         probe.last_problem || NONE,
       ]),
     ),
-    table(
-      run.world_size > 1 ? `Ranks (${ranks.length} of ${run.world_size} heard)` : "Rank",
-      ["rank", "step", "reports", "lost", "overhead", "last heard"],
-      ranks.map((rank) => [
-        String(rank.rank),
-        whole(rank.step),
-        whole(rank.reports),
-        whole(rank.lost),
-        percent(rank.overhead_ratio),
-        rank.finished ? "finished" : ago(now - rank.last_heard),
-      ]),
-    ),
+    ...rankTables(ranks, run, now),
     unused(unjudged),
   );
+}
+
+/** The ranks; of many in sight are those that lost the most, are furthest behind or were heard longest ago, the others behind a fold. */
+function rankTables(ranks, run, now) {
+  const heads = ["rank", "step", "reports", "lost", "overhead", "last heard"];
+  const row = (rank) => [
+    String(rank.rank),
+    whole(rank.step),
+    whole(rank.reports),
+    whole(rank.lost),
+    percent(rank.overhead_ratio),
+    rank.finished ? "finished" : ago(now - rank.last_heard),
+  ];
+  const caption = run.world_size > 1 ? `Ranks (${whole(ranks.length)} of ${whole(run.world_size)} heard)` : "Rank";
+  if (ranks.length <= MANY_RANKS) return [table(caption, heads, ranks.map(row))];
+  const heard = (rank) => (rank.finished ? now : rank.last_heard);
+  const worst = [...ranks].sort((a, b) => b.lost - a.lost || a.step - b.step || heard(a) - heard(b) || a.rank - b.rank).slice(0, FEW_RANKS);
+  const others = ranks.filter((rank) => !worst.includes(rank));
+  return [
+    table(`${caption}; first those that lost the most, are furthest behind or were heard longest ago`, heads, worst.map(row)),
+    el("details", { class: "other-ranks" }, el("summary", {}, `${whole(others.length)} more ranks`), table("Other ranks", heads, others.map(row))),
+  ];
 }
 
 const WHY_UNJUDGED = {

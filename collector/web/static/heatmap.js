@@ -21,7 +21,7 @@ export function heatmap(list, { log, range }) {
     y: {
       log: false,
       range: () => [-0.5, count - 0.5],
-      splits: (room) => list.map((_, row) => count - 1 - row).filter((_, row) => row % Math.ceil(count / Math.max(room * 2, 1)) === 0),
+      splits: (room) => list.map((_, row) => count - 1 - row).filter((_, row) => row % roundUp(count / Math.max(room * 2, 1)) === 0),
       labels: (splits) => splits.map((y) => shortened(names[count - 1 - y])),
     },
     /** The layer under the cursor. */
@@ -102,6 +102,12 @@ function span(list, log, [first, last]) {
 
 function round(x) {
   return x === null ? null : Number(x.toPrecision(2));
+}
+
+/** The least of 1, 2, 5, 10, 20, … that is not less. */
+function roundUp(x) {
+  const power = 10 ** Math.max(Math.floor(Math.log10(x)), 0);
+  return [1, 2, 5, 10].map((lead) => lead * power).find((each) => each >= x);
 }
 
 function shortened(name) {

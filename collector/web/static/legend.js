@@ -10,8 +10,8 @@ const MOST_LISTED = 16;
 /** Tell `node` what the shape draws; `names` are those of its series. */
 export function tellLegend(node, shape, names, unitName) {
   const { kind, inks, uncertain, key } = shape;
-  renew(node, [kind, names, inks, uncertain, key, unitName], () => {
-    if (names.length === 0) return [];
+  renew(node, [kind, shape.data[0].length > 0, names, inks, uncertain, key, unitName], () => {
+    if (names.length === 0 || shape.data[0].length === 0) return [];
     if (kind === "heatmap") return [colourKey(key, unitName)];
     const lines = names.length > MOST_LISTED ? ramp(kind, inks, names) : list(kind, inks, names);
     return kind === "lines" ? [...lines, uncertain ? band(inks[0]) : el("span", { class: "quiet" }, "no uncertainty given")] : lines;

@@ -31,6 +31,7 @@ export function unseenOf(list, log) {
   const points = (n) => `${whole(n)} ${n === 1 ? "point" : "points"}`;
   return [
     counts.notOk && `▲ ${points(counts.notOk)} not ok`,
+    counts.withoutValue && `${points(counts.withoutValue)} without a finite value`,
     counts.below && `${points(counts.below)} at or below zero not shown on a log axis`,
     counts.folded && `${points(counts.folded)} between those drawn left out, extremes kept`,
     counts.abandoned && `${points(counts.abandoned)} from before training went back to an earlier step not drawn`,

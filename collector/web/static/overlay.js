@@ -2,11 +2,11 @@
 
 import { look, lookedAt, packed, unpacked } from "./address.js";
 import { el, renew, say, swatch } from "./dom.js";
-import { labelled, whole, withError, words } from "./format.js";
+import { elapsed, labelled, whole, withError, words } from "./format.js";
 import { Frame, SCALES } from "./frame.js";
 import { differencesOf, settingsOf, unseenOf } from "./notes.js";
 import { segments } from "./segments.js";
-import { SeriesSet } from "./series.js";
+import { SeriesSet, placed } from "./series.js";
 import { STANDARD_ERRORS, lines } from "./shapes.js";
 import { colour } from "./theme.js";
 
@@ -67,7 +67,6 @@ export class Overlay {
     this.#sets.set(key, set);
     this.#news.set(key, news);
     for (const { current } of set.list) {
-      this.view.widen(current.step);
       const end = current.step.at(-1) ?? 0;
       if (end <= run.end) continue;
       run.end = end;
@@ -78,12 +77,13 @@ export class Overlay {
 
   /** Draw what is known; `afresh` builds the chart anew. */
   draw(afresh = false) {
-    const shown = this.runs().map((run) => ({ run, series: this.#known(run) }));
+    const shown = this.runs().map((run) => ({ run, series: this.#placed(run) }));
     const drawn = shown.filter(({ series }) => series);
     const ids = drawn.map(({ run }) => run.id);
     const changed = ids.join() !== this.#drawn.map(({ run }) => run.id).join();
     this.#drawn = drawn;
     const list = drawn.map(({ series }) => series);
+    for (const { current } of list) this.view.widen(current.step);
     const inks = drawn.map(({ run }) => colour(run.tone));
     const shape = lines(list, { log: this.log, ratio: this.quantity.unit === "ratio", range: () => this.view.range(), inks });
     this.#tabulate(shown);
@@ -164,6 +164,13 @@ export class Overlay {
     return series && this.#sets.get(setKey(run, series))?.list[0];
   }
 
+  /** The points of a run at their places on the axis; none while it is not known where those are. */
+  #placed(run) {
+    const series = this.#known(run);
+    if (!series || !this.view.axis.isApart) return series;
+    return run.clock.isKnown ? placed(series, run.clock.trained.at) : undefined;
+  }
+
   /** A row for each run that is to be seen; what they say follows the cursor. */
   #tabulate(shown) {
     const standing = ({ run, series }) => (series ? "here" : this.#seriesOf(run) ? "loading …" : "not measured");
@@ -197,17 +204,17 @@ export class Overlay {
     const here = u.cursor.left >= 0 ? steps[u.cursor.idx] : null;
     for (const { run, series } of this.#drawn) {
       const row = this.#rows.find(({ id }) => id === run.id);
-      const { step, value, stderr, outcome } = series.current;
+      const { step, value, stderr, outcome, measured = step } = series.current;
       const i = here === null ? step.length - 1 : nearest(step, here);
       const known = this.view.outcomes.get(outcome[i]);
       const odd = outcome[i] !== OK;
       say(row.value, i < 0 ? "—" : value[i] === null ? words(known?.label ?? `outcome ${outcome[i]}`) : withError(value[i], stderr[i]));
       row.value.classList.toggle("is-odd", odd);
       row.value.title = odd ? (known?.sentence ?? "") : "";
-      say(row.step, i < 0 ? "" : here !== null && here > step.at(-1) ? `last at ${whole(step[i])}` : `step ${whole(step[i])}`);
+      say(row.step, i < 0 ? "" : here !== null && here > step.at(-1) ? `last at ${whole(measured[i])}` : `step ${whole(measured[i])}`);
       row.step.classList.toggle("is-apart", i >= 0 && here !== null && step[i] !== here);
     }
-    return { figure: shape.uncertain ? `band ±${STANDARD_ERRORS} stderr` : "no uncertainty given", caption: here === null ? "latest of each" : `at step ${whole(here)}` };
+    return { figure: shape.uncertain ? `band ±${STANDARD_ERRORS} stderr` : "no uncertainty given", caption: here === null ? "latest of each" : this.view.axis.isApart ? `after ${elapsed(here)}` : `at step ${whole(here)}` };
   }
 
   #ranks() {

@@ -1,9 +1,9 @@
 // Phase map: a line per machine, or per run, from the first step to now; a press on a name draws it on the charts.
 
-import { stepTicks } from "./axes.js";
-import { el, renew } from "./dom.js";
-import { confidence, labelled, tick, whole, words } from "./format.js";
+import { el, renew, say } from "./dom.js";
+import { confidence, labelled, whole, words } from "./format.js";
 import { isBounded, toneOf, trackName } from "./phases.js";
+import { axisOf } from "./xaxis.js";
 
 const MOST_OFFERED = 12;
 const PIXELS_PER_TICK = 58;
@@ -13,6 +13,7 @@ export class PhaseMap {
   #all = false;
   #placed = [];
   #ends = [0, 1];
+  #across = axisOf("log");
   #facts = null;
 
   /** `choose(track)` is told of the track whose row was pressed; `what` they are and `how` a press is meant stand above, and `most` rows below. */
@@ -21,6 +22,7 @@ export class PhaseMap {
     this.most = most;
     this.rows = el("div", { class: "map-rows track-switches" });
     this.axis = el("div", { class: "map-axis", "aria-hidden": "true" });
+    this.counted = el("span", {}, "step");
     this.lens = el("i", { class: "map-lens", "aria-hidden": "true", hidden: true });
     this.more = el("button", { type: "button", class: "button map-more", hidden: true, onclick: () => this.#unfold() });
     this.others = el("p", { class: "quiet", hidden: true });
@@ -28,7 +30,7 @@ export class PhaseMap {
       "section",
       { class: "panel map", "aria-labelledby": "map-title", hidden: true },
       el("h2", { id: "map-title" }, what, select, el("span", { class: "quiet" }, `${LEGEND} · ${how}`)),
-      el("div", { class: "map-body" }, this.rows, el("div", { class: "map-scale" }, el("span", {}, "step"), this.axis), el("div", { class: "map-zone" }, this.lens)),
+      el("div", { class: "map-body" }, this.rows, el("div", { class: "map-scale" }, this.counted, this.axis), el("div", { class: "map-zone" }, this.lens)),
       this.more,
       this.others,
     );
@@ -55,9 +57,10 @@ export class PhaseMap {
     this.#place();
   }
 
-  /** The first and last step of the run, and the stretch of it that the charts show, or null for all. */
-  span(ends, zoomed, logarithmic) {
-    this.#ends = [...ends, logarithmic];
+  /** The first and last step of the run, the stretch of it that the charts show, or null for all, and their axis. */
+  span(ends, zoomed, axis) {
+    this.#ends = ends;
+    this.#across = axis;
     this.lens.hidden = !zoomed;
     if (zoomed) this.#put(this.lens, ...zoomed);
     this.#place();
@@ -75,16 +78,18 @@ export class PhaseMap {
 
   #row(track, drawn) {
     const course = el("div", { class: "map-course" });
+    const at = track.at ?? ((step) => step);
+    const end = () => at(track.end());
     for (const span of track.spans) {
       const kind = span.withdrawn ? "map-span is-withdrawn" : "map-span";
       const text = span.withdrawn ? `${words(span.phase)}, withdrawn` : words(span.phase);
       const title = `${text}: from step ${whole(span.since_step)}${span.until_step === null ? "" : ` to ${whole(span.until_step)}`}. ${span.meaning}`;
-      course.append(this.#stretch(el("span", { class: kind, title }, span.withdrawn ? "" : text), toneOf(track, span.phase), span.since_step, span.until_step ?? track.end));
+      course.append(this.#stretch(el("span", { class: kind, title }, span.withdrawn ? "" : text), toneOf(track, span.phase), () => at(span.since_step), span.until_step === null ? track.end && end : () => at(span.until_step)));
     }
     for (const { to_phase: phase, happened_step: happened, happened_between: between, known_step: known } of track.transitions) {
       if (!track.spans.some((span) => span.phase === phase && span.since_step === happened)) continue; // judged again, and not so any more
-      course.append(this.#stretch(el("i", { class: "map-between", title: `Between steps ${between.map(whole).join(" and ")}` }), toneOf(track, phase), ...between));
-      course.append(this.#stretch(el("i", { class: "map-known", title: `Known at step ${whole(known)}` }), toneOf(track, phase), known, known));
+      course.append(this.#stretch(el("i", { class: "map-between", title: `Between steps ${between.map(whole).join(" and ")}` }), toneOf(track, phase), ...between.map((step) => () => at(step))));
+      course.append(this.#stretch(el("i", { class: "map-known", title: `Known at step ${whole(known)}` }), toneOf(track, phase), () => at(known), () => at(known)));
     }
     const name = el(
       "button",
@@ -95,7 +100,7 @@ export class PhaseMap {
     return el("div", { class: "map-row" }, name, course, standing(track));
   }
 
-  /** A child of a row from one step to another, kept to be moved as the run grows; where it lasts, to the end of all or what `to()` says. */
+  /** A child of a row from `from()` to `to()`, kept to be moved as the run grows and the axis changes; where it lasts, to the end of all. */
   #stretch(node, ink, from, to) {
     node.style.setProperty("--colour", ink);
     this.#placed.push({ node, from, to });
@@ -103,7 +108,7 @@ export class PhaseMap {
   }
 
   #place() {
-    for (const { node, from, to } of this.#placed) this.#put(node, from, (typeof to === "function" ? to() : to) ?? this.#ends[1]);
+    for (const { node, from, to } of this.#placed) this.#put(node, from(), to?.() ?? this.#ends[1]);
   }
 
   #put(node, from, to) {
@@ -114,20 +119,22 @@ export class PhaseMap {
 
   /** Where a step is, from 0 to 1, on the axis that the charts have. */
   #share(step) {
-    const [low, high, logarithmic] = this.#ends;
-    const at = logarithmic ? Math.asinh : (x) => x;
+    const [low, high] = this.#ends;
+    const { at } = this.#across;
     return Math.min(Math.max((at(step) - at(low)) / (at(high) - at(low) || 1), 0), 1);
   }
 
   #scale() {
-    const [low, high, logarithmic] = this.#ends;
+    const [low, high] = this.#ends;
     const room = Math.floor(this.axis.clientWidth / PIXELS_PER_TICK);
     if (room < 1) return;
-    const ticks = stepTicks(low, high, room, logarithmic).filter((step) => step >= low && step <= high && this.#share(step) < 0.98);
-    renew(this.axis, [ticks, this.#ends], () =>
-      ticks.map((step) => {
-        const node = el("span", {}, tick(step));
-        node.style.setProperty("left", `${100 * this.#share(step)}%`);
+    const { ticks, label } = this.#across.ticks(low, high, room);
+    const shown = ticks.filter(({ at }) => at >= low && at <= high && this.#share(at) < 0.98);
+    say(this.counted, label);
+    renew(this.axis, [shown, this.#ends], () =>
+      shown.map(({ at, text }) => {
+        const node = el("span", {}, text);
+        node.style.setProperty("left", `${100 * this.#share(at)}%`);
         return node;
       }),
     );

@@ -1,6 +1,6 @@
-// Plot: one uPlot chart over steps, with the axes, cursor, zoom and phases that all charts share.
+// Plot: one uPlot chart with the axes, cursor, zoom and phases that all charts share.
 
-import { linearTicks, logTicks, stepTicks } from "./axes.js";
+import { linearTicks, logTicks } from "./axes.js";
 import { tick } from "./format.js";
 import { regionHooks, ribbonHeight } from "./regions.js";
 import { colour } from "./theme.js";
@@ -8,6 +8,7 @@ import { colour } from "./theme.js";
 const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 const Y_AXIS_WIDTH = 54;
 const RIGHT_MARGIN = 12;
+const MANY = 16;
 
 /**
  * Draw a chart into `host`.
@@ -26,15 +27,16 @@ export function drawPlot(host, view, quantity, shape, onCursor) {
     series: [{}, ...shape.series],
     bands: shape.bands ?? [],
     scales: {
-      x: { time: false, distr: view.logSteps ? 4 : 1, asinh: 1, range: () => view.range() },
+      x: { time: false, distr: 100, fwd: (step) => view.axis.at(step), bwd: (x) => view.axis.back(x), range: () => view.range() },
       y: { distr: shape.y.log ? 3 : 1, range: (u) => (u.shape ?? shape).y.range(u) },
     },
-    axes: [stepAxis(view), valueAxis(shape)],
+    axes: [axisBelow(view), valueAxis(shape)],
     focus: { alpha: 0.25 },
     cursor: {
       y: false,
       focus: { prox: shape.focus ? 24 : -1, dist: (_, column, __, y, cursor) => (isValue(column) ? y - cursor : Infinity) },
       points: {
+        one: shape.list.length > MANY, // else each has its own
         size: 7,
         width: 1.5,
         fill: (_, column) => (isValue(column) ? colour("--surface") : "transparent"),
@@ -65,6 +67,7 @@ export function drawPlot(host, view, quantity, shape, onCursor) {
 /** Put new points into a chart of the same series, keeping cursor and zoom. */
 export function redraw(u, shape) {
   u.shape = shape;
+  u.scales.x.min = null; // where its ends are is looked up again: the axis may have changed between the same steps
   u.setData(shape.data);
 }
 
@@ -89,7 +92,8 @@ function zoomTo(u, view) {
   view.zoom(ends);
 }
 
-function stepAxis(view) {
+function axisBelow(view) {
+  let texts = new Map();
   return {
     ...look(),
     size: 20,
@@ -98,22 +102,27 @@ function stepAxis(view) {
     labelSize: 15,
     labelGap: 1,
     labelFont: FONT,
-    splits: (u, _, low, high) => stepTicks(low, high, Math.floor(u.bbox.width / uPlot.pxRatio / 62), view.logSteps),
+    splits: (u, axis, low, high) => {
+      const { ticks, label } = view.axis.ticks(low, high, Math.floor(u.bbox.width / uPlot.pxRatio / 62));
+      u.axes[axis].label = label;
+      texts = new Map(ticks.map(({ at, text }) => [at, text]));
+      return [...texts.keys()];
+    },
     filter: (_, splits) => splits,
-    values: (u, splits) => spaced(u, splits).map(tick),
+    values: (u, splits) => spaced(u, splits, texts),
   };
 }
 
 /** Labels that would touch their neighbour or leave the chart are left out; the grid line stays. */
-function spaced(u, splits) {
+function spaced(u, splits, texts) {
   const end = u.bbox.width / uPlot.pxRatio + RIGHT_MARGIN;
   let free = -Infinity;
   return splits.map((x) => {
     const at = u.valToPos(x, "x");
-    const half = (tick(x).length * 6.4) / 2;
+    const half = (texts.get(x).length * 6.4) / 2;
     if (at - half < free + 6 || at + half > end) return null;
     free = at + half;
-    return x;
+    return texts.get(x);
   });
 }
 

@@ -131,10 +131,11 @@ function above(brush, { tracks, marks }) {
   for (const [row, track] of tracks.entries()) {
     const above = crown(brush, row, tracks);
     ribbon(brush, above, track);
+    const at = track.at ?? ((step) => step);
     for (const transition of track.transitions) {
       const ink = track.tone ? colour(track.tone) : inkOf(track, transition.to_phase);
-      rule(brush, transition.happened_step, ink, [], above, above + RIBBON * brush.scale); // not across other machines' names
-      rule(brush, transition.happened_step, ink, []);
+      rule(brush, at(transition.happened_step), ink, [], above, above + RIBBON * brush.scale); // not across other machines' names
+      rule(brush, at(transition.happened_step), ink, []);
       if (!track.tone) rule(brush, transition.known_step, ink, [1.5, 3]);
     }
   }
@@ -149,9 +150,26 @@ function mark(brush, step, text) {
   ctx.font = scaled(FONT, scale);
   const wide = ctx.measureText(text).width + 4 * scale;
   const left = x(step) + 2 * scale + wide > right;
-  ctx.fillStyle = faint(colour("--surface"), 0.85); // other rules and curves may run through
-  ctx.fillRect(x(step) + (left ? -wide - 2 * scale : 2 * scale), top + 2 * scale, wide, 12 * scale);
-  label(brush, text, x(step) + (left ? -4 : 4) * scale, top + 8 * scale, ink, left ? "right" : "left");
+  const from = x(step) + (left ? -wide - 2 * scale : 2 * scale);
+  const edge = isFree(brush, from, from + wide, top + 16 * scale) ? top : brush.bottom - 24 * scale; // above the marks of outcomes
+  ctx.fillStyle = faint(colour("--surface"), 0.85); // other rules may run through
+  ctx.fillRect(from, edge + 2 * scale, wide, 12 * scale);
+  label(brush, text, x(step) + (left ? -4 : 4) * scale, edge + 8 * scale, ink, left ? "right" : "left");
+}
+
+/** Whether no curve is above a height between two places. */
+function isFree({ u }, from, to, height) {
+  const { inks, stride } = u.shape;
+  const steps = u.data[0];
+  const at = (row) => u.valToPos(steps[row], "x", true);
+  for (let row = 0; row < steps.length; row++) {
+    if (at(row + 1) < from || at(row - 1) > to) continue; // the line to the next one may cross it
+    for (let column = 1; inks && column < u.data.length; column += stride) {
+      const value = u.data[column][row];
+      if (value !== null && value !== undefined && u.valToPos(value, "y", true) < height) return false;
+    }
+  }
+  return true;
 }
 
 function ribbon(brush, y, track) {
@@ -160,10 +178,11 @@ function ribbon(brush, y, track) {
     ctx.fillStyle = colour(track.tone);
     ctx.fillRect(brush.left - 18 * scale, y + (RIBBON / 2 - 1) * scale, 14 * scale, 2 * scale); // as in the legend
   }
+  const at = (step) => x(track.at ? track.at(step) : step);
   for (const [i, span] of track.spans.entries()) {
-    const from = x(span.since_step);
-    const end = track.end ? x(track.end()) : brush.right;
-    const to = span.until_step === null ? end : x(span.until_step);
+    const from = at(span.since_step);
+    const end = track.end ? at(track.end()) : brush.right;
+    const to = span.until_step === null ? end : at(span.until_step);
     if (to <= from) continue;
     const wide = to - from - (span.until_step === null ? 0 : scale);
     if (span.withdrawn) {

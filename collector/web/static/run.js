@@ -4,6 +4,7 @@ import { look, looked, onBack } from "./address.js";
 import { Board } from "./board.js";
 import { Card } from "./card.js";
 import { chosenAddress } from "./choice.js";
+import { Clock } from "./clock.js";
 import { el, renew, say } from "./dom.js";
 import { ago, confidence, labelled, moment, sentence, whole } from "./format.js";
 import { counters, healthPanel } from "./health.js";
@@ -14,6 +15,7 @@ import { PhaseMap } from "./phasemap.js";
 import { foremost, hasMoved, isBounded, isWhole, judgingAgain, phaseName, phaseSummary, trackItem, tracksOf } from "./phases.js";
 import { SeriesSet } from "./series.js";
 import { Timeline } from "./timeline.js";
+import { BY_TIME, axisOf } from "./xaxis.js";
 
 const SECONDS_BETWEEN = 2;
 const QUIET_SECONDS = 15;
@@ -30,13 +32,15 @@ export class RunPage {
   #waiting = 0;
   #tracks = [];
 
-  constructor(id, announce) {
+  /** `announce` says something aloud; `gone` is told, with a sentence, that the run is no longer there. */
+  constructor(id, { announce, gone }) {
     this.id = id;
     this.announce = announce;
+    this.gone = gone;
     this.#path = `/api/runs/${encodeURIComponent(id)}`;
-    const points = (quantity, series, after, max) => ask(`${this.#path}/points?${new URLSearchParams({ quantity, series, after, max })}`);
+    const points = (quantity, series, which) => ask(`${this.#path}/points?${new URLSearchParams({ quantity, series, ...which })}`);
     this.map = new PhaseMap((track) => this.#choose(track));
-    this.board = new Board((quantity, view) => new Card(quantity, view, points), this.map);
+    this.board = new Board((quantity, view) => new Card(quantity, view, points), this.map, timeOf(new Clock(this.#path)));
     this.timeline = new Timeline((transition, key) => this.board.paint({ highlighted: transition && { transition, key } }));
     this.head = el("header", { class: "run-head" });
     this.heard = el("span", {});
@@ -79,15 +83,20 @@ export class RunPage {
     this.board.tick();
     const wait = SECONDS_BETWEEN * 1000 - (Date.now() - this.#last);
     clearTimeout(this.#waiting);
-    this.#waiting = setTimeout(() => this.#loadFacts(true).catch(tolerate), Math.max(wait, 0));
+    this.#waiting = setTimeout(() => this.#again(), Math.max(wait, 0));
   }
 
   transition({ run, transition }) {
     if (run !== this.id) return;
     const quiet = transition.state === "suspected" || (transition.state === "retracted" && !transition.act); // nothing to act on
     if (!quiet) this.announce(spoken(transition));
-    this.#loadFacts(true).catch(tolerate);
+    this.#again();
     this.board.tick();
+  }
+
+  /** Load what is known of the run again; it may have been taken away to make room. */
+  #again() {
+    this.#loadFacts(true).catch((error) => (error.status === 404 ? this.gone(error.message) : tolerate(error)));
   }
 
   async #loadFacts(fresh) {
@@ -177,12 +186,17 @@ export class RunPage {
   #pass() {
     this.#tellTime();
     const quiet = Date.now() - this.#last > QUIET_SECONDS * 1000;
-    if (quiet && this.#detail && !document.hidden) this.#loadFacts(true).catch(tolerate);
+    if (quiet && this.#detail && !document.hidden) this.#again();
   }
 
   #tellTime() {
     if (this.#detail) say(this.heard, `heard ${ago(Math.max(Date.now() / 1000 + this.#skew - this.#detail.run.last_heard, 0))}`);
   }
+}
+
+/** What the board asks of time. */
+function timeOf(clock) {
+  return { offered: BY_TIME, isTold: true, refresh: () => clock.refresh(), axis: (name) => axisOf(name, clock) };
 }
 
 /** A transition as one would say it aloud. */

@@ -55,6 +55,12 @@ export class Series {
   }
 }
 
+/** A series with its points elsewhere: each where `at` puts its step. `measured` are the steps. */
+export function placed(series, at) {
+  const { current } = series;
+  return Object.create(series, { current: { value: { ...current, step: current.step.map(at), measured: current.step } } });
+}
+
 /** The series of one answer, keyed; fed again with what came after it. */
 export class SeriesSet {
   constructor() {
@@ -106,8 +112,9 @@ export function unseen(list, logarithmic) {
     counts.total += value.length;
     for (let i = 0; i < value.length; i++) {
       if (outcome[i] !== OK) counts.notOk++;
-      if (value[i] === null) counts.withoutValue++;
-      else if (logarithmic && value[i] <= 0) counts.below++;
+      else if (value[i] === null) counts.withoutValue++;
+      if (value[i] === null) continue;
+      if (logarithmic && value[i] <= 0) counts.below++;
     }
   }
   return counts;

@@ -6,6 +6,7 @@ const KEY = "phasewatch-theme";
 const CHOICES = ["system", "light", "dark"];
 const system = matchMedia("(prefers-color-scheme: dark)");
 const listeners = new Set();
+const known = new Map();
 let choice = remembered();
 
 /** Whether the page is dark now. */
@@ -13,9 +14,12 @@ export function isDark() {
   return document.documentElement.dataset.theme === "dark";
 }
 
-/** A custom property of the style sheet, such as `--line`; a canvas cannot read those itself. */
+/** A custom property of the style sheet, such as `--line`; a canvas cannot read those itself. Asked for at every movement, and so kept. */
 export function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const key = `${document.documentElement.dataset.theme} ${name}`;
+  const value = known.get(key) ?? getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (value) known.set(key, value);
+  return value;
 }
 
 /** Call `listener` whenever the colours change. */
