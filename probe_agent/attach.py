@@ -2,9 +2,11 @@
 
 import copy
 import os
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,7 @@ import zmq
 from torch import Tensor, nn
 
 from probe_agent import collectors, door
+from probe_agent.accelerator import settle
 from probe_agent.budget import UNLIMITED, Budget
 from probe_agent.complaints import warn
 from probe_agent.errors import AttachError
@@ -74,7 +77,8 @@ def attach(
             ``.logits``, or a tuple with one tensor that is no scalar, it may take that or the logits. Without one the loss is the model's own:
             ``model(**inputs, labels=targets).loss``.
         probe_batch: ``(inputs, targets)``, or a dict of both with the targets under "labels"; the samples along the first
-            axis, at least two. The same samples are measured every time: when a curve moves, the network moved. A few
+            axis, at least two. Inputs are a tensor, a tuple (one argument each) or a dict (by names), which go in as one where
+            the model takes only that. The same samples are measured every time: when a curve moves, the network moved. A few
             hundred training samples without augmentation are a good choice.
         run: the name people will read.
         test_batch: the same of inputs that are not trained on: the loss, the accuracy, the calibration and the
@@ -106,11 +110,14 @@ def attach(
     door.check_types(model, optimizer)
     scaler = door.scaler(scaler, optimizer)
     optimizer = door.unwrapped_optimizer(optimizer)
-    if listened_to(optimizer):
+    former = _watching(optimizer, run)
+    if former is None and listened_to(optimizer):
         warn(
-            "this optimizer is watched already. Each monitor measures by itself and has a budget of its own; close() the former if it "
-            "is from an earlier run of a notebook's cell."
+            "this optimizer is watched already under another name. Each monitor measures by itself and has a budget of its own; "
+            "close() the one that is not wanted."
         )
+    if former is None:
+        door.warn_of_steps_before(optimizer, step)
     model = door.unwrapped(model)
     door.check_parameters(model, optimizer)
     subject = Subject(
@@ -160,9 +167,25 @@ def attach(
             tighten=tighten and not isinstance(place, Resting),
         )
 
-    return Monitor(
+    if former is not None:
+        warn(
+            "this optimizer is watched already under this name, as where a notebook's cell runs again: that run ends here."
+        )
+        former.close("attached again")
+    monitor = Monitor(
         subject, optimizer, identity, watches, budget, open_outbox, place, live=model, scaler=scaler, step=step
     )
+    _watched.setdefault(optimizer, weakref.WeakSet()).add(monitor)
+    return monitor
+
+
+_watched: "weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.WeakSet[Monitor]]" = weakref.WeakKeyDictionary()
+
+
+def _watching(optimizer: torch.optim.Optimizer, run: str) -> Monitor | None:
+    """The monitor that watches it under this name."""
+    found = [each for each in _watched.get(optimizer, ()) if each.run.name == run and not each._closed]  # noqa: SLF001
+    return found[0] if found and listened_to(optimizer) else None  # in a forked child nobody listens
 
 
 def _placed(
@@ -180,7 +203,7 @@ def _placed(
     def tried(subject: Subject) -> Subject:
         found = try_out(subject)
         streams.keep_drawn(lambda: _evaluated(found, step))
-        return found
+        return found if process else replace(found, seconds=_seconds(found, step))
 
     def place_of(subject: Subject) -> Place:
         return Inline(probes, streams) if process is None or not probes else Foreman(subject, probes, process)
@@ -217,12 +240,6 @@ def _tried_out(subject: Subject, likelihood: str | None, step: int) -> Subject:
             "a penalty would count in the loss and in none of its derivatives. Leave that part out of loss_fn, or have the model compute it "
             "from its own attributes."
         )
-    if subject.likelihood is None:
-        warn(
-            "the loss is not one of the likelihoods known here (cross-entropy, also binary, and squared error), so the true "
-            "Fisher trace and the accuracy are not measured and no critical period can be found. If the model's outputs "
-            "are logits or means all the same, pass likelihood='categorical' or likelihood='gaussian' to attach()."
-        )
     return subject
 
 
@@ -230,6 +247,24 @@ def _evaluated(subject: Subject, step: int) -> object:
     """The loss as it is measured, once."""
     with undisturbed(subject.probe_set.device, subject.seeded), torch.no_grad():
         return subject.snapshot(step).loss()
+
+
+def _seconds(subject: Subject, step: int) -> float:
+    """What a forward pass of the probe batch takes: the shortest of three, for something else may have been going on meanwhile."""
+    device, took = subject.probe_set.device, list[float]()
+    with (
+        suppress(Exception),
+        undisturbed(device, subject.seeded),
+        torch.no_grad(),
+    ):  # what cannot be evaluated is told later
+        snapshot = subject.snapshot(step)
+        settle(device)
+        for _ in range(3):
+            began = time.perf_counter()
+            snapshot.loss()
+            settle(device)
+            took.append(time.perf_counter() - began)
+    return min(took, default=0.0)
 
 
 def _is_of_parameters_it_holds(subject: Subject, step: int) -> bool:

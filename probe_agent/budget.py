@@ -2,19 +2,32 @@
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 ADVANCE = 1000.0
-"""Seconds of training whose share may be spent at once."""
+"""Seconds of training whose share may be spent in advance, as far as that is not more than ``MOST``."""
+
+MOST = 20.0
+"""Seconds that are advanced, whatever the share: a short run should not be held up for minutes."""
+
+RELEASED = 0.2
+"""The part of the time for which the advance is the share, after which all of it may have been spent."""
+
+AT_FIRST = 0.25
+"""The part of the advance that may be spent on the state that training begins from."""
+
+LATEST = 2**62
+"""The step at which everything will have been earned."""
 
 
 class Claim(NamedTuple):
     """What one probe asks for: the ``seconds`` it is expected to take; those it ``had`` so far; whether it is ``due`` now.
 
     An ``urgent`` one is paid before the others, from what they have saved as well. One that may be halved up to ``halvings`` times
-    is, rather than left out; half of it takes half the seconds.
+    is, rather than left out; half of it takes half the seconds. Its part of the budget is in proportion to its ``weight``.
     """
 
     seconds: float
@@ -22,6 +35,7 @@ class Claim(NamedTuple):
     due: bool = True
     urgent: bool = False
     halvings: int = 0
+    weight: float = 1.0
 
 
 class Bought(NamedTuple):
@@ -37,13 +51,17 @@ class Bought(NamedTuple):
 class Budget:
     """Probes may take ``share`` of the training time, ``allowance`` seconds of it in advance.
 
-    The advance makes the early period dense: the first minutes of a run decide most. It is paid back by half
-    the share, so that measuring never pauses: after ``2 × allowance / share`` seconds of training (half an hour,
-    where nothing else is said) the share holds over the whole run so far, and from then on always.
+    The advance makes the early period dense: the first minutes of a run decide most. It comes in equal parts for equal distances on a
+    logarithmic axis of steps, as phases do, so that the first dozen steps, which decide little, do not take what the first epochs
+    need; after ``allowance / share / 5`` seconds of training (three minutes, where nothing else is said) all of it is there. The state
+    that training begins from may have a quarter.
+
+    It is paid back by half the share, so that measuring never pauses: after ``2 × allowance / share`` seconds of training (half an
+    hour) the share holds over the whole run so far, and from then on always.
     """
 
     share: float = 0.02
-    allowance: float = 0.02 * ADVANCE
+    allowance: float = MOST
 
     def __post_init__(self) -> None:
         if not (0 <= self.share <= 1000 and self.allowance >= 0):
@@ -62,11 +80,22 @@ class Budget:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", share)
         if found is None:
             raise ValueError(f'Got budget={share!r}; need a percentage of training time, such as "1%", or a Budget.')
-        return cls(share=float(found[1]) / 100, allowance=float(found[1]) / 100 * ADVANCE)
+        part = float(found[1]) / 100
+        return cls(part, min(ADVANCE * part, MOST))
 
-    def allowed(self, training: float) -> float:
-        """Seconds that probes may take in all, after so many of training."""
-        return max(self.share * training, self.allowance + self.share * training / 2)
+    def allowed(self, training: float, steps: int) -> float:
+        """Seconds that probes may take in all, after so many of training and so many steps."""
+        advanced = self.allowance * self._released(training, steps)
+        return max(self.share * training, advanced + self.share * training / 2)
+
+    def _released(self, training: float, steps: int) -> float:
+        """The part of the advance that may be spent by now."""
+        if self.share == 0:
+            return 1.0  # nothing is earned, so nothing tells how long it has to last
+        if training <= 0 or steps <= 0:
+            return AT_FIRST
+        until = steps * RELEASED * self.allowance / self.share / training
+        return min(1.0, math.log1p(steps) / math.log1p(until)) if until > 0 else 1.0
 
     def steps_to_wait(self, missing: float, *, training: float, steps: int) -> int:
         """How many more training steps must pass before ``missing`` more seconds are allowed, at least 1.
@@ -80,26 +109,27 @@ class Budget:
             return 1000  # nothing will ever be earned: look again much later
         if training <= 0 or steps == 0:
             return 1  # nothing to extrapolate from
-        needed = self.allowed(training) + missing
-        paid = min(needed / self.share, 2 * (needed - self.allowance) / self.share)
-        return max(1, math.ceil((paid - training) / (training / steps)))
+        needed, each = self.allowed(training, steps) + missing, training / steps
+        latest = math.ceil(min(needed / self.share / each, LATEST))  # by then it is earned without any advance
+        return max(1, bisect_left(range(latest), needed, lo=steps, key=lambda at: self.allowed(each * at, at)) - steps)
 
 
 UNLIMITED = Budget(share=1000.0, allowance=math.inf)
 """For a job that is run to be looked at."""
 
 
-def affordable(claims: Sequence[Claim], left: float, fair: float) -> Bought:
-    """Which of the due claims ``left`` seconds pay for.
+def affordable(claims: Sequence[Claim], left: float, allowed: float) -> Bought:
+    """Which of the due claims ``left`` seconds pay for, of those that are ``allowed`` in all.
 
-    Those that had least come first. A claim that is too dear now keeps what it has saved, up to the ``fair`` share
-    of all that was allowed: so a dear probe neither keeps the cheap ones waiting nor is starved by them, and each of
-    n has an n-th part or all it asks for. After an urgent claim the others had less, and come first until that is made good.
+    Those that had least for their weight come first. A claim that is too dear now keeps what it has saved, up to its part of all
+    that was allowed: so a dear probe neither keeps the cheap ones waiting nor is starved by them, and each has its part or all it asks
+    for. After an urgent claim the others had less, and come first until that is made good.
     """
     halved: dict[int, int] = {}
     missing = math.inf
-    for i in sorted(range(len(claims)), key=lambda i: (not claims[i].urgent, claims[i].had)):
-        seconds, had, due, _, most = claims[i]
+    whole = sum(claim.weight for claim in claims)
+    for i in sorted(range(len(claims)), key=lambda i: (not claims[i].urgent, claims[i].had / claims[i].weight)):
+        seconds, had, due, _, most, weight = claims[i]
         times = next((k for k in range(most + 1) if seconds / 2**k <= left), None) if due else None
         if times is not None:
             halved[i] = times
@@ -107,5 +137,5 @@ def affordable(claims: Sequence[Claim], left: float, fair: float) -> Bought:
             continue
         if due:
             missing = min(missing, seconds / 2**most - left)
-        left -= max(0.0, min(seconds, fair - had))
+        left -= max(0.0, min(seconds, allowed * weight / whole - had))
     return Bought(sorted(halved), missing, halved, left)

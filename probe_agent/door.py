@@ -1,8 +1,8 @@
 """The door of the agent: what attach() is given, checked while somebody reads the answer."""
 
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,21 +14,18 @@ from probe_agent.budget import Budget
 from probe_agent.complaints import warn
 from probe_agent.errors import AttachError
 from probe_agent.frozen_copy import HALF
-from probe_agent.likelihood import Likelihood
 from probe_agent.measuring import Subject
 from probe_agent.own_loss import LABELS, looked_through, own_loss, with_labels
 from probe_agent.presets import PRESETS
 from probe_agent.probe import Probe
 from probe_agent.probe_set import ProbeSet, each, tensors_of
 from probe_agent.process import Process
-from probe_agent.recognition import named, recognise
+from probe_agent.recognition import chosen
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import Snapshot
 from probe_agent.steps import has_places
 from probe_agent.undisturbed import drawing, rewinder, undisturbed
 from probe_wire import Hello, Run, WireError, decode_for_collector, encode
-
-logger = logging.getLogger("probe_agent")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -58,6 +55,17 @@ def unwrapped_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimiz
             f"torch may not tell of the steps of this {type(inner).__name__}; if none are seen, attach to what is inside."
         )
     return inner
+
+
+def warn_of_steps_before(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Warn where the optimizer's state tells of steps and nobody has said that training resumes: the run would begin at 0 again."""
+    with suppress(Exception):  # a state is whatever an optimizer makes of it
+        taken = next((int(state["step"]) for state in optimizer.state.values() if "step" in state), 0)
+        if taken > 0 and step == 0:
+            warn(
+                f"this optimizer has taken {taken} steps already, and the run begins at step 0. Where training resumes from a checkpoint, "
+                f"pass step={taken} to attach()."
+            )
 
 
 def scaler(given: object, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler | None:
@@ -114,7 +122,8 @@ def probe_set(model: nn.Module, batch: object, name: str = "probe batch") -> Pro
     if not tensors or not isinstance(targets, Tensor) or targets.ndim == 0:
         raise AttachError(
             f"Got a {name} of {type(inputs).__name__} inputs and {type(targets).__name__} targets; need dense tensors with "
-            "the samples along the first axis (inputs may also be a tuple or dict of tensors)."
+            "the samples along the first axis. Inputs may also be a tuple or dict of tensors; several targets go into one tensor, side by "
+            "side, which loss_fn takes apart."
         )
     sizes = {t.shape[0] if t.ndim else 0 for t in (*tensors, targets)}
     if len(sizes) != 1 or min(sizes) < 2:
@@ -186,7 +195,8 @@ def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
         )
     for split in snapshot.further_sets:
         _evaluated(snapshot.on(split), f"{split} batch")
-    found = _likelihood(snapshot, outputs, likelihood)
+    told = outputs.detach() if isinstance(outputs, Tensor) else outputs
+    found = chosen(snapshot.loss_fn, told, snapshot.probe_set.targets, likelihood)
     fresh = _writes_to_what_it_is_given(subject.snapshot(step))
     return replace(subject, likelihood=found, fresh=fresh, draws=draws)
 
@@ -239,20 +249,6 @@ def _evaluated(snapshot: Snapshot, name: str) -> tuple[Any, Tensor]:
             f"Got a loss_fn that returns {got}; need a scalar tensor. Reduce it, for example with .mean()."
         )
     return outputs, loss
-
-
-def _likelihood(snapshot: Snapshot, outputs: Any, name: str | None) -> Likelihood | None:
-    try:
-        first = None if name is None else named(name)
-    except ValueError as error:
-        raise AttachError(str(error)) from error
-    try:
-        found = recognise(snapshot.loss_fn, outputs.detach(), snapshot.probe_set.targets)
-    except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run
-        logger.debug("phasewatch: the likelihood could not be recognised: %r", error)
-        return first
-    # Of one name there are several layouts, and the loss tells which.
-    return found if first is None or (found is not None and found.name == first.name) else first
 
 
 def _writes(tensors: Iterable[Tensor]) -> list[int]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 IGNORED = -100
-"""The target that marks a prediction as not scored, as in ``torch.nn.functional.cross_entropy``."""
+"""The target that marks a prediction as not scored where nothing else is said, as in ``torch.nn.functional.cross_entropy``."""
 
 
 class Likelihood(Protocol):
@@ -59,12 +59,13 @@ class Categorical:
 
     Outputs are logits (or log-probabilities, which are logits of the same distribution) of shape
     ``(n, ..., C)`` or, with ``class_axis=1``, ``(n, C, ...)``; targets are class indices ``(n, ...)``.
-    Each index is one prediction, except `IGNORED`. With ``shifted``, the outputs ``(n, T, C)`` at each position are
+    Each index is one prediction, except those that are ``ignored``. With ``shifted``, the outputs ``(n, T, C)`` at each position are
     about the target of the next, as in a causal language model whose labels are its inputs.
     """
 
     class_axis: int = -1
     shifted: bool = False
+    ignored: int = IGNORED
     name: ClassVar[str] = "categorical"
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
@@ -78,12 +79,12 @@ class Categorical:
             return False
         if self.shifted and (targets.dim() != 2 or targets.shape[1] < 2):
             return False
-        valid = (targets == IGNORED) | ((targets >= 0) & (targets < logits.shape[-1]))
+        valid = (targets == self.ignored) | ((targets >= 0) & (targets < logits.shape[-1]))
         return bool(valid.all())
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The number of targets of each sample that are not ignored."""
-        return (self._aligned(targets) != IGNORED).reshape(outputs.shape[0], -1).sum(1)
+        return (self.aligned(targets) != self.ignored).reshape(outputs.shape[0], -1).sum(1)
 
     def negative_log(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy summed over each sample's predictions."""
@@ -140,14 +141,14 @@ class Categorical:
         moved = outputs.movedim(self.class_axis, -1)
         return moved.reshape(outputs.shape[0], -1, moved.shape[-1])
 
-    def _aligned(self, targets: Tensor) -> Tensor:
+    def aligned(self, targets: Tensor) -> Tensor:
         """The targets where the outputs about them are."""
-        return F.pad(targets[:, 1:], (0, 1), value=IGNORED) if self.shifted else targets
+        return F.pad(targets[:, 1:], (0, 1), value=self.ignored) if self.shifted else targets
 
     def _labels(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Labels that can index classes and whether each counts, both ``(n, predictions)``."""
-        flat = self._aligned(targets).reshape(outputs.shape[0], -1)
-        scored = flat != IGNORED
+        flat = self.aligned(targets).reshape(outputs.shape[0], -1)
+        scored = flat != self.ignored
         return torch.where(scored, flat, 0).long(), scored
 
     def _scores(self, outputs: Tensor, labels: Tensor, scored: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Subject:
 
     ``statistics`` stand in a snapshot in place of the model's own buffers of these names. ``halved`` says, by its name, how
     often the samples of a probe are halved. Whether the model or the loss ``draws`` from the global random streams in evaluation
-    mode decides whether they are seeded.
+    mode decides whether they are seeded. A forward pass of the probe set takes about so many ``seconds`` of training; 0 where none.
     """
 
     model: nn.Module
@@ -63,6 +63,7 @@ class Subject:
     draws: bool = True
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     halved: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def seeded(self) -> int | None:
@@ -166,6 +167,7 @@ class Measuring:
             self._notice_trainable(snapshot)
             identity = self._identity_of(subject)
             for i, probe in enumerate(probes):
+                snapshot.deadline.at = math.inf  # that of the probe before
                 halvings, most = subject.halved.get(probe.name, 0), probe.averages(snapshot.probe_set.n)
                 record = self._records[probe.name]
                 left, usual = remaining(), record.seconds * 2.0 ** (record.halved - halvings)
@@ -247,7 +249,8 @@ class Measuring:
             # Twice as long is tried when there is time for that, so that a probe is not begun and stopped for ever.
             took = time.perf_counter() - began
             record.seconds, record.doubted = max(2 * took, record.doubted), 0.0
-            return self._absent(probe, Outcome.OVER_BUDGET, Outcome.OVER_BUDGET.sentence, took)
+            why = f"Stopped after {took:.2g} seconds: no more was saved up for it, or may be taken at once."
+            return self._absent(probe, Outcome.OVER_BUDGET, why, took)
         except BaseException as error:
             if is_interruption(error):
                 raise

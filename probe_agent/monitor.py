@@ -88,7 +88,7 @@ class Monitor:
         self.agenda = Agenda(self._watches, step, earns=budget.share > 0)
         probes = probes_of(self._watches)
         halvable = not any(samples.names_places for samples in (subject.probe_set, *subject.further_sets.values()))
-        self._purse = Purse(budget, probes, subject.probe_set.n if halvable else 0)
+        self._purse = Purse(budget, self._watches, subject.probe_set.n if halvable else 0, subject.seconds)
         self._place = place
         self._complain = Complaints()
         self._respite = Respite()
@@ -327,4 +327,4 @@ class Monitor:
 
     def _remaining(self) -> float:
         """Seconds of the budget that are left now."""
-        return self._purse.budget.allowed(self.training_seconds) - self.probe_seconds
+        return self._purse.budget.allowed(self.training_seconds, self.step - self._first_step) - self.probe_seconds

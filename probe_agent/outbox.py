@@ -149,11 +149,13 @@ class ZmqOutbox:
 
     def put(self, draft: Draft) -> None:
         """Queue the report; a deque append, nothing else happens in the training thread."""
+        self._queue.append(draft)  # first: whoever counts what is left sees it, or what follows does
         if self._over:  # such as of a worker process that ended after its monitor was closed
+            with suppress(ValueError):
+                self._queue.remove(draft)
             self.dropped += 1
             self._complain("late", f"the report of step {draft.step} came after this run was closed, and is lost")
             return
-        self._queue.append(draft)
         if len(self._queue) > QUEUE:  # the thread stands still: a disk that hangs, a process short of everything
             with suppress(IndexError):
                 self._queue.popleft()
@@ -207,7 +209,7 @@ class ZmqOutbox:
     def abandon(self) -> None:
         """Ask the thread to say goodbye and end, without waiting for it; what is left then, it tells."""
         self._abandoned = True
-        self.request_close("abandoned")
+        self.request_close("let go without close()")
 
     def request_close(self, reason: str) -> None:
         """Set the reason and the deadline; the first call counts."""

@@ -4,7 +4,8 @@ A probe whose values are means over samples (`Probe.averages`) is halved rather 
 a greater standard error. They are always some of the former ones. A series begins anew wherever their number changes, since other
 samples have another mean, so changes are rare: a probe is halved only when it was left out the last time it was due, never
 below `FEWEST` samples, and never while a transition is suspected. It is doubled after several measurements in a row with room for
-twice what that takes; if that had to be undone, after twice as many. So of n measurements some log n change the samples.
+twice what that takes; if that had to be undone, after twice as many. So of n measurements some log n change the samples. Where a
+forward pass tells beforehand that all samples would take too long, a probe begins on fewer.
 
 Not all that a probe takes goes with its samples. How much does is learned whenever their number changes; a probe that is hardly cheaper
 on fewer gets all of them, and is halved no more for as many measurements as it waits for a doubling; then it is tried again.
@@ -45,15 +46,17 @@ class Portions:
 
     Args:
         samples: how many each probe has at most, by its name; of those that can be halved.
+        first: how often they are halved the first time, as far as the probe allows it.
 
     Attributes:
         halved: how often they are, of the probes that are not measured on all.
     """
 
-    def __init__(self, samples: Mapping[str, int]) -> None:
+    def __init__(self, samples: Mapping[str, int], first: int = 0) -> None:
         self.halved: Mapping[str, int] = {}
         self._samples = dict(samples)
         self._most = {name: (n // FEWEST).bit_length() - 1 for name, n in samples.items() if n >= 2 * FEWEST}
+        self._first = {name: min(first, most) for name, most in self._most.items()}
         self._missed: set[str] = set()
         self._rich: Counter[str] = Counter()
         self._patience = dict.fromkeys(self._most, PATIENCE)
@@ -90,12 +93,12 @@ class Portions:
         self._missed.discard(name)
         if name not in self._most or name in self._barred:
             return 0
-        now = self.halved.get(name, 0)
+        now = max(self.halved.get(name, 0), self._first.pop(name, 0))
         if halvings:
             if name in self._doubled:
                 self._doubled.discard(name)
                 self._patience[name] *= 2
-            return now + halvings
+            return min(now + halvings, self._most[name])
         self._rich[name] = self._rich[name] + 1 if now and left >= (ROOM - 1) * seconds else 0
         if self._rich[name] < self._patience[name]:
             return now

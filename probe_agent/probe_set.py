@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from inspect import Signature, signature
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -73,6 +74,27 @@ def tensors_of(inputs: Inputs) -> list[Tensor]:
     if isinstance(inputs, Tensor):
         return [inputs]
     return list(inputs.values() if isinstance(inputs, dict) else inputs)
+
+
+def arguments(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Tensor]]:
+    """The inputs as arguments of the model: a dict by its names, a tuple one by one, or as one where the model takes only that."""
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    several: tuple[tuple[Any, ...], dict[str, Tensor]] = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+    as_one: tuple[tuple[Any, ...], dict[str, Tensor]] = (inputs,), {}
+    try:
+        takes = signature(model.forward)
+    except (TypeError, ValueError):  # one that cannot be read
+        return several
+    return as_one if not _fit(takes, *several) and _fit(takes, *as_one) else several
+
+
+def _fit(takes: Signature, args: tuple[Any, ...], kwargs: dict[str, Tensor]) -> bool:
+    try:
+        takes.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def tensors_of_set(of: ProbeSet) -> list[Tensor]:

@@ -1,5 +1,7 @@
 """Purse: what the budget has for each probe, and what that buys at a step that is due."""
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import final
 
@@ -8,28 +10,49 @@ from probe_agent.budget import Budget, Claim, affordable
 from probe_agent.place import BESIDE, Choice, Place
 from probe_agent.portions import Portions
 from probe_agent.probe import Probe
+from probe_agent.schedule import Watch, frequency, probes_of
 from probe_wire import Outcome, ProbeCost
+
+PASSES = 64
+"""Forward passes of the probe batch that take about as long as a probe which averages over its samples; measured: 30 to 100."""
+
+UNNOTICED = 0.25
+"""Seconds that a probe may take the first time, however little may be spent at once."""
 
 
 @final
 class Purse:
-    """Pays for probes in the order of what they had so far.
+    """Pays for probes in the order of what they had so far, in proportion to how often they are asked for.
+
+    What a probe had is reckoned at what a measurement takes now, if that is less: a cold start, or what it took on more samples, is
+    not held against it. Nor is what nobody else needed: accounts begin anew whenever there was enough for all.
 
     Args:
         budget: how much of training's time there is.
-        probes: that it is for.
+        watches: what it is for.
         n: how many samples there are.
+        seconds: that a forward pass of them takes, as far as known. Where a probe would take more than its part of what may be spent
+            at once, it begins on fewer samples.
 
     Attributes:
         charged: seconds for what a worker held training up beside it; the foreman's thread counts them.
     """
 
-    def __init__(self, budget: Budget, probes: Sequence[Probe], n: int) -> None:
+    def __init__(self, budget: Budget, watches: Sequence[Watch], n: int, seconds: float = 0.0) -> None:
         self.budget = budget
-        self.portions = Portions({probe.name: probe.averages(n) for probe in probes})
         self.charged = 0.0
-        self._probes = tuple(probes)
-        self._had = {probe.name: 0.0 for probe in probes}
+        self._probes = probes_of(watches)
+        self._weights = {
+            probe.name: sum(frequency(watch.schedule) for watch in watches if probe in watch.probes)
+            for probe in self._probes
+        }
+        at_first = budget.allowed(0.0, 0)
+        self.portions = Portions(
+            {probe.name: probe.averages(n) for probe in self._probes},
+            math.ceil(math.log2(max(1.0, PASSES * seconds / max(UNNOTICED, at_first / max(1, len(self._probes)))))),
+        )
+        self._begin_anew(0.0)
+        self._waiting: set[Probe] = set()  # those that were left out when they were due last
         self._halved: dict[str, int] = {}  # how often the samples were, when a probe last ran
 
     def choice(
@@ -58,22 +81,21 @@ class Purse:
         if busy := place.busy():
             wait = max(1, round(busy * steps / training)) if training > 0 else 1
             return Choice([], [], wait, tight, portions.halved)
-        allowed = self.budget.allowed(training)
+        allowed = self.budget.allowed(training, steps)
         urgent = {probe for probe, _, _ in tight}
-        claims = [
-            Claim(
-                portions.seconds(p.name, place.expected(p), self._halved.get(p.name, 0)),
-                self._had[p.name],
-                p in wanted,
-                p in urgent,
-                0 if p in urgent else portions.halvings(p.name),
-            )
-            for p in self._probes
-        ]
-        bought = affordable(claims, allowed - spent - place.once(), allowed / max(1, len(claims)))
+        claims = []
+        for p in self._probes:
+            seconds = portions.seconds(p.name, place.expected(p), self._halved.get(p.name, 0))
+            had = min(self._had[p.name], self._in_vain[p.name] + self._times[p.name] * seconds)
+            halvings = 0 if p in urgent else portions.halvings(p.name)
+            claims.append(Claim(seconds, had, p in wanted, p in urgent, halvings, self._weights[p.name]))
+        bought = affordable(claims, allowed - spent - place.once(), allowed - self._settled)
         taken = [self._probes[i] for i in bought.chosen]
         skipped = [probe for probe in self._probes if probe in wanted and probe not in taken]
         portions.left_out(probe.name for probe in skipped if probe not in urgent)
+        self._waiting = (self._waiting - wanted).union(skipped)
+        if not self._waiting:
+            self._begin_anew(spent)
         halved = dict(portions.halved)
         for i in bought.chosen:
             name = self._probes[i].name
@@ -84,6 +106,13 @@ class Purse:
             wait = self.budget.steps_to_wait(bought.missing + beside, training=training, steps=steps)
         return Choice(taken, skipped, wait, tight, halved)
 
+    def _begin_anew(self, spent: float) -> None:
+        """Nobody waits for what another had."""
+        self._settled = spent
+        self._had = dict.fromkeys(self._weights, 0.0)
+        self._in_vain = dict(self._had)  # what of that bought nothing
+        self._times = Counter[str]()
+
     def pay(self, costs: Iterable[ProbeCost]) -> None:
         """Remember what was measured; in another thread where the probes did not run in the training's."""
         for cost in costs:
@@ -92,6 +121,10 @@ class Purse:
             taken = cost.seconds * (BESIDE if cost.apart else 1.0)
             self.charged += taken if cost.apart else 0.0
             self._had[cost.probe] += taken
+            if cost.outcome == Outcome.OVER_BUDGET:
+                self._in_vain[cost.probe] += taken
+            else:
+                self._times[cost.probe] += 1
             if cost.seconds:
                 self._halved[cost.probe] = self.portions.halved.get(cost.probe, 0)
             well = cost.outcome in (Outcome.OK, Outcome.NOT_CONVERGED)

@@ -1,13 +1,21 @@
 """Recognition: which likelihood a loss function stands for, found out by trying it."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from probe_agent.likelihood import Bernoulli, Categorical, Gaussian, Likelihood
+from probe_agent.complaints import warn
+from probe_agent.errors import AttachError
+from probe_agent.likelihood import IGNORED, Bernoulli, Categorical, Gaussian, Likelihood
+
+logger = logging.getLogger("probe_agent")
+
+LossFn = Callable[[Any, Tensor], Tensor]
 
 CANDIDATES: tuple[Likelihood, ...] = (
     Categorical(),
@@ -16,6 +24,9 @@ CANDIDATES: tuple[Likelihood, ...] = (
     Gaussian(),
     Bernoulli(),
 )
+
+_MEANS: Final = {"categorical": "logits of classes", "gaussian": "means", "bernoulli": "logits of yes and no"}
+"""What the outputs are where a likelihood of that name is the right one."""
 
 _ROUNDING = 32
 """So many units in the last place two ways to compute one mean may differ by."""
@@ -37,7 +48,69 @@ def named(name: str) -> Likelihood:
     )
 
 
-def recognise(loss_fn: Callable[[Any, Tensor], Tensor], outputs: Any, targets: Tensor) -> Likelihood | None:
+def chosen(loss_fn: LossFn, outputs: Any, targets: Tensor, name: str | None) -> Likelihood | None:
+    """The likelihood of that name, else the one that is recognised; told of where there is none.
+
+    Raises:
+        AttachError: there is none of that name, or it does not fit the outputs and targets.
+    """
+    try:
+        first = None if name is None else named(name)
+    except ValueError as error:
+        raise AttachError(str(error)) from error
+    found, fitting = None, []
+    try:
+        found = recognise(loss_fn, outputs, targets)
+        fitting = [] if found is not None and name in (None, found.name) else layouts(loss_fn, outputs, targets)
+    except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run
+        logger.debug("phasewatch: the likelihood could not be recognised: %r", error)
+        return first
+    if first is None:
+        if found is None:
+            _tell_of_none(fitting, targets)
+        return found
+    of_name = (
+        [found] if found is not None and found.name == name else [known for known in fitting if known.name == name]
+    )
+    if not of_name:  # nothing that asks for a likelihood would be measured
+        got = (
+            f"a tensor of shape {tuple(outputs.shape)}"
+            if isinstance(outputs, Tensor)
+            else f"a {type(outputs).__name__}"
+        )
+        raise AttachError(
+            f"Got likelihood={name!r}, a model that returns {got}, and targets of shape {tuple(targets.shape)} and type "
+            f"{targets.dtype}; need one tensor of {_MEANS[first.name]} and targets that fit it. Leave likelihood out to have the rest measured."
+        )
+    return of_name[0]  # of one name there are several layouts, and the loss tells which
+
+
+def _tell_of_none(fitting: Sequence[Likelihood], targets: Tensor) -> None:
+    names = dict.fromkeys(known.name for known in fitting)
+    advice = ""
+    if "bernoulli" in names and _share_out_one(targets):
+        advice = (
+            f" Its targets of shape {tuple(targets.shape)} look like the probabilities of classes: give the classes' indices in the probe batch, "
+            "such as targets.argmax(1), and a cross-entropy is recognised."
+        )
+    elif names:
+        advice = (
+            f" If the model's outputs are {' or '.join(_MEANS[name] for name in names)} all the same, pass "
+            f"{' or '.join(f'likelihood={name!r}' for name in names)} to attach()."
+        )
+    warn(
+        "the loss is not one of the likelihoods known here (cross-entropy, also binary, and squared error; class weights and label "
+        "smoothing make it another), so the true Fisher trace and the accuracy are not measured and no critical period can be "
+        f"found.{advice}"
+    )
+
+
+def _share_out_one(targets: Tensor) -> bool:
+    """Whether they are as the probabilities of classes are, such as of labels that were mixed."""
+    return targets.dim() > 1 and targets.shape[1] > 1 and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
+
+
+def recognise(loss_fn: LossFn, outputs: Any, targets: Tensor) -> Likelihood | None:
     """The likelihood whose −log p(y | f), per prediction, the loss is a constant multiple of; None where there is none.
 
     The loss is tried, not read: on the outputs it will see and on made-up ones, so that a module, a
@@ -46,20 +119,77 @@ def recognise(loss_fn: Callable[[Any, Tensor], Tensor], outputs: Any, targets: T
     """
     if not isinstance(outputs, Tensor):
         return None
-    for likelihood in CANDIDATES:
-        if likelihood.fits(outputs, targets) and _stands_for(loss_fn, likelihood, outputs.detach(), targets):
-            return likelihood
+    candidates = [known for known in CANDIDATES if known.fits(outputs, targets)]
+    for known in candidates:
+        if _stands_for(loss_fn, known, outputs.detach(), targets):
+            return known
+    for known in layouts(loss_fn, outputs, targets):  # also those that leave out targets of their own
+        if known not in candidates and _stands_for(loss_fn, known, outputs.detach(), targets):
+            return known
     return None
 
 
-def _stands_for(
-    loss_fn: Callable[[Any, Tensor], Tensor], likelihood: Likelihood, outputs: Tensor, targets: Tensor
-) -> bool:
-    """Whether loss / mean negative log-likelihood is one constant over three sets of outputs."""
-    generator = torch.Generator().manual_seed(0)
-    made_up = [
-        spread * torch.randn(outputs.shape, generator=generator, device="cpu").to(outputs) for spread in (1.0, 3.0)
+def layouts(loss_fn: LossFn, outputs: Any, targets: Tensor) -> list[Likelihood]:
+    """The likelihoods that fit outputs and targets, first those about just the predictions that the loss is about.
+
+    Which these are is seen by its slopes: they are zero at a prediction whose target it ignores.
+    """
+    if not isinstance(outputs, Tensor):
+        return []
+    slopes = _slopes(loss_fn, outputs, targets)
+    fitting = [
+        known for known in (_as_used(each, slopes, targets) for each in CANDIDATES) if known.fits(outputs, targets)
     ]
+    return sorted(fitting, key=lambda known: not _is_about_what_is_used(known, slopes, targets))
+
+
+def _slopes(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """∂ loss / ∂ outputs at made-up outputs; None where there are none."""
+    try:
+        with torch.enable_grad():
+            values = _made_up(outputs, 1.0)[0].requires_grad_()
+            (slopes,) = torch.autograd.grad(loss_fn(values, targets), values)
+    except Exception:  # noqa: BLE001 - a stranger's loss may refuse made-up outputs in any way
+        return None
+    return slopes
+
+
+def _used(known: Categorical, slopes: Tensor | None, targets: Tensor) -> Tensor | None:
+    """Which predictions the loss depends on, of the shape of the targets; None where that is not known in this layout."""
+    if slopes is None or slopes.dim() < 2:
+        return None
+    used = slopes.movedim(known.class_axis, -1).ne(0).any(-1)
+    return used if used.shape == targets.shape and (targets.dim() == 2 or not known.shifted) else None
+
+
+def _as_used(known: Likelihood, slopes: Tensor | None, targets: Tensor) -> Likelihood:
+    """The same, with the one target that the loss ignores wherever it stands and nowhere else, such as that of padding."""
+    used = _used(known, slopes, targets) if isinstance(known, Categorical) else None
+    if not isinstance(known, Categorical) or used is None:
+        return known
+    labels = known.aligned(targets)
+    left_out = labels[~used & (labels != IGNORED)].unique()
+    return (
+        replace(known, ignored=int(left_out)) if len(left_out) == 1 and not (labels[used] == left_out).any() else known
+    )
+
+
+def _is_about_what_is_used(known: Likelihood, slopes: Tensor | None, targets: Tensor) -> bool:
+    used = _used(known, slopes, targets) if isinstance(known, Categorical) else None
+    if not isinstance(known, Categorical) or used is None:
+        return True
+    return torch.equal(used, known.aligned(targets) != known.ignored)
+
+
+def _made_up(outputs: Tensor, *spreads: float) -> list[Tensor]:
+    """Outputs of the same shape and type, drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    return [spread * torch.randn(outputs.shape, generator=generator, device="cpu").to(outputs) for spread in spreads]
+
+
+def _stands_for(loss_fn: LossFn, likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether loss / mean negative log-likelihood is one constant over three sets of outputs."""
+    made_up = _made_up(outputs, 1.0, 3.0)
     if isinstance(likelihood, Categorical) and likelihood.normalised(outputs):
         # The model ends in log_softmax: a loss such as nll_loss is a likelihood on log-probabilities only.
         made_up = [torch.log_softmax(values, likelihood.class_axis) for values in made_up]

@@ -4,6 +4,7 @@ import os
 import socket
 import time
 import uuid
+import zlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,9 +13,10 @@ from probe_wire import Run
 
 
 def identify(name: str, labels: Mapping[str, str]) -> Run:
-    """The Run of this process. Ranks of one job share it through ``PHASEWATCH_RUN_ID``."""
+    """The Run of this process. Ranks of one job share it through ``PHASEWATCH_RUN_ID``, and so do jobs that resume one another."""
+    given = os.environ.get("PHASEWATCH_RUN_ID")
     return Run(
-        id=os.environ.get("PHASEWATCH_RUN_ID") or uuid.uuid4().hex[:12],
+        id=_id_of(given, name) if given else uuid.uuid4().hex[:12],
         name=name,
         host=socket.gethostname()[:200],
         pid=os.getpid(),
@@ -24,6 +26,17 @@ def identify(name: str, labels: Mapping[str, str]) -> Run:
         agent_version=_own_version(),
         world_size=_number("WORLD_SIZE", 1),
     )
+
+
+_first: dict[str, str] = {}
+"""The name that was attached first in this process, by the id that its environment gives."""
+
+
+def _id_of(given: str, name: str) -> str:
+    """The id that was given, and for what has another name in the same process (two networks of one job) one that follows from it."""
+    if _first.setdefault(given, name) == name:
+        return given
+    return f"{given[:55]}-{zlib.crc32(name.encode(errors='backslashreplace')):08x}"
 
 
 def rank() -> int:

@@ -53,6 +53,14 @@ class LogSpaced:
         return min(max(step + 1, ahead), step + self.at_most_apart)
 
 
+def frequency(schedule: Schedule) -> int:
+    """How often it is due in the first thousand steps, the state before them included: how much is wanted of what follows it."""
+    times = at = 0
+    while at <= 1000 and times <= 1000:
+        times, at = times + 1, schedule.after(at)
+    return times
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
     """A schedule and the probes that follow it."""

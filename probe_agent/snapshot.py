@@ -14,7 +14,7 @@ from probe_agent.errors import Indivisible, is_refused_memory
 from probe_agent.frozen_copy import HALF, copy_of, single, with_own_modules
 from probe_agent.interruption import is_interruption
 from probe_agent.likelihood import Likelihood
-from probe_agent.probe_set import Inputs, ProbeSet, each, tensors_of
+from probe_agent.probe_set import Inputs, ProbeSet, arguments, each, tensors_of
 from probe_agent.undisturbed import draw_again
 from probe_agent.update_rule import UpdateRule
 
@@ -123,14 +123,7 @@ class Snapshot:
     def _given(self, inputs: Inputs, params: Mapping[str, Tensor] | None) -> Any:
         if self.fresh:
             inputs = each(inputs, Tensor.clone)
-        args: tuple[Any, ...] = ()
-        kwargs: dict[str, Any] = {}
-        if isinstance(inputs, Tensor):
-            args = (inputs,)
-        elif isinstance(inputs, dict):
-            kwargs = inputs
-        else:
-            args = inputs
+        args, kwargs = arguments(self.model, inputs)
         if params is None:
             outputs = self.model(*args, **kwargs)
             return logits_of(outputs) if self.logits else outputs

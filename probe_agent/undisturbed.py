@@ -1,7 +1,7 @@
 """Undisturbed: what probes do inside leaves no trace in the process, and nobody's instruments see it.
 
-Of what is set here, other threads see two things: the random streams, where the model draws in evaluation mode, and anomaly
-detection, where it is on: it is off meanwhile. All else is this thread's own: gradients, inference, autocast, modes and saved tensors are so in torch, and whether functions are compiled
+Of what is set here, other threads see three things: the random streams, where the model draws in evaluation mode, anomaly
+detection, where it is on: it is off meanwhile, and the short cut of attention, where they evaluate without gradients: they take the long way. All else is this thread's own: gradients, inference, autocast, modes and saved tensors are so in torch, and whether functions are compiled
 is made so here. Hooks for all modules are left where they are: copies are called past them (`frozen_copy`).
 """
 
@@ -51,6 +51,7 @@ def undisturbed(device: torch.device, seed: int | None) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_in_full_precision({device.type, "cpu"}))
+        stack.enter_context(_one_way_through_attention())
         stack.enter_context(_eager())
         if seed is not None:
             stack.enter_context(_repeatable(partial(_seed, device, seed)))
@@ -173,6 +174,24 @@ def _in_full_precision(kinds: set[str]) -> Iterator[None]:
     finally:
         for kind in on:
             torch.set_autocast_enabled(kind, True)
+
+
+@contextmanager
+def _one_way_through_attention() -> Iterator[None]:
+    """Attention is computed the same with and without gradients.
+
+    Without them torch takes a short cut in evaluation mode that rounds otherwise and leaves zeros where a mask has padding, so that a
+    loss and its gradient would be of two functions, and a sample's outputs would depend on how long those beside it are.
+    """
+    ways = _private("torch.backends", "mha")
+    if ways is None or not ways.get_fastpath_enabled():
+        yield
+        return
+    ways.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        ways.set_fastpath_enabled(True)
 
 
 @final

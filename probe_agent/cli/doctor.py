@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from probe_agent.cli.running import run
 from probe_agent.examination import AFTER_STEPS, VARIABLE
 from probe_agent.model_job import TARGET
 from probe_agent.presets import PRESETS
-from probe_agent.schedule import Watch
+from probe_agent.schedule import Watch, frequency
 
 SHARES = (0.01, 0.02)
 """Of training time: what is shown."""
@@ -63,7 +64,7 @@ def doctor(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    console.print(_probes(found))
+    told(found, console)
     console.print()
     console.print(_presets(found))
     console.print(
@@ -72,30 +73,41 @@ def doctor(
     )
 
 
+def told(found: dict[str, Any], console: Console) -> None:
+    """Print what came of each probe, and below that, where there is room for it, why not."""
+    console.print(_probes(found))
+    for probes, why in _reasons(found).items():
+        console.print(f"\n[bold]{', '.join(probes)}[/]", highlight=False)
+        console.print(Padding(escape(why), (0, 0, 0, 2)), highlight=False)
+
+
 def _probes(found: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("probe", "outcome", "series"):
         table.add_column(heading, no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
     table.add_column("MB", justify="right", no_wrap=True)
-    table.add_column("needs, [dim]uses[/]")
-    table.add_column("why")
     for each in found["probes"]:
         series, outcome = each["series"], each["outcome"].replace("_", " ")
         well = f"{series.get('ok', 0)} of {sum(series.values())}"
         colour = COLOURS.get(outcome, "red")
-        why = "" if outcome == "ok" else escape(each["why"])
-        needs = ", ".join([*each["needs"], *(f"[dim]{need}[/]" for need in each["uses"])])
         table.add_row(
             each["probe"],
             f"[{colour}]{outcome}[/]",
             well,
             f"{each['seconds']:.3g}",
             f"{each['memory_raised'] / 1e6:.0f}",
-            needs,
-            why,
         )
     return table
+
+
+def _reasons(found: dict[str, Any]) -> dict[tuple[str, ...], str]:
+    """The probes that did not come out well, by why not, and the reason."""
+    probes: dict[str, list[str]] = {}
+    for each in found["probes"]:
+        if each["outcome"] != "ok":
+            probes.setdefault(each["why"], []).append(each["probe"])
+    return {tuple(names): why for why, names in probes.items()}
 
 
 def _presets(found: dict[str, Any]) -> Table:
@@ -109,7 +121,11 @@ def _presets(found: dict[str, Any]) -> Table:
         table.add_column(f"measured every … steps or more often, at {share:.0%}", justify="right")
     for name, preset in PRESETS.items():
         watches = preset()
-        asked = [(seconds[probe.name], _spacing(watch)) for watch in watches for probe in watch.probes]
+        asked = [
+            (seconds[probe.name], _spacing(watch), frequency(watch.schedule))
+            for watch in watches
+            for probe in watch.probes
+        ]
         often = [iter(at_least_every(asked, share * found["step_seconds"])) for share in SHARES]
         for i, watch in enumerate(watches):
             costs = [seconds[probe.name] for probe in watch.probes]
@@ -125,10 +141,11 @@ def _spacing(watch: Watch) -> int:
     return watch.schedule.after(LATE) - LATE
 
 
-def at_least_every(asked: Sequence[tuple[float, float]], paid: float) -> list[float]:
+def at_least_every(asked: Sequence[tuple[float, float, float]], paid: float) -> list[float]:
     """Steps within which each probe is measured in the long run, when ``paid`` seconds a step are for all of them.
 
-    ``asked`` has the seconds of each and the steps between that its schedule asks for. Each of n has an n-th part of
-    what is paid, or all it asks for: the rule of `probe_agent.budget.affordable`. What the modest leave makes the others more frequent.
+    ``asked`` has the seconds of each, the steps between that its schedule asks for, and its weight. Each has its part of what is
+    paid by that, or all it asks for: the rule of `probe_agent.budget.affordable`. What the modest leave makes the others more frequent.
     """
-    return [max(steps, seconds * len(asked) / paid) for seconds, steps in asked]
+    whole = sum(weight for *_, weight in asked)
+    return [max(steps, seconds * whole / weight / paid) for seconds, steps, weight in asked]

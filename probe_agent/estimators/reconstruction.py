@@ -71,9 +71,9 @@ def probe_hits(of: Spectrum, labels: Tensor) -> Draws:
     return hits
 
 
-def has_labels(targets: Tensor) -> bool:
-    """Whether the targets are one class index a sample."""
-    return targets.dim() == 1 and not targets.is_floating_point() and bool((targets != IGNORED).all())
+def has_labels(targets: Tensor, ignored: int = IGNORED) -> bool:
+    """Whether the targets are one class index a sample, none of them ignored."""
+    return targets.dim() == 1 and not targets.is_floating_point() and bool((targets != ignored).all())
 
 
 def _one_hot(tokens: Tensor) -> Features:

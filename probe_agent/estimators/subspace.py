@@ -20,7 +20,7 @@ from probe_agent.estimators.draws import Draws, jackknife_draws
 from probe_agent.estimators.group_gradients import GroupGradients
 from probe_agent.estimators.hvp import hessian_of
 from probe_agent.estimators.lanczos import Krylov
-from probe_agent.likelihood import IGNORED, Categorical
+from probe_agent.likelihood import Categorical
 from probe_agent.probe_set import ProbeSet
 from probe_agent.snapshot import Snapshot
 
@@ -64,7 +64,7 @@ def class_folds(snapshot: Snapshot, folds: int, most: int) -> Folds:
             f"Got targets of shape {tuple(targets.shape)} and type {targets.dtype}; the span of class gradients needs a "
             'classifier with one class a sample. GradientSubspace(route="hessian") needs no classes.'
         )
-    classes, counts = targets[targets != IGNORED].unique(return_counts=True)
+    classes, counts = targets[targets != snapshot.likelihood.ignored].unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)
     used = [int(c) for c, n in zip(classes[order], counts[order], strict=True) if n >= folds][:most]
     if len(used) < 2:

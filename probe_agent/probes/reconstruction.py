@@ -76,7 +76,8 @@ class Reconstruction(Probe):
         if "inputs" not in memory:  # they are the same at every snapshot
             memory["inputs"] = input_coordinates(inputs, snapshot.generator("reconstruction mixtures"))
         labels = snapshot.probe_set.targets[: hidden.n]
-        classified = isinstance(snapshot.likelihood, Categorical) and has_labels(labels)
+        known = snapshot.likelihood
+        classified = isinstance(known, Categorical) and has_labels(labels, known.ignored)
         coordinates: Tensor = memory["inputs"]
 
         def decoded(features: Features) -> tuple[Draws | None, Draws | None]:

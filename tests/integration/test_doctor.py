@@ -1,7 +1,6 @@
 """probe-agent doctor on real training scripts."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,14 @@ from probe_agent.budget import Budget, Claim, affordable
 from probe_agent.cli import app
 from probe_agent.cli.doctor import at_least_every
 from probe_agent.probes import PROBES
+from tests import warm
 
 SCRIPT = """
 import torch
 import torch.nn.functional as F
 from torch import nn
 import probe_agent
+from tests import warm
 
 torch.manual_seed(0)
 model = {model}
@@ -38,7 +39,7 @@ def doctor(
 ) -> Result:
     script = folder / "train.py"
     script.write_text(SCRIPT.format(model=MODEL.format(activation=activation), attach=attach, steps=steps))
-    return CliRunner().invoke(app, ["doctor", *options, "--", sys.executable, str(script)])
+    return CliRunner().invoke(app, ["doctor", *options, "--", *warm.command(warm.AGENT), str(script)])
 
 
 def test_every_probe_is_tried_and_what_it_costs_is_told(tmp_path: Path) -> None:
@@ -128,21 +129,21 @@ def test_a_script_that_fails_says_what_it_said(tmp_path: Path) -> None:
 
 
 def test_a_rare_and_dear_probe_does_not_make_the_others_rare() -> None:
-    cheap, dear = (0.01, 1000), (100.0, 10_000)
+    cheap, dear = (0.01, 1000, 3.0), (100.0, 10_000, 1.0)
     assert at_least_every([cheap], 1e-4) == [1000], "as the schedule says"
-    assert at_least_every([cheap, dear], 1e-4) == pytest.approx([1000, 100 / 5e-5])
+    assert at_least_every([cheap, dear], 1e-4) == pytest.approx([1000, 100 / 2.5e-5])
 
 
 def test_the_intervals_the_doctor_promises_are_kept_by_the_budget() -> None:
     """A run of many steps, measured by the budget's own rule."""
     budget, step_seconds, steps = Budget(share=0.02, allowance=0.0), 0.01, 2_000_000
-    asked = [(0.02, 1000.0), (0.5, 1000.0), (3.0, 5000.0)]
+    asked = [(0.02, 1000.0, 2.0), (0.5, 1000.0, 2.0), (3.0, 5000.0, 1.0)]
     told = at_least_every(asked, budget.share * step_seconds)
     had, times, due, spent = [0.0] * 3, [0] * 3, [0.0] * 3, 0.0
     for step in range(0, steps, 100):
-        allowed = budget.allowed(step * step_seconds)
-        claims = [Claim(seconds, had[i], due[i] <= step) for i, (seconds, _) in enumerate(asked)]
-        for i in affordable(claims, allowed - spent, allowed / 3)[0]:
+        allowed = budget.allowed(step * step_seconds, step)
+        claims = [Claim(seconds, had[i], due[i] <= step, weight=weight) for i, (seconds, _, weight) in enumerate(asked)]
+        for i in affordable(claims, allowed - spent, allowed)[0]:
             had[i], times[i], spent = had[i] + asked[i][0], times[i] + 1, spent + asked[i][0]
             due[i] = step + asked[i][1]
     for n, promised in zip(times, told, strict=True):

@@ -167,7 +167,7 @@ def test_however_the_budget_swings_the_samples_change_ever_more_seldom() -> None
 
 def test_what_was_to_be_measured_on_fewer_samples_and_was_not_is_expected_to_take_as_little_the_next_time() -> None:
     probe = FisherTrace()
-    purse, place = Purse(Budget(share=0.1, allowance=0.0), [probe], 256), Inline([probe])
+    purse, place = Purse(Budget(share=0.1, allowance=0.0), [Watch(Every(1), (probe,))], 256), Inline([probe])
     place._measuring._records[probe.name].seconds = 1.5
     for _ in range(5):
         choice = purse.choice(place, {probe}, (), training=10.0, spent=0.0, steps=10, beside=0.0)
@@ -219,7 +219,7 @@ def test_a_probe_that_fewer_samples_do_not_make_cheaper_gets_all_of_them() -> No
 
 def test_after_a_halving_in_vain_a_probe_is_expected_to_take_on_all_samples_what_was_measured() -> None:
     probe = FisherTrace()
-    purse, place = Purse(Budget(share=0.1, allowance=0.0), [probe], 256), Inline([probe])
+    purse, place = Purse(Budget(share=0.1, allowance=0.0), [Watch(Every(1), (probe,))], 256), Inline([probe])
 
     def due(training: float, seconds: float) -> tuple[int, dict[str, int]]:
         """How many probes are chosen now, and how often samples are halved; those that are take so long."""
@@ -285,7 +285,7 @@ def test_a_probe_that_was_halved_in_vain_is_measured_again_after_it_was_left_out
 @pytest.mark.parametrize("apart", [True, False])
 def test_halving_is_judged_by_what_a_probe_computed_wherever_that_was(apart: bool) -> None:  # noqa: FBT001
     probe = FisherTrace()
-    purse = Purse(Budget(), [probe], 256)
+    purse = Purse(Budget(), [Watch(Every(1), (probe,))], 256)
 
     def took(seconds: float, outcome: Outcome = Outcome.OK) -> None:
         purse.pay([ProbeCost(probe.name, seconds, outcome, "", apart)])
@@ -308,7 +308,7 @@ def test_halving_is_judged_by_what_a_probe_computed_wherever_that_was(apart: boo
 
 def test_what_is_measured_more_often_keeps_its_samples() -> None:
     probe = FisherTrace()
-    purse = Purse(Budget(share=0.1, allowance=0.0), [probe], 256)
+    purse = Purse(Budget(share=0.1, allowance=0.0), [Watch(Every(1), (probe,))], 256)
     place = Inline([probe])
     place._measuring._records[probe.name].seconds = 1.5
 
@@ -347,3 +347,48 @@ def test_a_probe_on_a_portion_estimates_the_same_with_a_greater_error(probe: Pro
     assert part.n < all_.n or part.stderr > all_.stderr
     assert abs(part.value - all_.value) < 4 * part.stderr
     assert part.stderr > 1.05 * all_.stderr
+
+
+def test_where_a_forward_pass_tells_that_all_samples_are_too_many_a_probe_begins_on_fewer_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def begun(seconds: float) -> list[str]:
+        purse, probe = (
+            Purse(Budget(share=0.02, allowance=20.0), [Watch(Every(1), (HessianTrace(),))], 256, seconds),
+            HessianTrace(),
+        )
+        choice = purse.choice(Inline([probe]), {probe}, [], training=0.0, spent=0.0, steps=0, beside=0.0)
+        assert [each.name for each in choice.probes] == ["hessian_trace"]
+        return purse.portions.hold(choice.halved)
+
+    assert begun(0.07) == [], "five seconds may be spent at first, and 64 passes take less"
+    assert begun(0.2) == ["hessian_trace is measured on 64 of 256 samples: the budget has no room for more"]
+    assert begun(9.9) == ["hessian_trace is measured on 32 of 256 samples: the budget has no room for more"]
+
+
+def test_a_slow_network_is_first_measured_on_few_samples_and_a_fast_one_on_all() -> None:
+    def first(pause: float) -> int:
+        class Pausing(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(4, 3)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                time.sleep(pause)
+                return self.linear(x)  # type: ignore[no-any-return]
+
+        model, outbox = Pausing(), ListOutbox()
+        monitor = probe_agent.attach(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            loss_fn=F.cross_entropy,
+            probe_batch=(torch.randn(128, 4), torch.arange(128) % 3),
+            run="slow",
+            watches=[Watch(Every(1), (FisherTrace(per_layer=False),))],
+            budget=Budget(share=0.02, allowance=4.0),
+            outbox=outbox,
+        )
+        monitor.close()
+        return next(e.n for q, _, e in outbox.drafts[0].columns if q.name == "fisher_trace")
+
+    assert (first(0.0), first(0.03)) == (128, 64)

@@ -151,9 +151,9 @@ def test_within_the_budget_a_tightened_probe_comes_first_and_the_others_have_the
         tight, wanted = agenda.offered(step), agenda.wanted(step)
         agenda.hold(tight)
         urgent = {probe for probe, _, _ in tight}
-        allowed = budget.allowed(step)
+        allowed = budget.allowed(step, step)
         claims = [Claim(1.0, had[probe], probe in wanted, probe in urgent) for probe in had]
-        chosen, missing, *_ = affordable(claims, allowed - sum(had.values()), allowed / 2)
+        chosen, missing, *_ = affordable(claims, allowed - sum(had.values()), allowed)
         if not chosen:
             agenda.put_off(step, budget.steps_to_wait(missing, training=max(step, 1), steps=max(step, 1)))
             continue
@@ -161,7 +161,7 @@ def test_within_the_budget_a_tightened_probe_comes_first_and_the_others_have_the
         for probe in [list(had)[i] for i in chosen]:
             had[probe] += 1.0
             steps.setdefault(probe, []).append(step)
-        assert sum(had.values()) <= budget.allowed(step)
+        assert sum(had.values()) <= budget.allowed(step, step)
 
     def counts(since: int, until: int) -> list[int]:
         return [sum(since < step <= until for step in steps[probe]) for probe in (first, other)]
@@ -200,9 +200,9 @@ def test_a_flood_of_wishes_interrupts_training_once_between_two_scheduled_steps(
 
 def test_an_urgent_claim_is_paid_first_also_from_what_others_have_saved() -> None:
     claims = [Claim(2.0, had=9.0, urgent=True), Claim(2.0, had=1.0), Claim(10.0, had=0.0, due=False)]
-    chosen, missing, *_ = affordable(claims, left=4.0, fair=8.0)
+    chosen, missing, *_ = affordable(claims, left=4.0, allowed=24.0)
     assert (chosen, missing) == ([0], 8.0)
-    assert affordable([claims[0]._replace(urgent=False), *claims[1:]], left=4.0, fair=8.0)[0] == []
+    assert affordable([claims[0]._replace(urgent=False), *claims[1:]], left=4.0, allowed=24.0)[0] == []
 
 
 def test_a_job_in_which_nothing_is_earned_refuses_and_says_so() -> None:
