@@ -7,7 +7,7 @@ comes back is greeted by everybody at the same moment). What is refused waits at
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, Self, final
 
 MOST_KEYS = 10_000
 
@@ -34,8 +34,8 @@ class Allowance:
         self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
 
-    def take(self, key: str) -> bool:
-        """Use one up; False where there is none left."""
+    def take(self, key: str, count: float = 1) -> bool:
+        """Use up so many; False, and none is used, where there are fewer left."""
         now = self._clock()
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -44,7 +44,24 @@ class Allowance:
             bucket = self._buckets[key] = _Bucket(self._burst, now)
         bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._rate)
         bucket.at = now
-        if bucket.left < 1:
+        if bucket.left < count:
             return False
-        bucket.left -= 1
+        bucket.left -= count
         return True
+
+
+class Allowances(NamedTuple):
+    """What one key may send.
+
+    Every stream and every schema is new to a collector that has just started. A column of a new schema takes it as long as a report.
+    """
+
+    reports: Allowance
+    new_streams: Allowance
+    new_columns: Allowance
+
+    @classmethod
+    def of(cls, reports_per_second: float) -> Self:
+        """The usual ones, with so many reports a second and five times that at once."""
+        reports = Allowance(reports_per_second, 5 * reports_per_second)
+        return cls(reports, Allowance(2.0, 20_000.0), Allowance(20_000.0, 5_000_000.0))

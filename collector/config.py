@@ -270,6 +270,11 @@ def _explain(text: str, sources: Mapping[str, str], path: Path | None) -> str:
 
 
 def _check_addresses(config: Config, sources: Mapping[str, str]) -> None:
+    if config.inlet.address.startswith("ipc://@"):
+        raise ConfigError(
+            f"Got inlet.address = {config.inlet.address!r} from {sources.get('inlet.address', 'default')}, an abstract socket, which every "
+            "user of this machine may connect to whatever keys there are not; need ipc://PATH, which belongs to this user alone."
+        )
     if not config.inlet.address.startswith("ipc://"):
         found = tcp_host_port(config.inlet.address)
         if found is None or found[1] > 65535:

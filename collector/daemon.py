@@ -21,6 +21,7 @@ from collector.phases.own import with_own
 from collector.pipeline import Pipeline
 from collector.store.queries import Reader
 from collector.store.retention import Policy
+from collector.store.space import wal_bytes_of
 from collector.store.sqlite import Store
 from collector.web.app import create_app
 from collector.web.feed import Feed
@@ -51,6 +52,7 @@ class Daemon:
         self._live = Live(config.limits.runs, config.limits.series)
         self._feed = Feed(on_tick_dropped=self._health.ticks_dropped.inc, on_overflow=self._health.page_overflows.inc)
         self._store = Store(Path(config.store.path), Policy(config.store.keep_days, config.store.max_bytes))
+        self._store.upkeep_failed = self._health.upkeep_failures.inc
         self._pipeline = Pipeline(
             self._store,
             self._live,
@@ -117,6 +119,7 @@ class Daemon:
         """What Prometheus may ask of the machine and of our own queues."""
         most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._health.ask("store_bytes", lambda: reader.space().stored)
+        self._health.ask("store_wal_bytes", lambda: wal_bytes_of(self._store.path))
         self._health.ask("store_disk_used_ratio", lambda: reader.space().disk_used_ratio)
         self._health.ask("open_files_ratio", lambda: sum(1 for _ in Path("/proc/self/fd").iterdir()) / most_files)
         self._health.ask("sessions", lambda: self._inlet.sessions)

@@ -33,7 +33,7 @@ MOST_ANSWERS = 200
 
 OPTIONS = {
     zmq.LINGER: 0,
-    zmq.RCVHWM: 2000,
+    zmq.RCVHWM: 250,  # of each connection; of the largest messages 250 MiB, which is what one out of hand may take of our memory
     zmq.SNDHWM: 2000,
     zmq.BACKLOG: 4096,  # the default of 100 loses connections when many agents come back at once
     zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,

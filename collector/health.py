@@ -13,6 +13,7 @@ REQUEST_REFUSALS = ("host", "origin", "token", "scope", "rate")
 """Why page and API refused: asked under a foreign name, from a foreign page, without a token, with the lesser one, too often."""
 WATCHED = {
     "store_bytes": "Bytes of what is stored.",
+    "store_wal_bytes": "Bytes of the store's write-ahead log, which grows for as long as anybody keeps one view of the store open.",
     "store_disk_used_ratio": "Share of the store's disk that is taken, by whatever; when nothing is left nothing more is acknowledged.",
     "open_files_ratio": "Open files and connections beside the most the process may have.",
     "sessions": "Connections of agents that have greeted.",
@@ -72,6 +73,10 @@ class Health:
             self.orders.labels(answer)
         self.store_errors = self._counter(
             "store_errors", "Batches undone because the store or a message failed; agents send them again."
+        )
+        self.upkeep_failures = self._counter(
+            "store_upkeep_failures",
+            "Times the store could not be tidied, or a stream not be sealed; its reports stay as they came.",
         )
         self.phase_failures = self._counter(
             "phase_failures", "Runs whose phases are no longer judged because their engine failed."

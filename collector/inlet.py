@@ -11,7 +11,7 @@ import zmq
 
 from collector.acknowledgements import Acknowledgements
 from collector.advice import advice_of
-from collector.allowance import Allowance
+from collector.allowance import Allowances
 from collector.errors import NotOwner
 from collector.gate import Gate
 from collector.health import Health
@@ -50,9 +50,6 @@ SINGLY_SECONDS = 60.0
 _PARTS = "Got a message of too many parts; need one, and before it a relay's name for the stream of at most 64 bytes."
 _OF_A_MESSAGE = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
 """Errors that would repeat with the message, unlike those of the disk."""
-REPORTS_PER_SECOND, SECONDS_AT_ONCE = 10_000.0, 5.0
-NEW_STREAMS_PER_SECOND, NEW_STREAMS_AT_ONCE = 2.0, 20_000.0
-"""Every stream is new to a collector that has just started."""
 _ANSWERS = {"too_large": "bad_message", "busy": "store"}
 """What agents are told, where it is not the reason that is counted: after "store" they wait a second."""
 
@@ -68,11 +65,8 @@ class _Poison(Exception):
 class Inlet:
     """Takes in what comes through the gate and drives the pipeline. Closes the gate when it stops."""
 
-    def __init__(
-        self, gate: Gate, pipeline: Pipeline, health: Health, *, reports_per_second: float = REPORTS_PER_SECOND
-    ) -> None:
-        self._reports = Allowance(reports_per_second, SECONDS_AT_ONCE * reports_per_second)
-        self._new_streams = Allowance(NEW_STREAMS_PER_SECOND, NEW_STREAMS_AT_ONCE)
+    def __init__(self, gate: Gate, pipeline: Pipeline, health: Health, *, reports_per_second: float = 10_000.0) -> None:
+        self._allowances = Allowances.of(reports_per_second)
         self._gate = gate
         self._socket = gate.socket
         self._pipeline = pipeline
@@ -239,15 +233,13 @@ class Inlet:
             session = self._sessions.speaking(peer, user)
             if session is None:
                 self._refuse(peer, "unknown_stream", "Got a message before its Hello.")
-            elif isinstance(message, Report) and not self._reports.take(user):
-                self._refuse(
-                    peer, "busy", "Got more reports a second than one key may send (limits.reports_per_second)."
-                )
+            elif isinstance(message, Report) and not self._allowances.reports.take(user):
+                self._refuse(peer, "busy", "Got more reports than limits.reports_per_second lets one key send.")
             else:
                 self._take_of_stream(peer, session, message, data)
 
     def _greet(self, peer: Peer, user: str, owner: str, hello: Hello) -> None:
-        if not self._pipeline.knows(hello) and not self._new_streams.take(user):
+        if not self._pipeline.knows(hello) and not self._allowances.new_streams.take(user):
             self._refuse(peer, "busy", "Got more new streams than one key may open in so short a time.")
             return
         try:
@@ -261,7 +253,7 @@ class Inlet:
     def _take_of_stream(self, peer: Peer, session: Session, message: Schema | Report | Goodbye, data: bytes) -> None:
         try:
             if isinstance(message, Schema):
-                self._pipeline.schema(session.stream, message, data)
+                self._learn(peer, session, message, data)
             else:
                 self._take_numbered(peer, session, message, data)
         except UnknownStream:
@@ -272,6 +264,13 @@ class Inlet:
             self._refuse(peer, "busy", str(error))
         except BadMessage as error:
             self._refuse(peer, "bad_message", str(error))
+
+    def _learn(self, peer: Peer, session: Session, schema: Schema, data: bytes) -> None:
+        new = 0 if session.stream.schemas.get(schema.id) == schema else len(schema.columns) + len(schema.quantities)
+        if not self._allowances.new_columns.take(session.user, new):
+            self._refuse(peer, "busy", "Got more columns of new schemas than one key may name in so short a time.")
+        else:
+            self._pipeline.schema(session.stream, schema, data)
 
     def _take_numbered(self, peer: Peer, session: Session, message: Report | Goodbye, data: bytes) -> None:
         stream = session.stream

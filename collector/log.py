@@ -24,6 +24,8 @@ class KeyValueFormatter(logging.Formatter):
 
 def _value(value: object) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    if not text.isprintable():  # a stranger's name must not speak to a person's terminal
+        return json.dumps(text)
     return text if text and not any(c.isspace() or c in "\"='" for c in text) else json.dumps(text, ensure_ascii=False)
 
 

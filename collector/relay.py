@@ -42,6 +42,8 @@ MOST_STREAMS = 1000
 SYNC_SECONDS = 0.2
 """How long an acknowledgement waits for others to share its visit to the disk."""
 DRAIN = 1000
+STREAM_SCHEMA_BYTES, ALL_SCHEMA_BYTES = 16 * 2**20, 256 * 2**20
+"""Of what one stream may name, as at the collector, and all together: schemas are held in memory until their stream ends."""
 TELL_SECONDS = 60.0
 HEARTBEAT_SECONDS = 20.0
 """A little more than an agent lets pass between two signs of life."""
@@ -65,6 +67,7 @@ class Forwarded:
     acknowledged: int = -1
     finished: bool = False
     schemas: dict[int, bytes] = field(default_factory=dict)
+    schema_bytes: int = 0
 
 
 class Relay:
@@ -181,7 +184,7 @@ class Relay:
         if stream is None:
             self._refuse(agent, "unknown_stream", "Got a message before its Hello.")
         elif isinstance(message, Schema):
-            stream.schemas[message.id] = data
+            self._learn(agent, stream, message.id, data)
         else:
             self._take_numbered(agent, stream, message, data)
 
@@ -207,7 +210,22 @@ class Relay:
         stream.high = max(stream.high, stream.floor)
         stream.acknowledged = -1
         stream.schemas.clear()
+        stream.schema_bytes = 0
         self._agents[agent] = stream
+
+    def _learn(self, agent: bytes, stream: Forwarded, number: int, data: bytes) -> None:
+        more = len(data) - len(stream.schemas.get(number, b""))
+        if stream.schema_bytes + more > STREAM_SCHEMA_BYTES:
+            self._refuse(
+                agent, "bad_message", f"Got more schemas of one stream than {STREAM_SCHEMA_BYTES:,} bytes hold."
+            )
+        elif more + sum(each.schema_bytes for each in self._streams.values()) > ALL_SCHEMA_BYTES:
+            self._refuse(
+                agent, "store", "The schemas of all streams take too much of the relay's memory; start another."
+            )
+        else:
+            stream.schemas[number] = data
+            stream.schema_bytes += more
 
     def _take_numbered(self, agent: bytes, stream: Forwarded, message: Report | Goodbye, data: bytes) -> None:
         if message.seq <= stream.high:

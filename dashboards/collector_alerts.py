@@ -40,6 +40,44 @@ ABOUT_THE_COLLECTOR = (
         ),
     ),
     Alert(
+        name="StoreUpkeepFails",
+        expr=f"increase(phasewatch_store_upkeep_failures_total[{c.UPKEEP_WINDOW}]) > 0",
+        hold=c.STORE_FOR,
+        severity="warning",
+        summary="The store cannot be kept small.",
+        description=(
+            "{{ $labels.instance }} keeps what it receives, but could not put it in order: the store grows faster than it need, is "
+            "slower to read, and `store.keep_days` and `store.max_bytes` may not be kept to."
+        ),
+        meaning=(
+            "Between commits the store is tidied: reports are packed into blocks, old runs are thinned. That failed, or one stream could "
+            "not be packed. No report is lost by it; it is tried again after a minute."
+        ),
+        remedy=(
+            "The collector's log has the error (`store.tidying_failed`, `store.sealing_failed`). Where it is the disk, make room. Else run "
+            "`probe-collector doctor`, which also goes with a collector that runs: damaged pages look like this first."
+        ),
+    ),
+    Alert(
+        name="StoreLogGrowing",
+        expr=f"phasewatch_store_wal_bytes > {c.WAL_BYTES}",
+        hold=c.ROOM_FOR,
+        severity="warning",
+        summary="The store's write-ahead log grows.",
+        description=(
+            "The write-ahead log of {{ $labels.instance }}'s store takes {{ $value | humanize1024 }}B. It grows by all that comes until "
+            "whoever reads the store now is done."
+        ),
+        meaning=(
+            "SQLite cannot begin its log anew while somebody has an old view of the store open: a `probe-collector` command that was "
+            "suspended (Ctrl-Z) or reads a slow disk, a backup, another program."
+        ),
+        remedy=(
+            "See who has the file open (`fuser phasewatch.db`) and let it end; the log shrinks by itself. Nothing is lost, but the "
+            "disk fills."
+        ),
+    ),
+    Alert(
         name="StoreDiskFilling",
         expr=f"phasewatch_store_disk_used_ratio > {c.DISK_RATIO}",
         hold=c.ROOM_FOR,
@@ -106,6 +144,25 @@ ABOUT_THE_COLLECTOR = (
         remedy=(
             "The collector's log says why a retrial was interrupted (`retrial.interrupted`) or given up (`phases.stopped`). If it says "
             "nothing, see whether the collector has half a core to itself; `probe-collector doctor` looks whether the store is whole."
+        ),
+    ),
+    Alert(
+        name="RetrialsDoNotEnd",
+        expr=f"max_over_time(phasewatch_unjudged_reports[{c.UNJUDGED_BRIDGE}]) > 0",
+        hold=c.UNJUDGED_LONG,
+        severity="warning",
+        summary="Runs have been judged again for a day.",
+        description=(
+            "For a day reports of {{ $labels.instance }} have waited to be judged, now {{ $value }}. Their runs are kept and shown; their "
+            "transitions are told late."
+        ),
+        meaning=(
+            "After an upgrade runs are judged again from the store, and a collector that is ended in the middle begins anew. One that "
+            "is ended again and again never comes to the end, though it gets on each time; a very large store takes as long by itself."
+        ),
+        remedy=(
+            "See in the log how often the collector was started (`collector.started`) and why it ended, "
+            "such as for want of memory. If it was not, it only has much to do: wait, or give it more processor time."
         ),
     ),
     Alert(

@@ -81,12 +81,23 @@ UNJUDGED_WINDOW = "10m"
 UNJUDGED_FOR = "20m"
 """A retrial of many runs takes hours and gets on all the time; one that does not for half an hour is stuck."""
 
+UNJUDGED_LONG = "24h"
+"""So long without an end is either a very large store, or a collector that is ended again and again and begins anew each time."""
+UNJUDGED_BRIDGE = "15m"
+"""Of restarts: what waits is counted anew after each."""
+
 DOWN_FOR = "1m"
 """A restart takes a few seconds; agents keep their reports meanwhile."""
 
 STORE_WINDOW = "5m"
 STORE_FOR = "2m"
 """One failed commit is made good when the agents send again. Two minutes rule out a disk that was briefly full."""
+
+UPKEEP_WINDOW = "30m"
+"""What fails is tried again after a minute; of this long one is seen by somebody who looks in now and then."""
+
+WAL_BYTES = 2**30
+"""Sixteen times what it is kept to; a backup or an export of a large store passes."""
 
 DISK_RATIO = 0.9
 FILES_RATIO = 0.8

@@ -29,6 +29,7 @@ LEAST_FREE = 0.05
 """Of the file system: what is left to the job."""
 
 _NAME = re.compile(r"(\d{20})\.segment")
+_OURS = re.compile(r"lock|\d{20}\.(segment|packing|damaged)")
 
 
 class Message(NamedTuple):
@@ -162,10 +163,8 @@ class Spool:
     def _end(self) -> None:
         if self._file >= 0:
             self.sync()
-            ended, self._file = (
-                self._file,
-                -1,
-            )  # in this order: a child that is forked in between closes what is named here
+            # In this order: a child that is forked in between closes what is named here.
+            ended, self._file = self._file, -1
             os.close(ended)
             self._sealed += self._length
             self._length = 0
@@ -266,17 +265,15 @@ class Spool:
         if delete:
             with suppress(OSError):
                 for path in self.folder.iterdir():
-                    path.unlink()
+                    if _OURS.fullmatch(path.name):
+                        path.unlink()
                 self.folder.rmdir()
         self.forsake()
 
     def forsake(self) -> None:
         """Close what is open and touch nothing else: in a forked child the files are the parent's, and so is the lock."""
-        mine, self._lock, self._file = (
-            (self._lock, self._file),
-            -1,
-            -1,
-        )  # never twice: the number may be somebody else's by then
+        # Never twice: the number may be somebody else's by then.
+        mine, self._lock, self._file = (self._lock, self._file), -1, -1
         for descriptor in mine:
             with suppress(OSError):
                 os.close(descriptor)

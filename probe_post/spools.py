@@ -5,10 +5,14 @@
 A job that was killed leaves its spool behind. The next job here that reports to the same collector delivers it, and so does
 ``probe-agent spool deliver``. What dead jobs may keep has a cap of its own: beyond it their oldest reports go; the collector
 still counts them as lost when what is left arrives.
+
+Whoever reads here also deletes. So nothing is looked at in a folder that others may prepare, by a name that is none of ours, or through
+a link.
 """
 
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -52,13 +56,15 @@ def create(root: Path, collector: str, hello: Hello, greeting: bytes, *, cap: in
 
 def left_behind(root: Path, collector: str) -> Iterator[Spool]:
     """One by one, the spools for this collector whose process is gone, the oldest first; each is the caller's from here on."""
-    yield from _adopted(_folders(_home(root, collector)))
+    if _is_own(root):
+        yield from _adopted(_folders(_home(root, collector)))
 
 
 def everything(root: Path) -> Iterator[Path]:
     """The folder of every spool, whoever holds it and whichever collector it is for; the oldest first."""
-    with suppress(OSError):
-        yield from sorted((folder for home in root.iterdir() for folder in _folders(home)), key=_age)
+    if _is_own(root):
+        homes = (home for home in _inside(root) if _HOME.fullmatch(home.name))
+        yield from sorted((folder for home in homes for folder in _folders(home)), key=_age)
 
 
 def collector_of(folder: Path) -> str:
@@ -124,8 +130,15 @@ def _adopted(folders: list[Path]) -> Iterator[Spool]:
 
 
 def _folders(home: Path) -> list[Path]:
+    return sorted((path for path in _inside(home) if _SPOOL.fullmatch(path.name)), key=_age)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The folders in a folder, links left out."""
     try:
-        return sorted((path for path in home.iterdir() if not path.name.startswith(".") and path.is_dir()), key=_age)
+        if folder.is_symlink():
+            return []
+        return [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
 
@@ -163,12 +176,23 @@ def _own(folder: Path) -> None:
         OSError: it cannot be made.
     """
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    there = folder.lstat()
-    if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or there.st_mode & 0o022:
+    if not _is_own(folder):
         raise SpoolError(
             f"Got the folder {folder}; need one that belongs to you and that only you can write to. {_INSTEAD}"
         )
 
 
+def _is_own(folder: Path) -> bool:
+    """Whether it is a folder of this user's, to which nobody else can write."""
+    try:
+        there = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(there.st_mode) and there.st_uid == os.getuid() and not there.st_mode & 0o022
+
+
+_HOME = re.compile(r"[0-9a-f]{16}")
+_SPOOL = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8})?")
+"""A `stream_name`, and what `Spool.create` puts behind one that is taken."""
 _ADDRESS = "collector"
 _INSTEAD = "Name another by PHASEWATCH_SPOOL, or set it to off."

@@ -11,6 +11,7 @@ from collector.cli.doctor import doctor
 from collector.cli.export import export
 from collector.cli.forward import forward
 from collector.cli.keys import keys
+from collector.cli.options import plain
 from collector.cli.plan import plan
 from collector.cli.relay import relay
 from collector.cli.replay import replay
@@ -44,5 +45,5 @@ def main() -> None:
     try:
         app()
     except (CollectorError, MachineError) as error:
-        print(f"probe-collector: {error}", file=sys.stderr)
+        print(f"probe-collector: {plain(str(error), lines=True)}", file=sys.stderr)
         raise SystemExit(2) from None

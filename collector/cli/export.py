@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from collector.cli.options import ConfigFile, StorePath, configured
+from collector.cli.options import ConfigFile, StorePath, configured, plain
 from collector.cli.transitions import WhichRun, find_run
 from collector.store import export as exporting
 from collector.store.queries import Reader
@@ -20,6 +20,6 @@ def export(out: Out, run: WhichRun = None, config: ConfigFile = None, store: Sto
     reader = Reader(Path(settings.store.path))
     row = find_run(reader, run)
     if row.thinned_at is not None:
-        print(f"Of {row.name} only the extremes of its curves are kept; the rest was thinned.", file=sys.stderr)
+        print(f"Of {plain(row.name)} only the extremes of its curves are kept; the rest was thinned.", file=sys.stderr)
     count = exporting.export(reader, row, out)
-    print(f"{count:,} points of {row.name} are in {out}.")
+    print(f"{count:,} points of {plain(row.name)} are in {out}.")

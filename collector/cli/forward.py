@@ -1,9 +1,9 @@
 """probe-collector forward."""
 
-import re
 import signal
 import sqlite3
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +21,12 @@ WAIT_SECONDS = 30.0
 
 def forward(
     to: Annotated[
-        str, typer.Argument(help="The database: postgresql://USER@HOST/NAME.", envvar="PHASEWATCH_FORWARD_TO")
+        str,
+        typer.Argument(
+            help="The database: postgresql://USER@HOST/NAME. A password is better in ~/.pgpass: others see command lines.",
+            envvar="PHASEWATCH_FORWARD_TO",
+            show_envvar=True,
+        ),
     ],
     once: Annotated[bool, typer.Option("--once", help="End when all that is stored now has been handed over.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 1.0,
@@ -31,10 +36,15 @@ def forward(
     """Fill a PostgreSQL database with what the store holds, and go on as it grows."""
     try:
         import psycopg  # noqa: PLC0415 - an extra
+        from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
 
         from collector.engines.postgresql import PostgreSQL  # noqa: PLC0415
     except ImportError as error:
         raise StoreError("Got no PostgreSQL client; install it: pip install 'phasewatch[postgresql]'") from error
+    try:
+        where = _in_words(conninfo_to_dict(to))
+    except psycopg.Error:  # whose words would show the password
+        raise StoreError(_NO_ADDRESS) from None
     settings, _ = configured(config, store)
     to_stderr(settings.log.level)
     reader = Reader(Path(settings.store.path))
@@ -58,13 +68,22 @@ def forward(
                 engine.close()
         except (psycopg.Error, sqlite3.Error) as error:
             if once:
-                raise StoreError(
-                    f"Got the database {_without_password(to)}, which cannot be filled: {error}"
-                ) from error
+                raise StoreError(f"Got the database {where}, which cannot be filled: {error}") from error
             event("forward.failed", error=str(error).strip(), again_in_seconds=wait)
             stop.wait(wait)
             wait = min(2 * wait, WAIT_SECONDS)
 
 
-def _without_password(address: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", re.sub(r"password=\S+", "password=…", address))
+_NO_ADDRESS = (
+    "Got the address of a database that is not one of PostgreSQL's; need postgresql://USER@HOST/NAME or host=HOST dbname=NAME. Write what is "
+    "not a letter or a digit in a password as %XX, or put the password into ~/.pgpass."
+)
+
+
+def _in_words(parts: Mapping[str, object]) -> str:
+    """The address without its password."""
+    host = str(parts.get("host", ""))
+    if "@" in host:  # the end of a password
+        raise StoreError(_NO_ADDRESS)
+    port = f":{parts['port']}" if "port" in parts else ""
+    return f"postgresql://{parts.get('user', '')}@{host}{port}/{parts.get('dbname', '')}"

@@ -1,9 +1,10 @@
-"""The options several commands share, and how they become a Config."""
+"""What several commands share: their options, how these become a Config, and how strangers' words may stand on a person's terminal."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from collector.config import Config, Setting, load
 
@@ -27,3 +28,15 @@ def configured(
     """The settings in force under these flags."""
     flags = {"store.path": store, "inlet.address": inlet_address, "web.host": web_host, "web.port": web_port}
     return load(config, flags)
+
+
+def plain(words: str, *, lines: bool = False) -> str:
+    """The words with a � for whatever a terminal would obey, hide or turn round; line breaks stay where ``lines`` may be."""
+    return "".join(c if c.isprintable() or (lines and c in "\n\t") else "�" for c in words)
+
+
+def plain_text(words: str | Text) -> Text:
+    """The same for a table or a page of ours, where brackets mean nothing else."""
+    text = words.copy() if isinstance(words, Text) else Text(words)
+    text.plain = plain(text.plain, lines=isinstance(words, Text))
+    return text

@@ -7,10 +7,9 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from collector.cli.options import AsJson, ConfigFile, StorePath, configured
+from collector.cli.options import AsJson, ConfigFile, StorePath, configured, plain_text
 from collector.cli.transitions import WhichRun, described, find_run
 from collector.phases import Transition
 from collector.phases.own import with_own
@@ -86,7 +85,7 @@ def _compared(live: list[Transition], what_if: list[Transition]) -> Table:
     for turn in dict.fromkeys([*found[0], *found[1]]):
         for pair in zip_longest(found[0].get(turn, []), found[1].get(turn, [])):
             cells = (f"{one.happened_step:,} → {one.known_step:,} {one.state}" if one else "–" for one in pair)
-            table.add_row(escape(turn), *cells)
+            table.add_row(plain_text(turn), *cells)
     if not table.row_count:
         table.add_row("nothing", "–", "–")
     return table

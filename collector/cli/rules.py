@@ -11,10 +11,9 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from collector.cli.options import AsJson, ConfigFile, StorePath, configured
+from collector.cli.options import AsJson, ConfigFile, StorePath, configured, plain_text
 from collector.cli.transitions import find_run
 from collector.phases import ALPHA, MACHINES, Machine
 from collector.phases.backtest import Judgement
@@ -165,7 +164,7 @@ def _stored(recorded: Sequence[tuple[str, Judgement]]) -> Table:
         why = f": {one.label.reason}" if one.label.happened is None else ""
         known = "–" if one.known_step is None else f"{one.known_step:,}"
         table.add_row(
-            escape(f"{name}{subject}: {one.from_phase} → {one.to_phase}"),
+            plain_text(f"{name}{subject}: {one.from_phase} → {one.to_phase}"),
             happened,
             known,
             f"{one.scored.finding}{delay}{why}",

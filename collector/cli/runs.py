@@ -7,7 +7,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from collector.cli.options import AsJson, ConfigFile, StorePath, configured
+from collector.cli.options import AsJson, ConfigFile, StorePath, configured, plain_text
 from collector.store.queries import Reader
 
 
@@ -30,8 +30,8 @@ def runs(config: ConfigFile = None, store: StorePath = None, as_json: AsJson = F
     for row in rows:
         table.add_row(
             row.id,
-            row.name,
-            (row.finished or "open") + (", thinned" if row.thinned_at is not None else ""),
+            plain_text(row.name),
+            plain_text((row.finished or "open") + (", thinned" if row.thinned_at is not None else "")),
             f"{row.step:,}",
             f"{row.reports:,}",
             f"{row.lost:,}",

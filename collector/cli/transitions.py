@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from collector.cli.options import AsJson, ConfigFile, StorePath, configured
+from collector.cli.options import AsJson, ConfigFile, StorePath, configured, plain_text
 from collector.errors import StoreError
 from collector.phases import Transition
 from collector.store.queries import Reader, RunRow
@@ -32,7 +32,7 @@ def transitions(
         print(msgspec.json.encode(found).decode())
         return
     console = Console()
-    console.print(Text.assemble((row.name, "bold"), f"  {row.id}  step {row.step:,}"))
+    console.print(Text.assemble((plain_text(row.name).plain, "bold"), f"  {row.id}  step {row.step:,}"))
     if not found:
         console.print("No transition so far.")
     for stored in found:
@@ -42,14 +42,14 @@ def transitions(
 
 
 def find_run(reader: Reader, run: str | None) -> RunRow:
-    """The run of this id or name, the latest heard when there are several.
+    """The run of this id; else of this name, the latest heard when there are several.
 
     Raises:
         StoreError: there is none.
     """
     rows = reader.runs(run)
     if rows:
-        return rows[0]
+        return next((row for row in rows if row.id == run), rows[0])  # a name may be another's id
     known = ", ".join(f"{row.name} ({row.id})" for row in reader.runs()[:10])
     if not known:
         raise StoreError(
@@ -71,7 +71,7 @@ def described(t: Transition) -> RenderableType:
         f"\nundo: {t.undo}" if t.undo and t.act else "",
     )
     heading = Text.assemble((f"{t.machine}{subject}: {t.from_phase} → {t.to_phase}", _WEIGHTS[t.state]), f"  {t.state}")
-    return Group("", heading, Padding(body, (0, 0, 0, 2)))
+    return Group("", plain_text(heading), Padding(plain_text(body), (0, 0, 0, 2)))
 
 
 _WEIGHTS = {"suspected": "dim", "detected": "bold", "confirmed": "bold green", "retracted": "strike dim"}

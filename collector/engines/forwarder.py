@@ -5,14 +5,18 @@ nothing.
 """
 
 import logging
+import time
 from typing import final
 
 from collector.engines.engine import Curve, Engine, Unfit
 from collector.log import event
+from collector.store.portions import portions
 from collector.store.queries import Points, Reader, RunRow
 
 BATCH = 50_000
 """Points of one transaction."""
+LOOK_AGAIN_SECONDS = 600.0
+"""After so long the transitions of runs of which nothing was heard are handed over again: after an upgrade they are judged again."""
 
 
 @final
@@ -21,15 +25,17 @@ class Forwarder:
 
     Attributes:
         points: how many it has handed over.
+        missed: how many were thinned before it came to them; at most a block of each series too many.
     """
 
     def __init__(self, reader: Reader, engine: Engine) -> None:
         self.points = 0
+        self.missed = 0
         self._reader = reader
         self._engine = engine
-        self._heard: dict[
-            str, tuple[float, int]
-        ] = {}  # when each run was last heard and how many reports it had when it was done
+        self._done: dict[str, tuple[float, int, float | None]] = {}
+        """When each run was last heard, how many reports it had and when it was thinned, as of when it was done."""
+        self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
 
     def round(self) -> int:
         """Hand over what is new; returns how many points that was.
@@ -39,37 +45,70 @@ class Forwarder:
             Exception: the engine's own; what it had taken before stays taken.
         """
         before = self.points
+        again = time.monotonic() >= self._look_again_at
         for run in reversed(self._reader.runs()):  # the longest unheard first: retention comes for it first
-            state = (run.last_heard, run.reports)
-            if self._heard.get(run.id) != state:
-                try:
-                    self._forward(run)
-                except Unfit as error:  # it must not hold up the others
-                    event("forward.unfit", logging.WARNING, run=run.id, error=str(error))
-                self._heard[run.id] = state
+            state = (run.last_heard, run.reports, run.thinned_at)
+            new = self._done.get(run.id) != state
+            if not (new or again):
+                continue
+            try:
+                self._put_run(run)
+                if new and self._forward(run):
+                    self._done[run.id] = state
+            except Unfit as error:  # it must not hold up the others
+                event("forward.unfit", logging.WARNING, run=run.id, error=str(error))
+                self._done[run.id] = state
+        if again:
+            self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
         return self.points - before
 
-    def _forward(self, run: RunRow) -> None:
+    def _put_run(self, run: RunRow) -> None:
         self._engine.put_run(run, self._reader.quantities(run.id), self._reader.transitions(run.id))
-        if run.thinned_at is not None:
-            event("forward.thinned", run=run.id)  # the extremes that are left of it are not its points
-            return
+
+    def _forward(self, run: RunRow) -> bool:
+        """Hand over the points of a run; False where retention came in between, and it must be looked at again."""
         cursors = self._engine.cursors(run.id)
-        for series in self._reader.series(run.id):
-            curve = Curve.of(run.id, series.rank, series.quantity, series.labels)
-            points = self._reader.points([series.id], cursors.get(curve, 0))[series.id]
-            for begin in range(0, len(points.frame), BATCH):
-                part = slice(begin, begin + BATCH)
-                self._engine.put_points(
-                    curve,
-                    Points(
-                        points.frame[part],
-                        points.step[part],
-                        points.value[part],
-                        points.stderr[part],
-                        points.paired[part],
-                        points.n[part],
-                        points.outcome[part],
-                    ),
-                )
-            self.points += len(points.frame)
+        if max(cursors.values(), default=0) > self._reader.last_frame():
+            remedy = "an older copy of the store was put back: what came since is in the database alone; fill another from here on"
+            event("forward.store_is_older", logging.ERROR, run=run.id, remedy=remedy)
+        curves = {row.id: Curve.of(run.id, row.rank, row.quantity, row.labels) for row in self._reader.series(run.id)}
+        after: dict[int, list[int]] = {}
+        for series_id, curve in curves.items():
+            after.setdefault(cursors.get(curve, 0), []).append(series_id)
+        missed = 0
+        for frame, series_ids in after.items():
+            for portion in portions(series_ids, run.reports):
+                for series_id, points in self._reader.points(portion, frame).items():
+                    if run.thinned_at is not None:  # the extremes that are left of it are not its points
+                        missed += points.folded + len(points.frame)
+                    elif points.folded:
+                        return False
+                    else:
+                        self._put(curves[series_id], points)
+        if missed:
+            self.missed += missed
+            event(
+                "forward.missed",
+                logging.WARNING,
+                run=run.id,
+                points=missed,
+                reason="thinned before they were forwarded",
+            )
+        return True
+
+    def _put(self, curve: Curve, points: Points) -> None:
+        for begin in range(0, len(points.frame), BATCH):
+            part = slice(begin, begin + BATCH)
+            self._engine.put_points(
+                curve,
+                Points(
+                    points.frame[part],
+                    points.step[part],
+                    points.value[part],
+                    points.stderr[part],
+                    points.paired[part],
+                    points.n[part],
+                    points.outcome[part],
+                ),
+            )
+        self.points += len(points.frame)

@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS phasewatch_transitions (
     run_id text NOT NULL REFERENCES phasewatch_runs (id) ON DELETE CASCADE, place integer NOT NULL,
     known_at double precision NOT NULL, body jsonb NOT NULL, PRIMARY KEY (run_id, place)
 );
+-- Told by rules of another version: the run was judged again, and it was not found.
+ALTER TABLE phasewatch_transitions ADD COLUMN IF NOT EXISTS superseded boolean NOT NULL DEFAULT false;
 CREATE TABLE IF NOT EXISTS phasewatch_series (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run_id text NOT NULL REFERENCES phasewatch_runs (id) ON DELETE CASCADE,
@@ -74,7 +76,7 @@ class PostgreSQL:
     def put_run(self, run: RunRow, quantities: Sequence[Quantity], transitions: Sequence[StoredTransition]) -> None:
         """See `Engine.put_run`."""
         told = [
-            (run.id, i, each.known_at, msgspec.json.encode(each.transition).decode())
+            (run.id, i, each.known_at, msgspec.json.encode(each.transition).decode(), each.superseded)
             for i, each in enumerate(transitions)
         ]
         with self._transaction() as db:
@@ -92,8 +94,8 @@ class PostgreSQL:
                 [(run.id, q.name, q.unit, q.help, q.title, q.scale) for q in quantities],
             )
             db.executemany(
-                "INSERT INTO phasewatch_transitions VALUES (%s, %s, %s, %s) ON CONFLICT (run_id, place) DO UPDATE "
-                "SET known_at = excluded.known_at, body = excluded.body",
+                "INSERT INTO phasewatch_transitions VALUES (%s, %s, %s, %s, %s) ON CONFLICT (run_id, place) DO UPDATE "
+                "SET known_at = excluded.known_at, body = excluded.body, superseded = excluded.superseded",
                 told,
             )
 

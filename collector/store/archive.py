@@ -6,7 +6,7 @@ All of it over one connection within one transaction: sealing in the meantime ne
 import heapq
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
@@ -25,9 +25,9 @@ from collector.store.block import (
     unpack_records,
     unpack_rows,
 )
-from collector.store.log import Row, messages, reports_by_schema, series_of, stored_schema
+from collector.store.log import Row, messages, reports_by_schema, series_of
 from collector.store.pyramid import KEPT, folded, placed
-from probe_wire import Goodbye, Report, decode_for_collector
+from probe_wire import Goodbye, Report, Schema, decode_for_collector
 
 READ_WHOLE = 2**15
 """Points that a chart reads one by one; of more than these the pyramid has at least 128 buckets to show."""
@@ -142,7 +142,7 @@ def curves(
     db: sqlite3.Connection, series_ids: Sequence[int], after: int = 0, most: int | None = None
 ) -> dict[int, Curve]:
     """The points of each series that came in frames numbered beyond ``after``; at most so many of each, where that is said."""
-    log = _log_points(db, series_ids, after)
+    log = log_points(db, series_ids, after)
     return {series_id: _curve(db, series_id, log.get(series_id, []), after, most) for series_id in series_ids}
 
 
@@ -183,7 +183,7 @@ _WHOLE = """
 """
 
 
-def _log_points(db: sqlite3.Connection, series_ids: Sequence[int], after: int) -> dict[int, list[Records]]:
+def log_points(db: sqlite3.Connection, series_ids: Sequence[int], after: int) -> dict[int, list[Records]]:
     """What the log has of each series, in parts of which each is in order."""
     wanted = {
         (run_id, rank, quantity, labels): series_id
@@ -198,13 +198,40 @@ def _log_points(db: sqlite3.Connection, series_ids: Sequence[int], after: int) -
         for run_id, rank in {key[:2] for key in wanted}
         for (stream_id,) in db.execute("SELECT id FROM streams WHERE run_id = ? AND rank = ?", (run_id, rank))
     }
+    known: dict[tuple[tuple[str, int], bytes], _Wanted] = {}  # most lives of a rank say the same
     for stream_id, arrived in waiting(db, streams, after).items():
         for schema_id, group in reports_by_schema(messages(db, stream_id, arrived, after)).items():
-            columns = stored_schema(db, stream_id, schema_id).columns
-            points = columns_of([row.body for row in group], len(columns))
+            (schema,) = db.execute(
+                "SELECT body FROM schemas WHERE stream_id = ? AND id = ?", (stream_id, schema_id)
+            ).fetchone()
+            key = streams[stream_id], schema
+            if key not in known:
+                known[key] = _wanted_of(schema, streams[stream_id], wanted)
+            columns, chosen = known[key]
+            if not chosen:
+                continue
+            points = columns_of([row.body for row in group], columns)
             places = np.array([row[1:4] for row in group], PLACE)
-            for i, column in enumerate(columns):
-                key = (*streams[stream_id], column.quantity, json.dumps(column.labels, sort_keys=True))
-                if key in wanted:
-                    found.setdefault(wanted[key], []).append(placed(points[:, i], places))
+            for i, series_id in chosen:
+                found.setdefault(series_id, []).append(placed(points[:, i], places))
     return found
+
+
+_Wanted = tuple[int, list[tuple[int, int]]]
+"""How many columns a schema has, and which of them are series that were asked for."""
+
+
+def _wanted_of(body: bytes, whose: tuple[str, int], wanted: Mapping[tuple[str, int, str, str], int]) -> _Wanted:
+    quantities = {quantity for _, _, quantity, _ in wanted}
+    if not any(quantity.encode() in body for quantity in quantities):  # far quicker than to read it
+        return 0, []
+    schema = decode_for_collector(body)
+    assert isinstance(schema, Schema)  # noqa: S101 - the table holds nothing else
+    columns = schema.columns
+    chosen = []
+    for i, column in enumerate(columns):
+        if column.quantity in quantities:
+            key = (*whose, column.quantity, json.dumps(column.labels, sort_keys=True))
+            if key in wanted:
+                chosen.append((i, wanted[key]))
+    return len(columns), chosen

@@ -70,6 +70,7 @@ class Arrivals:
         self._empty()
         self._move: _Move | None = None
         self._known = False
+        self._unseen = 0
 
     def put(self, row: Plain, schema_id: int | None) -> None:
         """A report against a schema, or a goodbye against none, has come."""
@@ -90,6 +91,7 @@ class Arrivals:
             self._written += len(new)
             self._until = new[-1][1]
         if not self._known:  # the disk is read in any case, when it can be
+            self._unseen += len(new)
             self._empty()
 
     @property
@@ -110,13 +112,14 @@ class Arrivals:
     @property
     def overdue(self) -> bool:
         """Whether far more waits than may: what waits for its place must not grow for ever."""
-        return self._size >= OVERDUE * MOST_BYTES or len(self._rows) >= OVERDUE * MOST
+        return self._size >= OVERDUE * MOST_BYTES or max(self._unseen, len(self._rows)) >= OVERDUE * MOST
 
     def settle(self) -> int:
         """Put a slice in its place in the log, or take one from here that is there. Of how many messages."""
         move = self._move or self._begin()
         part = move.slices.popleft() if move.slices else ()
         self._place(part)
+        self._unseen = max(0, self._unseen - len(part))
         if not move.slices and len(part) < SLICE:
             self._take_away(move)
         return len(part)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.errors import StoreError
+from collector.store.portions import portions
 from collector.store.queries import Reader, RunRow
 from probe_wire import Outcome
 
@@ -28,6 +29,8 @@ def export(reader: Reader, run: RunRow, path: Path) -> int:
         raise StoreError(f"Got the file {path}, which exists already. Choose another, or remove it.")
     partial = path.with_name(path.name + ".partial")
     try:
+        partial.unlink(missing_ok=True)
+        partial.touch(exist_ok=False)  # not through a link that somebody laid there
         count = writer(partial, _tables(reader, run))
         partial.rename(path)
     except OSError as error:
@@ -40,8 +43,12 @@ def export(reader: Reader, run: RunRow, path: Path) -> int:
 def _tables(reader: Reader, run: RunRow) -> Iterator[dict[str, Sequence[Any]]]:
     """The columns of one series after another."""
     labels = {outcome: Outcome(outcome).label for outcome in range(256)}
-    for series in reader.series(run.id):
-        points = reader.points([series.id])[series.id]
+    found = (
+        (series, points)
+        for portion in portions(reader.series(run.id), run.reports)
+        for series, points in zip(portion, reader.points([each.id for each in portion]).values(), strict=True)
+    )
+    for series, points in found:
         size = len(points.frame)
         yield {
             "run": [run.id] * size,

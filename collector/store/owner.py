@@ -1,7 +1,8 @@
 """Owner: of all processes one writes to a store. Two collectors would each acknowledge what the other does not know of.
 
 The lock lies in a file beside the store, not on it: a process that closes any descriptor of an SQLite file loses the locks that
-SQLite holds there (sqlite.org/howtocorrupt.html, 2.2). The system lets go of it when the process ends, however it ends.
+SQLite holds there (sqlite.org/howtocorrupt.html, 2.2). The system lets go of it when the process ends, however it ends. It lies beside
+the file itself, by whatever link the store is named.
 """
 
 import fcntl
@@ -23,7 +24,10 @@ class Owner:
         self._lock = -1
         with suppress(OSError):  # no such folder, or a file system without locks: opening the store says what is wrong
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(f"{path}-owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = Path(f"{path.resolve()}-owner")
+            if lock.is_symlink():  # what it leads to would be written over
+                raise StoreError(f"Got the store {path}, beside which lies {lock.name}, a link. Remove it.")
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -3,9 +3,15 @@
 Only runs that are over are touched: every rank has said goodbye, or nothing was heard for thirty days. A run is first thinned: its
 reports go, and of its curves the extremes stay (see `pyramid.py`). A whole run is dropped only where the store is still too large.
 Short runs have nothing to thin: their reports take no more room than a pyramid would.
+
+What is taken away does not come back, so a clock is not believed that goes faster than time: set on by a month it would make every
+living run one that nothing was heard of for so long.
 """
 
+import logging
 import sqlite3
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from collector.log import event
@@ -21,6 +27,8 @@ CHUNKS = 128
 """Chunks taken away at once, about 2 MB."""
 PAGES = 1000
 """Pages given back to the disk at once."""
+JUMP = 3600.0
+"""Seconds by which a clock that is set on is worth a word."""
 
 
 _DROP = (
@@ -53,12 +61,26 @@ class Victim(NamedTuple):
     """All of it, and not only what can be thinned."""
 
 
-class Retention:
-    """Applies a policy; each `step` works within the caller's transaction and is short."""
+def _uptime() -> float:
+    """Seconds that have gone by, those of a machine that slept among them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
-    def __init__(self, db: sqlite3.Connection, policy: Policy) -> None:
+
+class Retention:
+    """Applies a policy; each `step` works within the caller's transaction and is short.
+
+    Args:
+        db: the store.
+        policy: what may go.
+        uptime: seconds, whatever becomes of the wall's clock.
+    """
+
+    def __init__(self, db: sqlite3.Connection, policy: Policy, uptime: Callable[[], float] = _uptime) -> None:
         self._db = db
         self._policy = policy
+        self._uptime = uptime
+        self._began: float | None = None
+        self._told_of_jump = False
         self._victim: Victim | None = None
         self._look_at = 0.0
 
@@ -88,7 +110,20 @@ class Retention:
         if self._policy != Policy():
             self._db.executescript(f"PRAGMA incremental_vacuum({PAGES})")  # `execute` would step it once: one page
 
+    def _believed(self, now: float) -> float:
+        """The time, but no later than the first that was heard and what has gone by since."""
+        uptime = self._uptime()
+        if self._began is None:
+            self._began = now - uptime
+        latest = self._began + uptime
+        if now > latest + JUMP and not self._told_of_jump:
+            self._told_of_jump = True
+            remedy = "nothing grows old by it; restart the collector if it is right now"
+            event("store.clock_set_on", logging.WARNING, seconds=round(now - latest), remedy=remedy)
+        return min(now, latest)
+
     def _choose(self, now: float) -> Victim | None:
+        now = self._believed(now)
         old = now - self._policy.keep_days * DAY if self._policy.keep_days else 0.0
         too_large = bool(self._policy.max_bytes) and bytes_of(self._db)[0] > self._policy.max_bytes
         over = self._db.execute(

@@ -47,3 +47,11 @@ def bytes_of(db: sqlite3.Connection) -> tuple[int, int]:
         int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count", "freelist_count")
     )
     return (pages - spare) * size, spare * size
+
+
+def wal_bytes_of(path: Path) -> int:
+    """Bytes of a store's write-ahead log; none where nobody writes."""
+    try:
+        return Path(f"{path.resolve()}-wal").stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -65,6 +65,8 @@ class Store:
         self._heard: dict[str, tuple[float, int]] = {}
         self._arrivals = Arrivals(self._db, self._sealer)
         self._retention = Retention(self._db, policy)
+        self.upkeep_failed: Callable[[], None] = lambda: None
+        """Told of each failure that only means more room and slower reading."""
         self._rest_until = self._failed_until = 0.0
         self._in_wal = 0
         self._last_frame = 0
@@ -139,6 +141,7 @@ class Store:
         if self._open or began < self._failed_until:
             return []
         gone: list[str] = []
+        unsealed = self._sealer.failures
         try:
             if self._in_wal >= CHECKPOINT:
                 self._in_wal = 0
@@ -154,9 +157,12 @@ class Store:
                 self._rest_until = time.monotonic() + 4 * (time.monotonic() - began)
         except Exception:  # noqa: BLE001 - whatever it stumbles over, reports go on being kept
             logger.exception("store.tidying_failed")
+            self.upkeep_failed()
             self._failed_until = began + 60
             self.rollback()
             self._arrivals.look_again()  # or what waits meanwhile would be held in memory, however much it is
+        for _ in range(self._sealer.failures - unsealed):
+            self.upkeep_failed()
         return gone
 
     def _tidy_while(self, wanted: Callable[[], bool]) -> None:
@@ -194,9 +200,13 @@ class Store:
         Raises:
             BadMessage: the stream has another schema of this id, against which its reports are read.
         """
+        known = stream.schemas.get(schema.id)
+        if known == schema:  # said after every greeting: all of it is kept
+            return
         self._begin()
-        known = stream.schemas.get(schema.id, schema)
-        if [(c.quantity, c.labels) for c in known.columns] != [(c.quantity, c.labels) for c in schema.columns]:
+        if known is not None and [(c.quantity, c.labels) for c in known.columns] != [
+            (c.quantity, c.labels) for c in schema.columns
+        ]:
             raise BadMessage(
                 f"Got another schema {schema.id} than before in the same stream; give it an id of its own."
             )

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +10,12 @@ import pytest
 
 from collector.engines.forwarder import Forwarder
 from collector.engines.postgresql import PostgreSQL
-from collector.store.queries import Reader
+from collector.store.queries import Reader, StoredTransition
 from collector.store.sqlite import Store
 from probe_agent.outbox import ZmqOutbox
 from probe_wire import Column, Estimate, Hello, Quantity, Report, Run, Schema, encode, pack
+from tests import warm
+from tests.collector_fixtures import transition
 from tests.integration.collector_process import ROOT, WITHOUT_TORCH, CollectorProcess, eventually
 from tests.integration.postgresql import PostgreSQLServer
 from tests.integration.reporter import draft
@@ -32,10 +32,11 @@ def database() -> Iterator[PostgreSQLServer]:
         yield server
 
 
-def forwarding(store: Path, to: str, *more: str) -> "subprocess.Popen[bytes]":
+def forwarding(store: Path, to: str, *more: str) -> warm.Process:
     with (store.parent / "forward.log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", WITHOUT_TORCH, "forward", to, "--store", str(store), "--every", "0.1", *more],
+        return warm.Process(
+            warm.COLLECTOR,
+            ["-c", WITHOUT_TORCH, "forward", to, "--store", str(store), "--every", "0.1", *more],
             stderr=log,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
@@ -139,3 +140,18 @@ def test_a_database_that_is_not_there_is_said_without_its_password(tmp_path: Pat
     assert done.returncode == 2
     assert "Got the database postgresql://me@127.0.0.1:1/nothing, which cannot be filled" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_what_was_told_and_is_superseded_says_so_in_the_database(tmp_path: Path, database: PostgreSQLServer) -> None:
+    store = Store(tmp_path / "store.db")
+    store.put_hello(Hello(Run("judged", "judged", "host", 1, 0.0), 0, "a", 1), 1.0)
+    store.commit()
+    store.close()
+    (run,) = Reader(tmp_path / "store.db").runs()
+    engine = PostgreSQL(database.address)
+    told = transition()
+    query = "SELECT place, superseded FROM phasewatch_transitions WHERE run_id = 'judged' ORDER BY place"
+    for superseded in (False, True):
+        engine.put_run(run, (), [StoredTransition(1.0, told, superseded), StoredTransition(2.0, told)])
+        assert database.rows(query) == [(0, superseded), (1, False)]
+    engine.close()

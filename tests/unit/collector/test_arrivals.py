@@ -319,3 +319,19 @@ def test_where_nothing_can_be_put_in_place_between_commits_they_wait_for_it_in_t
         waited.append(places(writer)[0])
     assert waited[: arrivals.OVERDUE - 1] == [20, 40, 60]
     assert max(waited) < 2 * most
+
+
+def test_nor_do_ever_more_wait_after_something_was_undone_before_it_is_known_what_there_was(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "SLICE", 1)
+    writer = Writer(tmp_path / "s.db")
+    writer.fill(arrivals.MOST)
+    writer.store._arrivals.look_again()
+    waited = []
+    for _ in range(4 * arrivals.OVERDUE):
+        for step in range(arrivals.MOST):
+            writer.report([Estimate(step)] * 3)
+        writer.store.commit()
+        waited.append(places(writer)[0])
+    assert max(waited) < 3 * arrivals.OVERDUE * arrivals.MOST

@@ -68,7 +68,7 @@ def test_every_option_that_keeps_the_collector_safe_is_set_on_the_live_socket(
     wanted = {
         zmq.TYPE: zmq.ROUTER,
         zmq.LINGER: 0,
-        zmq.RCVHWM: 2000,
+        zmq.RCVHWM: 250,
         zmq.SNDHWM: 2000,
         zmq.BACKLOG: 4096,
         zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,

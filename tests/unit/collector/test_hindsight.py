@@ -165,7 +165,7 @@ def test_settled_is_asked_of_the_last_move_and_onset_of_the_first() -> None:
 @pytest.mark.parametrize("shape", ["onset", "settled"])
 @pytest.mark.parametrize(("slope", "noise"), [(0.0, 0.05), (1.0, 0.05), (1.0, 0.2)])
 def test_a_straight_line_has_no_onset_and_never_settles(shape: Shape, slope: float, noise: float) -> None:
-    mean = slope * np.linspace(0.0, 1.0, 200)
+    mean = slope * np.linspace(0.0, 1.0, 140)
     assert [label(*noisy(mean, seed, noise), None, shape).happened for seed in range(30)].count(True) == 0
 
 

@@ -420,7 +420,7 @@ def test_the_socket_options_that_keep_the_collector_safe_are_set(setup: Setup) -
         zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
         zmq.HANDSHAKE_IVL: 10_000,
         zmq.HEARTBEAT_IVL: 15_000,
-        zmq.RCVHWM: 2000,
+        zmq.RCVHWM: 250,
     }
     assert {option: setup.inlet._socket.getsockopt(option) for option in wanted} == wanted
     assert setup.inlet._socket.getsockopt_string(zmq.ZAP_DOMAIN) == "phasewatch"

@@ -50,7 +50,8 @@ def test_one_keys_flood_takes_nothing_from_another() -> None:
 
 
 def test_reports_beyond_the_rate_are_put_off_and_can_be_sent_again(setup: Setup) -> None:
-    allowed = setup.inlet._reports = Allowance(0.001, 20)
+    allowed = Allowance(0.001, 20)
+    setup.inlet._allowances = setup.inlet._allowances._replace(reports=allowed)
     agent = setup.agent()
     agent.open()
     agent.say(*(report(seq) for seq in range(1, 22)))
@@ -62,6 +63,23 @@ def test_reports_beyond_the_rate_are_put_off_and_can_be_sent_again(setup: Setup)
     allowed._buckets.clear()
     agent.say(Hello(run("run-1"), 0, "a", 21), SCHEMA, report(21))
     agent.hear_ack(21)
+
+
+def test_a_flood_of_new_schemas_is_put_off_and_known_ones_are_not(setup: Setup) -> None:
+    allowed = Allowance(0.001, 8)
+    setup.inlet._allowances = setup.inlet._allowances._replace(new_columns=allowed)
+    agent = setup.agent()
+    agent.open()
+    left = allowed._buckets.popitem()[1].left
+    assert left < 8, "the first schema of a stream counts"
+    many = Schema(2, SCHEMA.quantities, tuple(Column("probe_loss", {"layer": str(i)}) for i in range(9)))
+    agent.say(*[SCHEMA] * 100, many)
+    refused = agent.hear()
+    assert isinstance(refused, Nack)
+    assert (refused.reason, "more columns of new schemas" in refused.detail) == ("store", True)
+    assert allowed._buckets.popitem()[1].left == pytest.approx(8, abs=0.1), (
+        "what is known, and what is refused, costs nothing"
+    )
 
 
 def test_while_all_runs_report_no_other_is_taken_in_and_a_silent_one_makes_room(setup: Setup) -> None:
@@ -226,7 +244,7 @@ def test_the_schemas_of_a_stream_take_so_many_bytes_together(setup: Setup, monke
 
 
 def test_a_key_opens_so_many_new_streams_at_once_and_known_ones_at_any_time(setup: Setup) -> None:
-    setup.inlet._new_streams = Allowance(0.001, 2)
+    setup.inlet._allowances = setup.inlet._allowances._replace(new_streams=Allowance(0.001, 2))
     agent = setup.agent()
     for epoch in ("a", "b", "a", "b"):
         agent.say(Hello(run("run-1"), 0, epoch, 1))

@@ -93,15 +93,21 @@ def test_steps_of_evenly_spaced_probes_are_exact(n: int) -> None:
     assert buckets.middle()[0] == (taken[0].step + taken[edges[1] - 1].step) / 2
 
 
-def test_a_million_probes_fit_into_a_hundred_and_fifty_buckets() -> None:
-    kept, n, most = History(), 1_000_000, 0
+def test_buckets_grow_with_the_logarithm_of_the_probes_so_that_a_million_fit_into_a_hundred_and_eighty() -> None:
+    kept, n, most = History(), 2**18, 0
+
+    def bound(probes: int) -> float:
+        return FINEST + 1 + (EACH + 1) * math.log2(probes / FINEST)
+
     probe = Probe(1, 1.0, 1.0)
     for i in range(n):
         kept.append(probe)
         if i % 997 == 0:
-            most = max(most, len(kept.buckets()))
+            now = len(kept.buckets())
+            assert i < FINEST or now <= bound(i + 1)
+            most = max(most, now)
     assert kept.buckets().n.sum() == kept.buckets().y.sum() == n
-    assert most <= FINEST + 1 + (EACH + 1) * math.log2(n / FINEST) <= 180
+    assert most <= bound(n) < bound(1_000_000) <= 180
 
 
 def test_a_window_that_reaches_far_back_can_be_cut_to_an_eighth_of_it() -> None:
