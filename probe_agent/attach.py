@@ -40,6 +40,9 @@ from probe_agent.witness import asked_for as witness_asked_for
 from probe_wire import Tighten
 from probe_wire.agent_key import AgentKey, KeyFileError
 
+_LONG = 1.0
+"""Seconds of forward passes after which no further one is timed."""
+
 
 def attach(
     model: nn.Module,
@@ -110,15 +113,15 @@ def attach(
     door.check_types(model, optimizer)
     scaler = door.scaler(scaler, optimizer)
     optimizer = door.unwrapped_optimizer(optimizer)
-    former = _watching(optimizer, run)
+    model = door.unwrapped(model)
+    former = _watching(model, optimizer, run)
     if former is None and listened_to(optimizer):
         warn(
-            "this optimizer is watched already under another name. Each monitor measures by itself and has a budget of its own; "
-            "close() the one that is not wanted."
+            "this optimizer is watched already under another name, or for another model. Each monitor measures by itself and has a "
+            "budget of its own; close() the one that is not wanted."
         )
     if former is None:
         door.warn_of_steps_before(optimizer, step)
-    model = door.unwrapped(model)
     door.check_parameters(model, optimizer)
     subject = Subject(
         model,
@@ -182,9 +185,10 @@ def attach(
 _watched: "weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.WeakSet[Monitor]]" = weakref.WeakKeyDictionary()
 
 
-def _watching(optimizer: torch.optim.Optimizer, run: str) -> Monitor | None:
-    """The monitor that watches it under this name."""
-    found = [each for each in _watched.get(optimizer, ()) if each.run.name == run and not each._closed]  # noqa: SLF001
+def _watching(model: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> Monitor | None:
+    """The monitor that watches both under this name."""
+    of_name = [each for each in _watched.get(optimizer, ()) if each.run.name == run]
+    found = [each for each in of_name if each._live is model and not each._closed]  # noqa: SLF001
     return found[0] if found and listened_to(optimizer) else None  # in a forked child nobody listens
 
 
@@ -203,7 +207,8 @@ def _placed(
     def tried(subject: Subject) -> Subject:
         found = try_out(subject)
         streams.keep_drawn(lambda: _evaluated(found, step))
-        return found if process else replace(found, seconds=_seconds(found, step))
+        with streams.put_back():
+            return found if process else replace(found, seconds=_seconds(found, step))
 
     def place_of(subject: Subject) -> Place:
         return Inline(probes, streams) if process is None or not probes else Foreman(subject, probes, process)
@@ -250,7 +255,10 @@ def _evaluated(subject: Subject, step: int) -> object:
 
 
 def _seconds(subject: Subject, step: int) -> float:
-    """What a forward pass of the probe batch takes: the shortest of three, for something else may have been going on meanwhile."""
+    """What a forward pass of the probe batch takes: the shortest of three, for something else may have been going on meanwhile.
+
+    Of what takes long one tells enough: attach is waited for, by other ranks too.
+    """
     device, took = subject.probe_set.device, list[float]()
     with (
         suppress(Exception),
@@ -259,7 +267,7 @@ def _seconds(subject: Subject, step: int) -> float:
     ):  # what cannot be evaluated is told later
         snapshot = subject.snapshot(step)
         settle(device)
-        for _ in range(3):
+        while len(took) < 3 and sum(took) < _LONG:
             began = time.perf_counter()
             snapshot.loss()
             settle(device)

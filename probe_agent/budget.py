@@ -90,8 +90,9 @@ class Budget:
 
     def _released(self, training: float, steps: int) -> float:
         """The part of the advance that may be spent by now."""
-        if self.share == 0:
-            return 1.0  # nothing is earned, so nothing tells how long it has to last
+        if not 0 < self.share < 1 or self.allowance == math.inf:
+            # Nothing is earned, so nothing tells how long it has to last; or the run is there to be measured.
+            return 1.0
         if training <= 0 or steps <= 0:
             return AT_FIRST
         until = steps * RELEASED * self.allowance / self.share / training

@@ -167,7 +167,6 @@ class Measuring:
             self._notice_trainable(snapshot)
             identity = self._identity_of(subject)
             for i, probe in enumerate(probes):
-                snapshot.deadline.at = math.inf  # that of the probe before
                 halvings, most = subject.halved.get(probe.name, 0), probe.averages(snapshot.probe_set.n)
                 record = self._records[probe.name]
                 left, usual = remaining(), record.seconds * 2.0 ** (record.halved - halvings)
@@ -182,6 +181,7 @@ class Measuring:
                     self._notice_samples(probe, halvings)
                     part = {"probe_set": f"{identity['probe_set']}, {at.probe_set.n} of {most}"} if halvings else {}
                     yield self._run(probe, at, {**identity, **part})
+                    snapshot.deadline.at = math.inf  # whoever evaluates next is not this probe
             if before is not None and streams(device) != before:
                 _, self._draws = drawing(device, partial(_forward, snapshot))
 

@@ -151,7 +151,7 @@ class ZmqOutbox:
         """Queue the report; a deque append, nothing else happens in the training thread."""
         self._queue.append(draft)  # first: whoever counts what is left sees it, or what follows does
         if self._over:  # such as of a worker process that ended after its monitor was closed
-            with suppress(ValueError):
+            with suppress(ValueError, IndexError):  # the thread may be taking from it
                 self._queue.remove(draft)
             self.dropped += 1
             self._complain("late", f"the report of step {draft.step} came after this run was closed, and is lost")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from inspect import Signature, signature
+from inspect import signature
 from typing import Any, Final
 
 import torch
@@ -86,12 +86,13 @@ def arguments(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[s
         takes = signature(model.forward)
     except (TypeError, ValueError):  # one that cannot be read
         return several
-    return as_one if not _fit(takes, *several) and _fit(takes, *as_one) else several
+    # In part: one that was put around the method tells of "self" too.
+    return as_one if not _fit(takes.bind_partial, *several) and _fit(takes.bind, *as_one) else several
 
 
-def _fit(takes: Signature, args: tuple[Any, ...], kwargs: dict[str, Tensor]) -> bool:
+def _fit(bind: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Tensor]) -> bool:
     try:
-        takes.bind(*args, **kwargs)
+        bind(*args, **kwargs)
     except TypeError:
         return False
     return True

@@ -64,7 +64,8 @@ def chosen(loss_fn: LossFn, outputs: Any, targets: Tensor, name: str | None) -> 
         fitting = [] if found is not None and name in (None, found.name) else layouts(loss_fn, outputs, targets)
     except Exception as error:  # noqa: BLE001 - an unusual output is no reason to refuse the run
         logger.debug("phasewatch: the likelihood could not be recognised: %r", error)
-        return first
+        if first is not None:
+            return first
     if first is None:
         if found is None:
             _tell_of_none(fitting, targets)

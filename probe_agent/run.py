@@ -36,7 +36,9 @@ def _id_of(given: str, name: str) -> str:
     """The id that was given, and for what has another name in the same process (two networks of one job) one that follows from it."""
     if _first.setdefault(given, name) == name:
         return given
-    return f"{given[:55]}-{zlib.crc32(name.encode(errors='backslashreplace')):08x}"
+    # Of both: two jobs may differ only in what is cut off of their ids.
+    both = f"{given} {name}".encode(errors="backslashreplace")
+    return f"{given[:55]}-{zlib.crc32(both):08x}"
 
 
 def rank() -> int:

@@ -46,6 +46,7 @@ def create(root: Path, collector: str, hello: Hello, greeting: bytes, *, cap: in
     home = _home(root, collector)
     try:
         _own(root)
+        home.mkdir(mode=0o700, exist_ok=True)  # whatever the umask leaves to others
         spool = Spool.create(home / stream_name(hello), greeting, last=hello.first - 1, cap=cap)
         with suppress(OSError):
             (home / _ADDRESS).write_text(collector, encoding="utf-8")  # the folder's name does not tell it
@@ -56,13 +57,13 @@ def create(root: Path, collector: str, hello: Hello, greeting: bytes, *, cap: in
 
 def left_behind(root: Path, collector: str) -> Iterator[Spool]:
     """One by one, the spools for this collector whose process is gone, the oldest first; each is the caller's from here on."""
-    if _is_own(root):
+    if is_own(root):
         yield from _adopted(_folders(_home(root, collector)))
 
 
 def everything(root: Path) -> Iterator[Path]:
     """The folder of every spool, whoever holds it and whichever collector it is for; the oldest first."""
-    if _is_own(root):
+    if is_own(root):
         homes = (home for home in _inside(root) if _HOME.fullmatch(home.name))
         yield from sorted((folder for home in homes for folder in _folders(home)), key=_age)
 
@@ -138,7 +139,8 @@ def _inside(folder: Path) -> list[Path]:
     try:
         if folder.is_symlink():
             return []
-        return [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        with os.scandir(folder) as entries:
+            return [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
 
@@ -176,13 +178,13 @@ def _own(folder: Path) -> None:
         OSError: it cannot be made.
     """
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    if not _is_own(folder):
+    if not is_own(folder):
         raise SpoolError(
             f"Got the folder {folder}; need one that belongs to you and that only you can write to. {_INSTEAD}"
         )
 
 
-def _is_own(folder: Path) -> bool:
+def is_own(folder: Path) -> bool:
     """Whether it is a folder of this user's, to which nobody else can write."""
     try:
         there = folder.lstat()

@@ -9,15 +9,31 @@ from torch import Tensor, nn
 from probe_agent import Probe
 from probe_agent.probe_set import ProbeSet
 from probe_agent.probes import PROBES
+from probe_agent.probes.edge_of_stability import EdgeOfStability
+from probe_agent.probes.fisher_batch import FisherBatch
+from probe_agent.probes.gauss_newton import GaussNewton
+from probe_agent.probes.gradient_noise import GradientNoise
+from probe_agent.probes.hessian_spectrum import HessianSpectrum
+from probe_agent.probes.hessian_trace import HessianTrace
+from probe_agent.probes.local_complexity import LocalComplexity
 from probe_agent.probes.local_learning_coefficient import LocalLearningCoefficient
+from probe_agent.probes.sharpness import Sharpness
 from probe_agent.recognition import recognise
 from probe_agent.snapshot import LossFn, Snapshot
 
-EVERY_PROBE: tuple[Probe, ...] = tuple(
-    LocalLearningCoefficient(chains=2, burn_in=5, draws=8) if probe is LocalLearningCoefficient else probe()
-    for probe in PROBES
-)
-"""Every probe there is at its defaults, or where that takes seconds with less of it."""
+_LESS: dict[type[Probe], Probe] = {
+    EdgeOfStability: EdgeOfStability(tolerance=0.1, groups=4),
+    FisherBatch: FisherBatch(groups=4),
+    GaussNewton: GaussNewton(tolerance=0.1),
+    GradientNoise: GradientNoise(groups=8),
+    HessianSpectrum: HessianSpectrum(products=6, groups=4),
+    HessianTrace: HessianTrace(groups=4),
+    LocalComplexity: LocalComplexity(points=32, side_points=8),
+    LocalLearningCoefficient: LocalLearningCoefficient(chains=2, burn_in=2, draws=4),
+    Sharpness: Sharpness(tolerance=0.1, groups=4),
+}
+EVERY_PROBE: tuple[Probe, ...] = tuple(_LESS.get(probe) or probe() for probe in PROBES)
+"""Every probe there is, the dearer ones with fewer groups and products than at their defaults: the same is done, less often."""
 
 
 @dataclass(frozen=True)

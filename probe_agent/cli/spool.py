@@ -1,6 +1,7 @@
 """probe-agent spool: what jobs on this machine could not deliver yet."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,5 +131,9 @@ def _root() -> Path:
     root = spools.root()
     if root is None:
         Console(stderr=True).print("PHASEWATCH_SPOOL says off: nothing waits on disk.")
+        raise typer.Exit(2)
+    if os.access(root, os.F_OK) and not spools.is_own(root):
+        words = f"Got the folder {root}; need one that belongs to you and that only you can write to."
+        Console(stderr=True).print(escape(words), highlight=False)
         raise typer.Exit(2)
     return root

@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from collector.cli import main; main()"
@@ -22,7 +23,7 @@ class CollectorProcess:
         self.store = store
         self._inlet = f"tcp://127.0.0.1:{inlet_port}"
         self._web_port = web_port
-        self.process: subprocess.Popen[str] | None = None
+        self.process: warm.Process | None = None
         self.page = ""
         self.inlet = ""
 
@@ -36,12 +37,12 @@ class CollectorProcess:
 
     def start(self) -> None:
         """Start and wait until it is ready; a second start listens where the first did."""
-        command = [sys.executable, "-c", WITHOUT_TORCH, "serve", "--store", str(self.store)]
+        command = ["-c", WITHOUT_TORCH, "serve", "--store", str(self.store)]
         command += ["--inlet-address", self.inlet or self._inlet, "--web-port", str(self._web_port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with (self.store.parent / "collector.log").open("a") as log:
-            self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.store.parent, env=environment
+            self.process = warm.Process(
+                warm.COLLECTOR, command, stdout=subprocess.PIPE, stderr=log, cwd=self.store.parent, env=environment
             )
         assert self.process.stdout is not None
         lines = {}
@@ -86,7 +87,7 @@ class CollectorProcess:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another verb of ``probe-collector`` on the same store."""
         return subprocess.run(
-            [sys.executable, "-c", WITHOUT_TORCH, *arguments, "--store", str(self.store)],
+            [*warm.command(warm.COLLECTOR), "-c", WITHOUT_TORCH, *arguments, "--store", str(self.store)],
             capture_output=True,
             text=True,
             timeout=60,

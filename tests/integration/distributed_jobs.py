@@ -29,15 +29,14 @@ import probe_agent.gang
 import probe_agent.job
 from probe_agent import AttachError, Budget, Every, ListOutbox, Monitor, Watch
 from probe_agent.place import Inline
-from probe_agent.presets import full
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.weights import Weights
 from probe_agent.snapshot import Snapshot
 from probe_wire import Quantity, Tighten
+from tests.problems import EVERY_PROBE
 
 STEPS = 4
-EVERYTHING = tuple(dict.fromkeys(probe for watch in full() for probe in watch.probes))
 
 
 @final
@@ -142,7 +141,7 @@ def data_parallel(_: str) -> dict[str, Any]:
     found["unwatched"] = numbers(model)
 
     model, optimizer = parallel()
-    monitor = watch(model, optimizer, data(rank()), "all", watches=[Watch(Every(2), EVERYTHING)])
+    monitor = watch(model, optimizer, data(rank()), "all", watches=[Watch(Every(2), EVERY_PROBE)])
     train(model, optimizer)
     monitor.close()
     found["watched"], found["together"], found["step"] = numbers(model), reports(monitor), monitor.step
@@ -151,7 +150,7 @@ def data_parallel(_: str) -> dict[str, Any]:
 
     model, optimizer = parallel()
     if rank() == 0:
-        monitor = watch(model, optimizer, everyone(), "rank 0", alone=True, watches=[Watch(Every(2), EVERYTHING)])
+        monitor = watch(model, optimizer, everyone(), "rank 0", alone=True, watches=[Watch(Every(2), EVERY_PROBE)])
     train(model, optimizer)
     found["alone"] = reports(monitor)
     return found
@@ -191,7 +190,7 @@ def fully_sharded(_: str) -> dict[str, Any]:
     found["unwatched"] = numbers(model)
 
     model, optimizer = sharded()
-    monitor = watch(model, optimizer, data(rank()), "sharded", watches=[Watch(Every(2), EVERYTHING)])
+    monitor = watch(model, optimizer, data(rank()), "sharded", watches=[Watch(Every(2), EVERY_PROBE)])
     train(model, optimizer)
     monitor.close()
     found["watched"], found["sharded"] = numbers(model), reports(monitor)
@@ -219,7 +218,7 @@ def fully_sharded(_: str) -> dict[str, Any]:
             watch(plain, torch.optim.SGD(plain.parameters(), lr=0.1), data(0), "whole", alone=True)
         )
         adam = torch.optim.Adam(plain.parameters(), lr=0.01)
-        watches = [Watch(Every(2), EVERYTHING)]
+        watches = [Watch(Every(2), EVERY_PROBE)]
         found["plain"] = reports(watch(plain, adam, everyone(), "plain", alone=True, watches=watches))
         found["alone"] = refusal(model, optimizer, "alone")
     found["old"] = refusal(*flattened(), "old")

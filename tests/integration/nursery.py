@@ -38,6 +38,7 @@ class Nursery:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[str] | None = None
+        self._alone: dict[str, Ended] = {}
 
     def __enter__(self) -> Self:
         """Import torch once."""
@@ -55,6 +56,12 @@ class Nursery:
         """Let it go home."""
         assert self._process is not None
         self._process.communicate(timeout=60)
+
+    def alone(self, job: str) -> Ended:
+        """How the job ends unwatched, which it does but once."""
+        if job not in self._alone:
+            self._alone[job] = self.run(job)
+        return self._alone[job]
 
     def run(self, job: str, address: str = UNWATCHED, meanwhile: Callable[[], object] | None = None) -> Ended:
         """Run the job to its end; ``meanwhile`` happens where the job waits for it."""

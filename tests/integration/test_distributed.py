@@ -1,4 +1,4 @@
-"""Distributed jobs, started by torchrun as their users start them: real ranks, a real collector, a rank that is killed."""
+"""Distributed jobs, started by torchrun as their users start them, or rank by rank: a real collector, a rank that is killed."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import warm
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
 
 SCRIPT = Path(__file__).with_name("distributed_jobs.py")
@@ -23,7 +24,15 @@ Found = list[dict[str, Any]]
 def torchrun(folder: Path, ranks: int, jobs: str, collector: str = "") -> Found:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     ended = subprocess.run(
-        [*launcher, str(SCRIPT), str(folder), jobs, *([collector] if collector else [])],
+        [
+            *launcher,
+            "--no-python",
+            *warm.command(warm.AGENT),
+            str(SCRIPT),
+            str(folder),
+            jobs,
+            *([collector] if collector else []),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -32,7 +41,33 @@ def torchrun(folder: Path, ranks: int, jobs: str, collector: str = "") -> Found:
     )
     (folder / "stderr.log").write_text(ended.stderr)
     assert ended.returncode == 0, ended.stderr[:5000]
+    return found_in(folder, ranks)
+
+
+def found_in(folder: Path, ranks: int) -> Found:
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def by_hand(folder: Path, ranks: int, jobs: str) -> list[subprocess.CompletedProcess[str]]:
+    """The same without a launcher; how each rank ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
+    started = [
+        subprocess.Popen(
+            [*warm.command(warm.AGENT), str(SCRIPT), str(folder), jobs],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | ENVIRONMENT | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(ranks)
+    ]
+    said = [rank.communicate(timeout=120)[1] for rank in started]
+    return [
+        subprocess.CompletedProcess(rank.args, rank.returncode, "", err)
+        for rank, err in zip(started, said, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +91,10 @@ def replicas(collected: tuple[Found, dict[str, Any]]) -> Found:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    return torchrun(tmp_path_factory.mktemp("parts"), 2, "fully_sharded,pipeline,processes")
+    folder = tmp_path_factory.mktemp("parts")
+    for rank in by_hand(folder, 2, "fully_sharded,pipeline,processes"):
+        assert rank.returncode == 0, rank.stderr[:5000]
+    return found_in(folder, 2)
 
 
 def steps(reports: list[dict[str, Any]]) -> list[int]:
@@ -215,24 +253,11 @@ def test_ranks_appear_as_one_run_in_the_collector(collected: tuple[Found, dict[s
 
 
 def test_a_rank_that_is_killed_keeps_the_other_waiting_once_and_no_longer_than_it_may(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(tmp_path), "killed"],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | ENVIRONMENT | place | {"RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=60)[1] for rank in both]
-    assert [rank.returncode for rank in both] == [0, -9], said
+    both = by_hand(tmp_path, 2, "killed")
+    assert [rank.returncode for rank in both] == [0, -9], both
     found = json.loads((tmp_path / "rank0.json").read_text())["killed"]
     assert steps(found["reports"]) == [0, 2, 4, 6, 8]
-    assert "waited 4 s in vain for rank 1" in said[0]
+    assert "waited 4 s in vain for rank 1" in both[0].stderr
     assert found["complaints"] == {"ranks": 1}
     assert len([wait for wait in found["waits"] if wait > 3]) == 1
     assert max(found["waits"]) < 15

@@ -20,6 +20,7 @@ from collector.store.queries import Reader
 from probe_agent import Budget, Every, Watch
 from probe_agent.probes.loss import Loss
 from probe_wire import Advice, Nack, decode_for_agent
+from tests import warm
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
 from tests.integration.watched_digits import EXAMPLE, MEASURED
 
@@ -64,9 +65,8 @@ def test_digits_end_to_end_a_transition_is_detected_stored_shown_exported_and_re
     with CollectorProcess(tmp_path / "s.db") as collector:
         trained = subprocess.run(
             [
-                sys.executable,
-                "-m",
-                "tests.integration.watched_digits",
+                *warm.command(warm.AGENT),
+                str(Path(__file__).with_name("watched_digits.py")),
                 "--steps",
                 "3000",
                 "--collector",
@@ -208,7 +208,7 @@ for _ in range(10):
 
 def test_a_script_that_never_closes_its_monitor_loses_nothing_at_exit(tmp_path: Path) -> None:
     with CollectorProcess(tmp_path / "s.db") as collector:
-        subprocess.run([sys.executable, "-c", FORGETFUL, collector.inlet], check=True, timeout=60, cwd=ROOT)
+        subprocess.run([*warm.command(warm.AGENT), "-c", FORGETFUL, collector.inlet], check=True, timeout=60, cwd=ROOT)
         assert stored_steps(collector.store) == Counter({(0, step): 1 for step in range(11)})
         (run,) = collector.get("/api/runs")["runs"]
         assert run["finished"] == "interpreter exit"

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from probe_post import spools
 from probe_post.estate import DIED
 from probe_wire import Report, Run
 from probe_wire.agent_key import AgentKey
+from tests import warm
 from tests.integration.collector_process import ROOT, CollectorProcess, eventually
 from tests.integration.reporter import draft
 from tests.integration.rough_line import RoughLine
@@ -51,12 +51,9 @@ def outbox_to(
 
 
 @contextmanager
-def job(
-    collector: CollectorProcess, run: str, *, rate: int = 1000, count: int = 10**6
-) -> Iterator[subprocess.Popen[bytes]]:
+def job(collector: CollectorProcess, run: str, *, rate: int = 1000, count: int = 10**6) -> Iterator[warm.Process]:
     """A process that reports until it has or is ended."""
     command = [
-        sys.executable,
         str(Path(__file__).with_name("reporter.py")),
         collector.inlet,
         run,
@@ -64,20 +61,21 @@ def job(
         str(rate),
         str(count),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
-        assert process.stdout is not None
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+    process = warm.Process(warm.AGENT, command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.stdout is not None
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
 
 
-def killed_when_all_is_numbered(process: subprocess.Popen[bytes]) -> None:
+def killed_when_all_is_numbered(process: warm.Process) -> None:
     """SIGKILL."""
     assert process.stdout is not None
     for line in process.stdout:
-        if line == b"0\n":
+        if line == "0\n":
             break
     process.kill()
     process.wait()

@@ -39,6 +39,7 @@ from probe_agent import (
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.weights import Weights
 from probe_wire import Estimate, Outcome, Quantity
+from tests import warm
 from tests.problems import EVERY_PROBE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent's worker is tested on Linux")
@@ -414,7 +415,7 @@ def _left_by(folder: Path, end: str) -> int:
     script.write_text(textwrap.dedent(SCRIPT) + end + "\n")
     root = str(Path(probe_agent.__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [*warm.command(warm.AGENT), str(script)],
         env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 import logging
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from probe_agent.process import Process
 from probe_agent.snapshot import Snapshot
 from probe_agent.worker_process import WorkerLost, WorkerProcess
 from probe_wire import Column, Estimate, Quantity, Run
+from tests import warm
 
 NOWHERE = "tcp://127.0.0.1:1"
 LOSS = Quantity("probe_loss", "1", "Loss.", "Loss")
@@ -155,5 +155,7 @@ atexit.register(foreman._close_at_exit)
 
 
 def test_at_exit_every_run_of_a_notebook_reports_what_it_began_before_the_outboxes_close() -> None:
-    ended = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=100, check=False)
+    ended = subprocess.run(
+        [*warm.command(warm.AGENT), "-c", ENDS], capture_output=True, text=True, timeout=100, check=False
+    )
     assert ended.stdout.split("\n")[0] == "reports [1, 1]", ended.stderr

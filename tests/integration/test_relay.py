@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Self
 
 from probe_agent.outbox import ZmqOutbox
 from probe_wire import Run
+from tests import warm
 from tests.integration.collector_process import ROOT, WITHOUT_TORCH, CollectorProcess, eventually
 from tests.integration.reporter import draft
 from tests.integration.test_nothing_lost import ends, kept
@@ -31,13 +31,13 @@ class RelayProcess:
         self.end("terminate")
 
     def start(self) -> None:
-        command = [sys.executable, "-c", WITHOUT_TORCH, "relay", self._collector, "--listen", self.inlet]
+        command = ["-c", WITHOUT_TORCH, "relay", self._collector, "--listen", self.inlet]
         with (self._folder / "relay.log").open("a") as log:
-            self.process = subprocess.Popen(
+            self.process = warm.Process(
+                warm.COLLECTOR,
                 [*command, "--spool", str(self._folder / "relay")],
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
         assert self.process.stdout is not None
@@ -103,7 +103,15 @@ def test_agents_of_a_relay_end_at_once_while_the_collector_is_away_and_it_gets_e
 
 def test_a_relay_for_other_hosts_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, "relay", "tcp://127.0.0.1:1", "--listen", "tcp://0.0.0.0:*"],
+        [
+            *warm.command(warm.COLLECTOR),
+            "-c",
+            WITHOUT_TORCH,
+            "relay",
+            "tcp://127.0.0.1:1",
+            "--listen",
+            "tcp://0.0.0.0:*",
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -24,6 +24,7 @@ from transformers import (
 
 import probe_agent
 from probe_agent import ListOutbox
+from probe_agent.budget import UNLIMITED
 from probe_agent.integrations.transformers import PhasewatchCallback
 from probe_agent.likelihood import Bernoulli, Categorical, Gaussian
 from tests.framework_runs import WATCHES, left_behind, measured_plainly, run_example, same, seed_all, values
@@ -188,7 +189,12 @@ def trained(
 
 def watching(**settings: Any) -> tuple[PhasewatchCallback, ListOutbox]:
     outbox = ListOutbox()
-    settings = {"probe_batch": together(sentences()), "watches": WATCHES, "outbox": outbox, **settings}
+    settings = {
+        "probe_batch": together(sentences()),
+        "watches": WATCHES,
+        "outbox": outbox,
+        "budget": UNLIMITED,
+    } | settings
     return PhasewatchCallback("hf", **settings), outbox
 
 

@@ -1,7 +1,6 @@
 """probe-agent verify on real training scripts, each run three times in a process of its own."""
 
 import json
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from probe_agent.cli import app
+from tests import warm
 
 SCRIPT = """
 import sys, torch
@@ -20,6 +20,7 @@ from probe_agent import Every, Watch
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.weights import Weights
+from tests import warm
 
 {before}
 model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
@@ -50,7 +51,7 @@ probes = (*probes, Bad())
 def verify(folder: Path, before: str = "torch.manual_seed(0)", bad: str = "", *options: str) -> tuple[Result, Any]:
     script, out = folder / "train.py", folder / "receipt.json"
     script.write_text(SCRIPT.format(before=before, bad=BAD_PROBE.format(does=bad) if bad else ""))
-    arguments = ["verify", "--steps", "6", "--out", str(out), *options, "--", sys.executable, str(script)]
+    arguments = ["verify", "--steps", "6", "--out", str(out), *options, "--", *warm.command(warm.AGENT), str(script)]
     result = CliRunner().invoke(app, arguments)
     return result, json.loads(out.read_text()) if out.exists() else None
 
@@ -101,7 +102,9 @@ def test_a_script_that_does_not_repeat_itself_is_not_blamed_on_the_agent(tmp_pat
 
 def test_a_script_that_never_attaches_gives_no_testimony(tmp_path: Path) -> None:
     out = tmp_path / "receipt.json"
-    result = CliRunner().invoke(app, ["verify", "--out", str(out), "--", sys.executable, "-c", "print('trained')"])
+    result = CliRunner().invoke(
+        app, ["verify", "--out", str(out), "--", *warm.command(warm.AGENT), "-c", "print('trained')"]
+    )
     assert result.exit_code == 2
     assert "must call probe_agent.attach" in " ".join(result.output.split())
 

@@ -45,7 +45,8 @@ def exception_within(job: Job) -> None:
 
 
 def attached_twice_and_again(job: Job) -> None:
-    first, second = job.watch(), job.watch()
+    first, job.name = job.watch(), f"{job.name}_too"
+    second = job.watch()
     job.train(2)
     job.until_heard(first, second)
     for monitor in (first, second):
@@ -98,12 +99,12 @@ def optimizer_deleted(job: Job) -> None:
 def attached_hundreds_of_times(job: Job) -> None:
     """Nothing is left of those that were closed, or lost with their optimizers."""
     sizes = []
-    for i in range(500 if job.watched else 0):
+    for i in range(260 if job.watched else 0):
         job.watch(at_all=False)
         if i % 50 == 0:
             job.close()
             job.optimizer = job.make_optimizer()
-        if i % 200 == 51:
+        if i % 100 == 51:
             gc.collect()
             time.sleep(0.3)  # the threads of those that were lost look at the clock ten times a second
             fds, tasks = (len(list(Path(f"/proc/self/{kind}").iterdir())) for kind in ("fd", "task"))

@@ -71,6 +71,16 @@ def test_a_run_of_another_name_goes_on(caplog: pytest.LogCaptureFixture) -> None
     assert cell.steps() == [[0, 1], [0, 1, 2], [0, 1]]
 
 
+def test_two_models_of_one_optimizer_go_on_beside_each_other_also_under_one_name() -> None:
+    models, outboxes = [nn.Linear(3, 2), nn.Linear(3, 2)], [ListOutbox(), ListOutbox()]
+    optimizer = torch.optim.SGD([p for model in models for p in model.parameters()], lr=0.1)
+    settings = {"loss_fn": F.cross_entropy, "probe_batch": (X, Y), "watches": [Watch(Every(1), (Loss(),))]}
+    for model, outbox in zip(models, outboxes, strict=True):
+        probe_agent.attach(model, optimizer, run="both", outbox=outbox, **settings)  # type: ignore[arg-type]
+    optimizer.step()
+    assert [[draft.step for draft in outbox.drafts] for outbox in outboxes] == [[0, 1], [0, 1]]
+
+
 def test_who_is_refused_leaves_the_run_of_before_alone() -> None:
     cell = Cell()
     cell.attach()
@@ -93,6 +103,14 @@ def test_of_one_id_in_the_environment_each_name_of_a_process_is_a_run_of_its_own
         assert other == once_more != given
         assert other.startswith(given[:55])
         assert len(other) <= 64
+
+
+def test_jobs_whose_long_ids_begin_alike_share_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for given in (60 * "x" + "-1", 60 * "x" + "-2"):
+        monkeypatch.setenv("PHASEWATCH_RUN_ID", given)
+        found |= {Cell().attach(run).run.id for run in ("one", "other")}
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])

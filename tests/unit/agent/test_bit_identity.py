@@ -139,8 +139,10 @@ def identical(a: object, b: object) -> bool:
     return a == b
 
 
-@pytest.mark.parametrize("optimizer_kind", OPTIMIZERS)
-@pytest.mark.parametrize("model_kind", MODELS)
+@pytest.mark.parametrize(
+    ("model_kind", "optimizer_kind"),  # the CNN with AdamW is below
+    [("mlp", "sgd with momentum"), ("mlp", "adamw"), ("cnn", "sgd with momentum"), ("transformer", "adamw")],
+)
 def test_an_observed_run_ends_bit_identical_to_an_unobserved_one(model_kind: str, optimizer_kind: str) -> None:
     unobserved, _ = train(model_kind, optimizer_kind, observed=False)
     observed, outbox = train(model_kind, optimizer_kind, observed=True)

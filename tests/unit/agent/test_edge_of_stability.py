@@ -152,7 +152,7 @@ def test_the_standard_error_covers_the_populations_edge() -> None:
     scale = torch.tensor([3.0, 2, 1, 2, 0.5], dtype=torch.float64)
     truth = 9 * 0.2 / 1.5 / 6
     z = []
-    for seed in range(200):
+    for seed in range(100):
         snapshot = snapshot_of(
             TwoParts(), normal(256, 5, seed=seed) * scale, normal(256, 1), half_squared_error, seed=seed
         )

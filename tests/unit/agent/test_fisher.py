@@ -179,7 +179,7 @@ def test_the_reported_error_covers_the_truth(labels: fisher.Labels) -> None:
         fisher_draws(Snapshot.take(model, 0, population, F.cross_entropy, Categorical(), 0), labels="exact").true
     )
     assert isinstance(population.inputs, Tensor)
-    n, hits, repeats = 128, 0, 300
+    n, hits, repeats = 128, 0, 150  # errors of 0.7 of what they should be cover 83 in a hundred
     for seed in range(repeats):
         part = slice(n * seed, n * (seed + 1))
         probe_set = ProbeSet(population.inputs[part], population.targets[part])

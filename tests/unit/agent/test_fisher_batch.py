@@ -15,7 +15,8 @@ from probe_agent.likelihood import IGNORED, Categorical
 from probe_agent.probes.fisher_batch import FisherBatch
 from tests.curvature_problems import KINDS, kind, same_state, state_of
 
-SEEDS = 400
+SEEDS = 150
+"""A draw spreads by less than its mean: at four standard errors a bias of a third is seen, and a wrong count of groups makes more."""
 
 
 def seeded(template: Snapshot, seed: int) -> Snapshot:
@@ -108,10 +109,10 @@ def test_the_standard_error_covers_a_population() -> None:
     assert exact is not None
     truth = sum(float(d.mean()) for d in exact.values())
     hits = 0
-    for seed in range(300):
+    for seed in range(120):
         whole = next(FisherBatch(groups=32).measure(snapshot(128, seed), {})).estimate
         hits += abs(whole.value - truth) < 2.04 * whole.stderr  # Student's quantile for 31 degrees of freedom
-    assert 0.90 <= hits / 300 <= 0.985, hits / 300
+    assert 0.90 <= hits / 120 <= 0.985, hits / 120
 
 
 @pytest.mark.parametrize("name", list(KINDS))
@@ -167,7 +168,7 @@ def test_where_groups_have_unequally_many_targets_that_count_or_none_it_is_unbia
             slopes = torch.autograd.grad(logp[c], list(model.parameters()), retain_graph=True)
             by_hand += float(logp[c].detach().exp()) * sum(float(g.square().sum()) for g in slopes)
         predictions += 1
-    found = [batch_draws(with_ignored(scored, seed), groups) for seed in range(SEEDS // 2)]
+    found = [batch_draws(with_ignored(scored, seed), groups) for seed in range(SEEDS)]
     means = [sum(float(d.mean()) for d in f.values()) for f in found]
     assert within(means, by_hand / predictions)
 

@@ -48,7 +48,7 @@ def classified(loss: Callable[..., Tensor], likelihood: Likelihood | None = None
     return snapshot_of(net(*tail), normal(13, 4), labels(13), loss, likelihood=likelihood)
 
 
-def assert_unbiased(snapshot: Snapshot, seeds: int = 60) -> None:
+def assert_unbiased(snapshot: Snapshot, seeds: int = 40) -> None:
     truth = float(dense_hessian(snapshot).trace())
     values = np.array([trace_draws(replace(snapshot, step=step), 4).trace.mean() for step in range(seeds)])
     assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / seeds**0.5
@@ -86,7 +86,7 @@ def contrast(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_it_is_unbiased_over_the_signs_for_every_kind_of_model(name: str) -> None:
-    assert_unbiased(kind(name, n=8), seeds=20)
+    assert_unbiased(kind(name, n=8), seeds=14)
 
 
 @pytest.mark.parametrize("loss", [F.cross_entropy, summed, smoothed, weighted, contrast])
@@ -135,8 +135,8 @@ def test_the_residual_is_relative_to_the_gauss_newton_trace() -> None:
     snapshot = kind("GPT with fused attention", n=8)
     gauss_newton = float(dense_gauss_newton(snapshot).trace())
     truth = float(dense_hessian(snapshot).trace()) / gauss_newton - 1
-    draws = [measured(replace(snapshot, step=k), groups=4)[1].estimate.value for k in range(100)]
-    assert abs(np.mean(draws) - truth) < 4 * np.std(draws) / 10
+    draws = [measured(replace(snapshot, step=k), groups=4)[1].estimate.value for k in range(40)]
+    assert abs(np.mean(draws) - truth) < 4 * np.std(draws) / 40**0.5
 
 
 def test_a_relu_network_has_no_residual() -> None:
@@ -150,7 +150,7 @@ def test_the_standard_error_covers_the_trace_on_all_the_data() -> None:
     everything = snapshot_of(model, x, y, likelihood=Categorical())
     truth = float(dense_hessian(everything).trace())
     covered = []
-    for seed in range(200):
+    for seed in range(100):  # errors of 0.7 of what they should be cover 83 of them
         some = torch.randperm(20000, generator=torch.Generator().manual_seed(seed))[:64]
         snapshot = replace(everything, probe_set=everything.probe_set.part(some), step=seed)
         estimate = measured(snapshot, groups=16)[0].estimate

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from probe_agent import AttachError, ListOutbox, Watch, attach
 from probe_agent.likelihood import Bernoulli, Categorical
+from probe_agent.probe_set import arguments
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.loss import Loss
 from probe_agent.probes.reconstruction import Reconstruction
@@ -150,6 +152,13 @@ def test_one_who_is_told_that_no_likelihood_is_known_is_told_which_could_be_mean
     assert "pass likelihood" not in told(lambda f, _: f[0].sum(), (logits(N, C),), labels(N))
 
 
+def test_one_is_told_also_where_the_loss_cannot_be_tried(caplog: pytest.LogCaptureFixture) -> None:
+    complex_ = lambda f, _: f.sum() * 1j  # noqa: E731
+    assert chosen(complex_, logits(N, C), labels(N), None) is None
+    assert "the loss is not one of the likelihoods known here" in caplog.text
+    assert chosen(complex_, logits(N, C), labels(N), "categorical") == Categorical()
+
+
 # -- models that take all of their inputs as one --------------------------------------------------
 
 
@@ -182,3 +191,11 @@ def test_a_model_that_takes_a_dict_or_a_tuple_as_one_gets_it_as_one() -> None:
         found.append(watched(kind(), F.cross_entropy, (inputs, y)))
     assert all(each == pytest.approx(found[0], nan_ok=True) for each in found)
     assert found[0]["fisher_trace"] > 0
+
+
+def test_a_forward_pass_that_somebody_put_another_around_is_given_names_as_before() -> None:
+    model, x = OfNames(), torch.randn(8, 3)
+    around = lambda *args, **kwargs: OfNames.forward(model, *args, **kwargs)  # noqa: E731
+    model.forward = wraps(OfNames.forward)(around)  # type: ignore[method-assign]
+    for inputs in ({"x": x}, {"x": x, "shift": x[:, 0]}):
+        assert arguments(model, inputs) == ((), inputs)

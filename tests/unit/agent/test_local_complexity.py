@@ -361,7 +361,8 @@ def trained() -> nn.Module:
     return model
 
 
-def spread_over_reported(model: nn.Module, repeats: int = 120) -> float:
+def spread_over_reported(model: nn.Module, repeats: int = 80) -> float:
+    """Itself known to within 8 %."""
     estimates = [
         measured(at(model, normal(64, 20, seed=seed), seed=seed), radius=0.5, directions=2, per_layer=False)[0].estimate
         for seed in range(repeats)

@@ -51,7 +51,7 @@ class Power(nn.Module):
 def test_linear_regression_has_its_closed_form() -> None:
     snapshot, h = regression()
     for localisation in (1.0, 100.0, 1000.0):
-        found = coefficient(snapshot, localisation=localisation, chains=8, draws=400).estimate
+        found = coefficient(snapshot, localisation=localisation, chains=8, burn_in=100, draws=300).estimate
         assert found.outcome is Outcome.OK
         assert found.stderr < 0.05 * found.value
         assert abs(found.value - expected(h, 500, localisation)) < 3.5 * found.stderr
@@ -59,7 +59,7 @@ def test_linear_regression_has_its_closed_form() -> None:
 
 def test_with_little_localisation_a_regular_model_has_half_its_parameters() -> None:
     snapshot, _ = regression(d=6)
-    found = coefficient(snapshot, localisation=1e-3, chains=8, draws=800).estimate
+    found = coefficient(snapshot, localisation=1e-3, chains=8, draws=500).estimate
     assert abs(found.value - 3) < 3.5 * found.stderr
     assert found.stderr < 0.15
 
@@ -82,7 +82,7 @@ def test_a_singular_minimum_counts_as_it_weighs(k: int) -> None:
 
 def test_the_truth_lies_within_two_standard_errors_as_often_as_it_should() -> None:
     misses, errors = [], []
-    for seed in range(40):
+    for seed in range(24):
         snapshot, h = regression(n=100, seed=seed)
         found = coefficient(snapshot, chains=4, burn_in=60, draws=80).estimate
         misses.append((found.value - expected(h, 100, 100.0)) / found.stderr)
@@ -95,7 +95,7 @@ def test_the_truth_lies_within_two_standard_errors_as_often_as_it_should() -> No
 def test_the_step_size_biases_nothing() -> None:
     """Chains whose step is badly adapted, for want of burn-in, still draw from the same distribution."""
     snapshot, h = regression(d=4)
-    hasty = coefficient(snapshot, burn_in=12, draws=1500, chains=8).estimate
+    hasty = coefficient(snapshot, burn_in=12, draws=800, chains=8).estimate
     assert abs(hasty.value - expected(h, 500, 100.0)) < 3.5 * hasty.stderr
 
 

@@ -3,7 +3,6 @@
 import gc
 import logging
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from probe_agent.scalars import Scalars
 from probe_agent.steps import Count
 from probe_agent.stream import Stream, Tally
 from probe_wire import Advice, Goodbye, Losses, Outcome, Run, decode_for_collector
+from tests import warm
 from tests.one_report import SEED, LossFn, X, Y, classifier, made, measured
 
 # -- graphs ---------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_a_job_that_closes_nothing_is_told_at_its_end_and_one_that_is_not_watche
     for disabled in ("0", "1"):
         off = f"import os; os.environ['PHASEWATCH_DISABLE'] = '{disabled}'\n"
         ended = subprocess.run(
-            [sys.executable, "-c", off + job], capture_output=True, text=True, timeout=120, check=True
+            [*warm.command(warm.AGENT), "-c", off + job], capture_output=True, text=True, timeout=120, check=True
         )
         assert (UNSEEN in ended.stderr) == (disabled == "0"), ended.stderr
 

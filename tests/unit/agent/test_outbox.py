@@ -5,7 +5,6 @@ import math
 import os
 import random
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -45,6 +44,7 @@ from probe_wire import (
     encode,
     unpack,
 )
+from tests import warm
 from tests.inlets import Setup
 
 RUN = Run("run-1", "test", "host", 1, 0.0)
@@ -398,7 +398,7 @@ outbox.put(Draft(1, 0.0, [(q, Column("probe_loss"), Estimate(1.0))]))
 def test_the_interpreter_ends_promptly_with_its_own_status(ending: str) -> None:
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT + ending],
+        [*warm.command(warm.AGENT), "-c", SCRIPT + ending],
         timeout=30,
         capture_output=True,
         text=True,

@@ -1,5 +1,6 @@
 """When the agent measures, and what it may cost."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -82,8 +83,14 @@ def test_what_is_allowed_never_falls_while_training_goes_on(second: float) -> No
     assert all(a <= b for a, b in pairwise(allowed))
 
 
-def test_a_budget_that_earns_nothing_gives_its_allowance_at_once() -> None:
-    assert Budget(share=0, allowance=3).allowed(0, 0) == 3
+@pytest.mark.parametrize("share", [0, 1, 1000])
+def test_a_budget_that_earns_nothing_or_holds_nothing_back_gives_its_allowance_at_once(share: float) -> None:
+    assert Budget(share=share, allowance=3).allowed(0, 0) == 3
+
+
+def test_an_advance_without_end_has_no_parts() -> None:
+    for steps in (0, 1, 1000):
+        assert Budget(share=0.02, allowance=math.inf).allowed(0.01 * steps, steps) == math.inf
 
 
 def test_a_percentage_is_advanced_for_the_same_time_of_training_but_never_for_long() -> None:

@@ -78,7 +78,7 @@ def test_the_standard_error_covers_the_populations_sharpness(n: int) -> None:
     The largest eigenvalue of a sample is on average above it by a factor of about
     1 + (1/n) Σ_j λ_j/(λ_1 − λ_j) = 1.007 here, a tenth of the standard error.
     """
-    d, repeats = 6, 150
+    d, repeats = 6, 100
     scale = torch.tensor([2.0] + [1.0] * (d - 1), dtype=torch.float64)
     estimates = [
         measured(linear_regression(normal(n, d, seed=seed) * scale, seed=seed), tolerance=1e-3).estimate

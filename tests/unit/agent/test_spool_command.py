@@ -64,3 +64,11 @@ def test_an_empty_machine_and_a_spool_that_is_off_are_said_in_a_sentence(tmp_pat
     assert "Nothing waits in" in run("list")[1]
     done = CliRunner().invoke(app, ["spool", "list"], env={"PHASEWATCH_SPOOL": "off"})
     assert (done.exit_code, "nothing waits on disk" in done.output) == (2, True)
+
+
+def test_nobody_is_told_that_nothing_waits_in_a_folder_that_is_not_looked_into(tmp_path: Path) -> None:
+    left_behind(tmp_path, "dead").close(delete=False)
+    (tmp_path / "spool").chmod(0o777)
+    for arguments in (("list",), ("list", "--json"), ("deliver",), ("drop", "some")):
+        code, text = run(*arguments)
+        assert (code, "need one that belongs to you" in text) == (2, True)

@@ -1,5 +1,6 @@
 """Who reads spools also deletes there: what is not ours, or was prepared by somebody else, is neither read nor touched."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def test_what_others_may_have_prepared_is_not_delivered_in_our_name(tmp_path: Pa
     assert list(spools.everything(root)) == []
     root.chmod(0o700)
     assert adopted(root) == [folder]
+
+
+def test_who_shares_a_group_and_lets_it_write_shares_no_spools(tmp_path: Path) -> None:
+    former = os.umask(0o002)
+    try:
+        home = left_behind(tmp_path).parent
+    finally:
+        os.umask(former)
+    assert home.stat().st_mode & 0o077 == 0
 
 
 def test_a_spool_that_is_delivered_takes_its_own_files_with_it_and_no_others(tmp_path: Path) -> None:
