@@ -220,7 +220,7 @@ def finished(page: str, run_id: str) -> bool:
     paragraphs: list[RenderableType] = [
         f"{len(found)} phase transitions in {run['step']:,} steps; {run['reports']} reports, {run['lost']} lost. The network ended in:",
         Padding(summary, (0, 2)),
-        f"Measuring took {spent:.0f} s. The first 20 s of a run are free for it, beyond that it keeps to 2 % of training.",
+        f"Measuring took {spent:.0f} s. In the first minutes of a run it may take 20 s, beyond that it keeps to 2 % of training.",
         "",
         Text("On /metrics, for Prometheus:"),
         *(Padding(Text(line, "dim", overflow="fold"), (0, 2)) for line in exposed[:METRICS_SHOWN]),

@@ -194,8 +194,12 @@ def test_a_model_that_takes_a_dict_or_a_tuple_as_one_gets_it_as_one() -> None:
 
 
 def test_a_forward_pass_that_somebody_put_another_around_is_given_names_as_before() -> None:
-    model, x = OfNames(), torch.randn(8, 3)
-    around = lambda *args, **kwargs: OfNames.forward(model, *args, **kwargs)  # noqa: E731
-    model.forward = wraps(OfNames.forward)(around)  # type: ignore[method-assign]
+    class Optional(Classified):
+        def forward(self, x: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+            raise NotImplementedError
+
+    model, x = Optional(), torch.randn(8, 3)
+    around = lambda *args, **kwargs: Optional.forward(model, *args, **kwargs)  # noqa: E731
+    model.forward = wraps(Optional.forward)(around)  # type: ignore[method-assign]
     for inputs in ({"x": x}, {"x": x, "shift": x[:, 0]}):
         assert arguments(model, inputs) == ((), inputs)

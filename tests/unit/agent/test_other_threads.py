@@ -6,7 +6,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils import _device
 
 import probe_agent
-from probe_agent import Budget, Every, ListOutbox, Watch
+from probe_agent import Budget, Every, ListOutbox, Measurement, Memory, Probe, Watch
 from probe_agent.estimators.graph_memory import bytes_of_a_sample
 from probe_agent.probe_set import ProbeSet
+from probe_agent.probes.loss import Loss
 from probe_agent.snapshot import Snapshot
 from probe_agent.undisturbed import undisturbed
-from probe_wire import Outcome
+from probe_wire import Outcome, Quantity
 from tests.problems import EVERY_PROBE
 
 CPU = torch.device("cpu")
@@ -231,3 +233,38 @@ def test_in_a_job_that_compiles_no_graph_of_a_measurement_is_left_behind(
     del snapshot
     gc.collect()
     assert gone() is None
+
+
+@final
+@dataclass(frozen=True)
+class Late(Probe):
+    """Its time is up, and meanwhile a loader in a thread has drawn."""
+
+    name: ClassVar[str] = "late"
+    quantities: ClassVar[tuple[Quantity, ...]] = ()
+
+    def measure(self, snapshot: Snapshot, memory: Memory) -> Iterator[Measurement]:
+        elsewhere(lambda: torch.rand(1))
+        snapshot.deadline.at = 0.0
+        snapshot.deadline.check()
+        yield from ()
+
+
+def test_a_report_is_not_lost_where_another_thread_drew_and_the_last_probe_was_stopped() -> None:
+    model, outbox, over = nn.Linear(4, 3), ListOutbox(), threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        probe_agent.attach(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            loss_fn=F.cross_entropy,
+            probe_batch=(torch.randn(16, 4), torch.arange(16) % 3),
+            run="test",
+            watches=[Watch(Every(1), (Loss(), Late()))],
+            outbox=outbox,
+        )
+    finally:
+        over.set()
+        thread.join()
+    assert [cost.outcome for cost in outbox.drafts[0].costs] == [Outcome.OK, Outcome.OVER_BUDGET]

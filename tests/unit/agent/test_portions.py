@@ -16,6 +16,7 @@ from torch import nn
 import probe_agent
 from collector.phases.conditions import conditions
 from probe_agent import Budget, Every, ListOutbox, Measurement, Memory, Monitor, Probe, Snapshot, Watch
+from probe_agent.attach import _seconds
 from probe_agent.budget import Claim, affordable
 from probe_agent.estimators.draws import mean_of
 from probe_agent.likelihood import Categorical
@@ -392,3 +393,19 @@ def test_a_slow_network_is_first_measured_on_few_samples_and_a_fast_one_on_all()
         return next(e.n for q, _, e in outbox.drafts[0].columns if q.name == "fisher_trace")
 
     assert (first(0.0), first(0.022)) == (128, 64)
+
+
+@pytest.mark.parametrize(("long", "passes"), [(1e9, 3), (1e-9, 1)])
+def test_a_forward_pass_that_takes_long_is_timed_once(
+    monkeypatch: pytest.MonkeyPatch, long: float, passes: int
+) -> None:
+    counted: list[int] = []
+    monkeypatch.setitem(_seconds.__globals__, "_LONG", long)
+    subject = watched(Loss(), Budget())[0].subject
+
+    def loss_fn(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        counted.append(1)
+        return F.cross_entropy(outputs, targets)
+
+    assert _seconds(replace(subject, loss_fn=loss_fn), 0) > 0
+    assert len(counted) == passes
