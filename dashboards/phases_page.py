@@ -111,7 +111,8 @@ def _chapter(machine: Machine, alpha: float) -> Iterable[str]:
 
 def _row(turn: Turn, machine: Machine, alpha: float) -> str:
     given = " and ".join(_bounds(each) for each in turn.given)
-    when = " with ".join(part for part in (_WHEN[turn.when], given) if part)
+    bounds = _within(turn.at_least, turn.at_most)
+    when = " with ".join(part for part in (f"{_WHEN[turn.when]}{bounds and ' to '}{bounds}", given) if part)
     part = _short(alpha * machine.alpha(turn) * FIRST) if turn.when in TESTED else "–"
     effect = f"{turn.min_effect:.0%}" if turn.min_effect else "–"
     advice = _cell(turn.advice) or "–"
@@ -120,8 +121,12 @@ def _row(turn: Turn, machine: Machine, alpha: float) -> str:
 
 def _bounds(given: Given) -> str:
     name = f"`{given.quantity}`" + "".join(f" {value}" for value in given.labels.values())
-    bounds = (("at least", given.at_least), ("at most", given.at_most))
-    return f"{name} " + " and ".join(f"{word} {value:g}" for word, value in bounds if value is not None)
+    return f"{name} {_within(given.at_least, given.at_most)}"
+
+
+def _within(least: float | None, most: float | None) -> str:
+    bounds = (("at least", least), ("at most", most))
+    return " and ".join(f"{word} {value:g}" for word, value in bounds if value is not None)
 
 
 def _short(alpha: float) -> str:

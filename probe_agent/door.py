@@ -20,7 +20,7 @@ from probe_agent.presets import PRESETS
 from probe_agent.probe import Probe
 from probe_agent.probe_set import ProbeSet, each, tensors_of
 from probe_agent.process import Process
-from probe_agent.recognition import chosen
+from probe_agent.recognition import chosen, leaving_out
 from probe_agent.schedule import Watch
 from probe_agent.snapshot import Snapshot
 from probe_agent.steps import has_places
@@ -193,12 +193,16 @@ def _tried(subject: Subject, likelihood: str | None, step: int) -> Subject:
             "forward, a module kept in a closure, or a penalty on model.parameters(). Leave that part out of loss_fn, or "
             "have the model compute it from its own attributes."
         )
-    for split in snapshot.further_sets:
-        _evaluated(snapshot.on(split), f"{split} batch")
-    told = outputs.detach() if isinstance(outputs, Tensor) else outputs
-    found = chosen(snapshot.loss_fn, told, snapshot.probe_set.targets, likelihood)
+    found = chosen(snapshot.loss_fn, _told(outputs), snapshot.probe_set.targets, likelihood)
+    for split, further in snapshot.further_sets.items():
+        told = _told(_evaluated(snapshot.on(split), f"{split} batch")[0])
+        found = leaving_out(found, snapshot.loss_fn, told, further.targets)
     fresh = _writes_to_what_it_is_given(subject.snapshot(step))
     return replace(subject, likelihood=found, fresh=fresh, draws=draws)
+
+
+def _told(outputs: Any) -> Any:
+    return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
 def _copied(subject: Subject, step: int) -> Snapshot:

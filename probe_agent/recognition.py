@@ -144,6 +144,13 @@ def layouts(loss_fn: LossFn, outputs: Any, targets: Tensor) -> list[Likelihood]:
     return sorted(fitting, key=lambda known: not _is_about_what_is_used(known, slopes, targets))
 
 
+def leaving_out(known: Likelihood | None, loss_fn: LossFn, outputs: Any, targets: Tensor) -> Likelihood | None:
+    """The same, leaving out what the loss ignores on samples that it was not recognised on, such as the padding of a test batch."""
+    if not isinstance(known, Categorical) or known.ignored != IGNORED or not isinstance(outputs, Tensor):
+        return known
+    return _as_used(known, _slopes(loss_fn, outputs, targets), targets)
+
+
 def _slopes(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor | None:
     """∂ loss / ∂ outputs at made-up outputs; None where there are none."""
     try:

@@ -53,6 +53,26 @@ def test_targets_that_a_loss_ignores_are_not_counted_whatever_marks_them(mark: i
     assert torch.equal(found.negative_log(logits(N, T, C), targets), plain)
 
 
+def test_padding_that_only_the_test_batch_has_is_not_counted_there() -> None:
+    torch.manual_seed(0)
+    model, outbox, test = nn.Embedding(C, C), ListOutbox(), padded()
+    attach(
+        *(model, torch.optim.SGD(model.parameters(), lr=0.0)),
+        loss_fn=of_words(ignore_index=PADDING),
+        probe_batch=(labels(N, T, least=1), labels(N, T, least=1)),
+        test_batch=(test, test),
+        run="r",
+        watches=[Watch(LogSpaced(), (Loss(),))],
+        outbox=outbox,
+    )
+    found = {(q.name, column.labels.get("split")): e.value for q, column, e in outbox.drafts[0].columns}
+    hits = model(test).argmax(-1) == test
+    assert 0 < hits[test != PADDING].sum() < (test != PADDING).sum()
+    per_sample = (hits & (test != PADDING)).sum(1) / (test != PADDING).sum(1)
+    print(found, hits[test != PADDING].double().mean(), hits.double().mean(), per_sample.double().mean())
+    assert found["probe_accuracy", "test"] == pytest.approx(float(hits[test != PADDING].double().mean()))
+
+
 def test_of_a_loss_that_is_only_said_to_be_a_cross_entropy_the_same_targets_count() -> None:
     smoothed = of_words(ignore_index=PADDING, label_smoothing=0.1)
     assert recognise(smoothed, logits(N, T, C), padded()) is None

@@ -195,6 +195,18 @@ def test_what_the_lowest_rank_says_is_overheard() -> None:
     assert phases._latest == {("dead_units", ()): 0.3}
 
 
+@pytest.mark.parametrize(("level", "told"), [(0.3, ["increase"]), (6e-10, [])])
+def test_a_representation_that_has_the_input_to_a_thousandth_gives_up_nothing_that_matters(
+    level: float, told: list[str]
+) -> None:
+    model = next(each for each in MACHINES if each.name == "reconstruction")
+    noise = np.random.default_rng(0).normal(0, 0.005, 120)
+    values = level * (1 + 0.6 * np.clip(np.linspace(-1, 1, 120), 0, 1) + noise)
+    series = [(step, [(Column(model.quantity), Estimate(float(value)))]) for step, value in enumerate(values)]
+    found = [each.to_phase for each in fed(PhaseEngine((model,)), series) if each.state == "detected"]
+    assert found == told
+
+
 def test_a_turn_is_taken_only_where_other_quantities_are_as_it_is_given() -> None:
     model = machine("a b", turn("a", "b", given=(Given(quantity="fitted", at_least=0.99),)))
     assert entered(with_other("fitted", 1.0, model)) == ["b"]
