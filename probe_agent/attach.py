@@ -178,18 +178,19 @@ def attach(
     monitor = Monitor(
         subject, optimizer, identity, watches, budget, open_outbox, place, live=model, scaler=scaler, step=step
     )
-    _watched.setdefault(optimizer, weakref.WeakSet()).add(monitor)
+    _monitors.add(monitor)
     return monitor
 
 
-_watched: "weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.WeakSet[Monitor]]" = weakref.WeakKeyDictionary()
+_monitors: "weakref.WeakSet[Monitor]" = weakref.WeakSet()
 
 
 def _watching(model: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> Monitor | None:
     """The monitor that watches both under this name."""
-    of_name = [each for each in _watched.get(optimizer, ()) if each.run.name == run]
-    found = [each for each in of_name if each._live is model and not each._closed]  # noqa: SLF001
-    return found[0] if found and listened_to(optimizer) else None  # in a forked child nobody listens
+    if not listened_to(optimizer):  # such as in a forked child
+        return None
+    open_ones = [each for each in _monitors if not each._closed and each.run.name == run]  # noqa: SLF001 - it opened them
+    return next((m for m in open_ones if m._live is model and m._optimizer() is optimizer), None)  # noqa: SLF001 - the same
 
 
 def _placed(

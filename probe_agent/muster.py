@@ -17,6 +17,7 @@ from probe_agent.gang import Dissolved, Gang
 from probe_agent.job import Job
 from probe_agent.joint_probe_set import joint
 from probe_agent.lead import Lead
+from probe_agent.likelihood import IGNORED, Categorical, Likelihood
 from probe_agent.measuring import Subject
 from probe_agent.parts import Parts
 from probe_agent.place import Place, Resting
@@ -79,11 +80,12 @@ def mustered(
             return subject, place_of(subject)
         differently = _differently(gang, subject, probes, step)
         _check_alike(shards, differently)
+        known = _in_common(gang, subject.likelihood)
         sets = joint(gang, {"": subject.probe_set, **subject.further_sets})
     except Dissolved as error:
         warn(f"the ranks do not watch together: {error}.")
         return subject, place_of(subject) if shards is None else Resting()
-    subject = replace(subject, probe_set=sets.pop(""), further_sets=sets)
+    subject = replace(subject, likelihood=known, probe_set=sets.pop(""), further_sets=sets)
     if shards is not None:
         own = None if shards.whole is None else place_of(subject)
         parts = Parts(shards.model, gang, probes)
@@ -159,6 +161,17 @@ def _apart(gang: Gang, subject: Subject, shards: Shards | None) -> str:
 def _differently(gang: Gang, subject: Subject, probes: Sequence[Probe], step: int) -> str:
     """In what the ranks differ that train one model; nothing where they watch it alike."""
     return _compared(gang, ["step", "seed", "probes"], [step, subject.seed, _digest([probe.name for probe in probes])])
+
+
+def _in_common(gang: Gang, known: Likelihood | None) -> Likelihood | None:
+    """The likelihood, leaving out what the loss ignores on the samples of any rank, such as padding that this one has none of."""
+
+    def decide(words: Sequence[bytes]) -> bytes:
+        return next((word for word in words if int(word) != IGNORED), words[0])
+
+    own = known.ignored if isinstance(known, Categorical) else IGNORED
+    ignored = int(gang.agree(str(own).encode(), decide))
+    return replace(known, ignored=ignored) if isinstance(known, Categorical) else known
 
 
 def _check_alike(shards: Shards | None, apart: str) -> None:

@@ -25,7 +25,8 @@ class Purse:
     """Pays for probes in the order of what they had so far, in proportion to how often they are asked for.
 
     What a probe had is reckoned at what a measurement takes now, if that is less: a cold start, or what it took on more samples, is
-    not held against it. Nor is what nobody else needed: accounts begin anew whenever there was enough for all.
+    not held against it. Nor is what nobody else needed: accounts begin anew whenever there was enough for all that were due; who was not
+    keeps what it has saved.
 
     Args:
         budget: how much of training's time there is.
@@ -95,7 +96,13 @@ class Purse:
         portions.left_out(probe.name for probe in skipped if probe not in urgent)
         self._waiting = (self._waiting - wanted).union(skipped)
         if not self._waiting:
+            whole, settled = sum(self._weights.values()), self._settled
             self._begin_anew(spent)
+            for p, claim in zip(self._probes, claims, strict=True):
+                if p not in wanted:
+                    part = claim.weight / whole
+                    saved = min(claim.seconds, (allowed - settled) * part - claim.had)
+                    self._had[p.name] = min(0.0, (allowed - spent) * part - saved)
         halved = dict(portions.halved)
         for i in bought.chosen:
             name = self._probes[i].name

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,8 +57,9 @@ class LogSpaced:
 def frequency(schedule: Schedule) -> int:
     """How often it is due in the first thousand steps, the state before them included: how much is wanted of what follows it."""
     times = at = 0
-    while at <= 1000 and times <= 1000:
-        times, at = times + 1, schedule.after(at)
+    with suppress(Exception):  # of a stranger's schedule: told when it is followed
+        while at <= 1000 and times <= 1000:
+            times, at = times + 1, schedule.after(at)
     return times
 
 

@@ -48,8 +48,9 @@ class Collector:
     def series(self, run: str) -> dict[str, list[tuple[int, float]]]:
         """What was stored of a run: every point of every series, by its quantity and labels."""
         reader = Reader(self.store.path)
+        frames = list(reader.frames(run))  # before the schemas, of which one may be added with a frame meanwhile
         schemas, found = reader.schemas(run), dict[str, list[tuple[int, float]]]()
-        for frame in reader.frames(run):
+        for frame in frames:
             if isinstance(frame.message, Report):
                 columns = schemas[frame.stream_id, frame.message.schema].columns
                 values = memoryview(frame.message.values).cast("d")

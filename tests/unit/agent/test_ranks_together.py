@@ -15,6 +15,7 @@ from probe_agent.accord import Accord
 from probe_agent.gang import Gang
 from probe_agent.job import Job
 from probe_agent.lead import Lead
+from probe_agent.likelihood import Categorical
 from probe_agent.measuring import Subject
 from probe_agent.muster import mustered
 from probe_agent.parts import Parts
@@ -117,6 +118,19 @@ def test_replicas_that_start_at_different_steps_are_measured_by_rank_0_and_it_is
     told = "the ranks do not watch together (they differ in step (rank 0: 0, rank 1: 10)); rank"
     assert first == [("weights", ""), ("ranks", f"{told} 0 goes on alone, with all probes")]
     assert other == [("ranks", f"{told} 1 measures no more")]
+
+
+def test_padding_that_only_one_rank_has_is_counted_on_none() -> None:
+    store, model, batch = dist.HashStore(), nn.Linear(2, 2), ProbeSet(torch.zeros(4, 2), torch.ones(4).long())
+
+    def attach(gang: Gang) -> Any:
+        known = Categorical(ignored=0) if gang.rank else Categorical()
+        subject, job = Subject(model, batch, nn.CrossEntropyLoss(ignore_index=0), known, 0), Job(gang.rank, 2, store)
+        found, place = mustered(job, subject, [], 0, lambda s: s, lambda _: Inline([]), divide=True)
+        assert isinstance(place, Team)
+        return found.likelihood
+
+    assert each(2, attach) == [Categorical(ignored=0)] * 2
 
 
 def test_a_rank_that_is_interrupted_while_it_measures_is_not_waited_for() -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from probe_agent import Budget, Every, LogSpaced, Measurement, Memory, Probe, Snapshot, Watch
+from probe_agent.agenda import Agenda
 from probe_agent.budget import Claim, affordable
 from probe_agent.measuring import ProbeRecord
 from probe_agent.purse import Purse
@@ -243,6 +244,26 @@ def test_a_dear_probe_is_measured_in_every_decade_of_steps_and_not_only_in_the_f
     steps = times_measured(seconds, first=seconds, each=each, steps=20_000)
     for decade in (10, 100, 1000, 10_000):
         assert any(decade <= step < 10 * decade for step in steps), steps
+
+
+def test_a_dear_probe_saves_up_from_one_time_it_is_due_to_the_next_beside_one_that_is_never_satisfied() -> None:
+    often, seldom = Cold("often"), Cold("seldom")
+    watches = [Watch(Every(100), (often,)), Watch(Every(100_000), (seldom,))]
+    place = Priced(lambda name, _: 0.5 if name == "seldom" else 0.1)
+    agenda, purse, spent = Agenda(watches, 0), Purse(Budget(share=0.02, allowance=0.0), watches, 0), 0.0
+    while (step := agenda.next) < 450_000:
+        settings = {"training": step / 100, "spent": spent, "steps": step, "beside": 0.0}
+        choice = purse.choice(place, agenda.wanted(step), [], **settings)  # type: ignore[arg-type]
+        if choice.wait:
+            agenda.put_off(step, choice.wait)
+            continue
+        agenda.go_on(step)
+        for probe in choice.probes:
+            cost = place.run(probe, step, purse.budget.allowed(step / 100, step) - spent)
+            purse.pay([cost])
+            spent += cost.seconds
+    assert [step // 100_000 for step in place.steps["seldom"][-4:]] == [1, 2, 3, 4]
+    assert 800 < len(place.steps["often"]) < 900, "the rest: 90 seconds are earned"
 
 
 def test_a_probe_that_is_as_dear_as_at_first_is_measured_as_often_as_if_nobody_had_doubted_it() -> None:
