@@ -30,7 +30,7 @@ def relay(
     ] = None,
 ) -> None:
     """Pass on the reports of every rank on this host over one connection, kept on disk until the collector has them."""
-    if not inlet_is_local(Config(inlet=Inlet(address=listen))):
+    if listen.startswith("ipc://@") or not inlet_is_local(Config(inlet=Inlet(address=listen))):
         raise AccessError(
             f"Got --listen {listen}, which others can reach; a relay serves its own host. Listen on 127.0.0.1 or on ipc://PATH, "
             "and start one on every host."

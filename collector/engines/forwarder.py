@@ -35,6 +35,10 @@ class Forwarder:
         self._engine = engine
         self._done: dict[str, tuple[float, int, float | None]] = {}
         """When each run was last heard, how many reports it had and when it was thinned, as of when it was done."""
+        self._ahead: set[str] = set()
+        """Runs of which the database has more than the store; told once of each."""
+        self._given_up: dict[str, int] = {}
+        """Of runs of which points were missed: up to which frame; one that is resumed goes on behind it."""
         self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
 
     def round(self) -> int:
@@ -68,25 +72,28 @@ class Forwarder:
     def _forward(self, run: RunRow) -> bool:
         """Hand over the points of a run; False where retention came in between, and it must be looked at again."""
         cursors = self._engine.cursors(run.id)
-        if max(cursors.values(), default=0) > self._reader.last_frame():
+        newest = self._reader.last_frame()
+        if run.id not in self._ahead and max(cursors.values(), default=0) > newest:
+            self._ahead.add(run.id)
             remedy = "an older copy of the store was put back: what came since is in the database alone; fill another from here on"
             event("forward.store_is_older", logging.ERROR, run=run.id, remedy=remedy)
         curves = {row.id: Curve.of(run.id, row.rank, row.quantity, row.labels) for row in self._reader.series(run.id)}
         after: dict[int, list[int]] = {}
         for series_id, curve in curves.items():
-            after.setdefault(cursors.get(curve, 0), []).append(series_id)
+            after.setdefault(max(cursors.get(curve, 0), self._given_up.get(run.id, 0)), []).append(series_id)
         missed = 0
         for frame, series_ids in after.items():
             for portion in portions(series_ids, run.reports):
                 for series_id, points in self._reader.points(portion, frame).items():
-                    if run.thinned_at is not None:  # the extremes that are left of it are not its points
-                        missed += points.folded + len(points.frame)
-                    elif points.folded:
-                        return False
-                    else:
+                    if not points.folded:
                         self._put(curves[series_id], points)
+                    elif run.thinned_at is None:
+                        return False
+                    else:  # the extremes that are left of it are not its points
+                        missed += points.folded + len(points.frame)
         if missed:
             self.missed += missed
+            self._given_up[run.id] = newest
             event(
                 "forward.missed",
                 logging.WARNING,

@@ -24,18 +24,16 @@ CREATE TABLE IF NOT EXISTS phasewatch_quantities (
 );
 CREATE TABLE IF NOT EXISTS phasewatch_transitions (
     run_id text NOT NULL REFERENCES phasewatch_runs (id) ON DELETE CASCADE, place integer NOT NULL,
-    known_at double precision NOT NULL, body jsonb NOT NULL, PRIMARY KEY (run_id, place)
+    known_at double precision NOT NULL, body jsonb NOT NULL,
+    superseded boolean NOT NULL DEFAULT false,  -- told by rules of another version: the run was judged again, and it was not found
+    PRIMARY KEY (run_id, place)
 );
--- Told by rules of another version: the run was judged again, and it was not found.
-ALTER TABLE phasewatch_transitions ADD COLUMN IF NOT EXISTS superseded boolean NOT NULL DEFAULT false;
 CREATE TABLE IF NOT EXISTS phasewatch_series (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run_id text NOT NULL REFERENCES phasewatch_runs (id) ON DELETE CASCADE,
     rank bigint NOT NULL, quantity text NOT NULL, labels jsonb NOT NULL,
     cursor bigint NOT NULL DEFAULT 0  -- the frame of the collector's store up to which all points are here
 );
--- Labels may be longer than the 2,704 bytes that an index takes.
-ALTER TABLE phasewatch_series DROP CONSTRAINT IF EXISTS phasewatch_series_run_id_rank_quantity_labels_key;
 CREATE UNIQUE INDEX IF NOT EXISTS phasewatch_series_of_labels ON phasewatch_series (run_id, rank, quantity, md5(labels::text));
 CREATE TABLE IF NOT EXISTS phasewatch_points (
     series_id bigint NOT NULL REFERENCES phasewatch_series (id) ON DELETE CASCADE,
@@ -43,6 +41,17 @@ CREATE TABLE IF NOT EXISTS phasewatch_points (
     paired double precision NOT NULL, n bigint NOT NULL, outcome smallint NOT NULL,
     PRIMARY KEY (series_id, step, frame)
 );
+-- What older releases made; only where it is so, for ALTER waits for everybody who reads the table, and they for it.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'phasewatch_transitions'::regclass AND attname = 'superseded') THEN
+        ALTER TABLE phasewatch_transitions ADD COLUMN superseded boolean NOT NULL DEFAULT false;
+    END IF;
+    -- Labels may be longer than the 2,704 bytes that an index takes.
+    IF EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'phasewatch_series'::regclass
+               AND conname = 'phasewatch_series_run_id_rank_quantity_labels_key') THEN
+        ALTER TABLE phasewatch_series DROP CONSTRAINT phasewatch_series_run_id_rank_quantity_labels_key;
+    END IF;
+END $$;
 """
 _LOCK = 0x50484153
 """Two forwarders that start at once must not both make the tables."""
@@ -61,9 +70,13 @@ class PostgreSQL:
 
     def __init__(self, address: str) -> None:
         self._db = psycopg.connect(address, connect_timeout=10)
-        with self._db.transaction():
-            self._db.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            self._db.execute(TABLES)
+        try:
+            with self._db.transaction():
+                self._db.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                self._db.execute(TABLES)
+        except psycopg.Error:
+            self._db.close()
+            raise
 
     @contextmanager
     def _transaction(self) -> Iterator["psycopg.Cursor[Any]"]:
@@ -94,8 +107,8 @@ class PostgreSQL:
                 [(run.id, q.name, q.unit, q.help, q.title, q.scale) for q in quantities],
             )
             db.executemany(
-                "INSERT INTO phasewatch_transitions VALUES (%s, %s, %s, %s, %s) ON CONFLICT (run_id, place) DO UPDATE "
-                "SET known_at = excluded.known_at, body = excluded.body, superseded = excluded.superseded",
+                "INSERT INTO phasewatch_transitions (run_id, place, known_at, body, superseded) VALUES (%s, %s, %s, %s, %s) "
+                "ON CONFLICT (run_id, place) DO UPDATE SET known_at = excluded.known_at, body = excluded.body, superseded = excluded.superseded",
                 told,
             )
 

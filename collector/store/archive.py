@@ -6,7 +6,8 @@ All of it over one connection within one transaction: sealing in the meantime ne
 import heapq
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from hashlib import blake2b
 from itertools import repeat
 from typing import NamedTuple
 
@@ -198,16 +199,19 @@ def log_points(db: sqlite3.Connection, series_ids: Sequence[int], after: int) ->
         for run_id, rank in {key[:2] for key in wanted}
         for (stream_id,) in db.execute("SELECT id FROM streams WHERE run_id = ? AND rank = ?", (run_id, rank))
     }
-    known: dict[tuple[tuple[str, int], bytes], _Wanted] = {}  # most lives of a rank say the same
+    quantities = {quantity for _, _, quantity, _ in wanted}
+    known: dict[bytes, _Named] = {}  # most lives and ranks say the same
     for stream_id, arrived in waiting(db, streams, after).items():
         for schema_id, group in reports_by_schema(messages(db, stream_id, arrived, after)).items():
             (schema,) = db.execute(
                 "SELECT body FROM schemas WHERE stream_id = ? AND id = ?", (stream_id, schema_id)
             ).fetchone()
-            key = streams[stream_id], schema
-            if key not in known:
-                known[key] = _wanted_of(schema, streams[stream_id], wanted)
-            columns, chosen = known[key]
+            digest = blake2b(schema).digest()  # those of thousands of ranks are not held
+            if digest not in known:
+                known[digest] = _named(schema, quantities)
+            columns, named = known[digest]
+            keys = ((i, (*streams[stream_id], quantity, labels)) for i, quantity, labels in named)
+            chosen = [(i, wanted[key]) for i, key in keys if key in wanted]
             if not chosen:
                 continue
             points = columns_of([row.body for row in group], columns)
@@ -217,21 +221,18 @@ def log_points(db: sqlite3.Connection, series_ids: Sequence[int], after: int) ->
     return found
 
 
-_Wanted = tuple[int, list[tuple[int, int]]]
-"""How many columns a schema has, and which of them are series that were asked for."""
+_Named = tuple[int, list[tuple[int, str, str]]]
+"""How many columns a schema has, and of which quantities, with which labels, those are that may be asked for."""
 
 
-def _wanted_of(body: bytes, whose: tuple[str, int], wanted: Mapping[tuple[str, int, str, str], int]) -> _Wanted:
-    quantities = {quantity for _, _, quantity, _ in wanted}
+def _named(body: bytes, quantities: Collection[str]) -> _Named:
     if not any(quantity.encode() in body for quantity in quantities):  # far quicker than to read it
         return 0, []
     schema = decode_for_collector(body)
     assert isinstance(schema, Schema)  # noqa: S101 - the table holds nothing else
-    columns = schema.columns
-    chosen = []
-    for i, column in enumerate(columns):
-        if column.quantity in quantities:
-            key = (*whose, column.quantity, json.dumps(column.labels, sort_keys=True))
-            if key in wanted:
-                chosen.append((i, wanted[key]))
-    return len(columns), chosen
+    found = [
+        (i, column.quantity, json.dumps(column.labels, sort_keys=True))
+        for i, column in enumerate(schema.columns)
+        if column.quantity in quantities
+    ]
+    return len(schema.columns), found

@@ -24,7 +24,7 @@ class Owner:
         self._lock = -1
         with suppress(OSError):  # no such folder, or a file system without locks: opening the store says what is wrong
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = Path(f"{path.resolve()}-owner")
+            lock = Path(f"{os.path.realpath(path)}-owner")  # which, unlike `resolve`, takes links that lead in a circle
             if lock.is_symlink():  # what it leads to would be written over
                 raise StoreError(f"Got the store {path}, beside which lies {lock.name}, a link. Remove it.")
             self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

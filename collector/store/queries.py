@@ -19,7 +19,7 @@ from collector.store.orders import OrderRow, order_of
 from collector.store.pyramid import KEPT
 from collector.store.space import Space, space_of
 from collector.store.streams import OLDEST_FIRST
-from collector.store.stretch import stretch
+from collector.store.stretch import Ends, stretch
 from collector.store.times import Moment, moments
 from probe_wire import Quantity, Schema, decode_for_collector
 
@@ -116,6 +116,7 @@ class Reader:
                 f"Got the store {path}, which does not exist. Start `probe-collector serve` once, or pass --store."
             )
         self._path = path
+        self._ends: Ends = {}
         try:
             with closing(self._connect()) as db:
                 layout = db.execute("PRAGMA user_version").fetchone()[0]
@@ -186,7 +187,7 @@ class Reader:
         """
         with closing(self._connect()) as db:
             db.execute("BEGIN")  # one view of the store for all series: none may be behind the frame another shows
-            found = stretch(db, series_ids, within, most) if within else curves(db, series_ids, after, most)
+            found = stretch(db, series_ids, within, most, self._ends) if within else curves(db, series_ids, after, most)
         return {
             series_id: Points(**{name: points[name].tolist() for name in KEPT.names or ()}, folded=left_out)
             for series_id, (points, left_out) in found.items()

@@ -9,24 +9,27 @@ from collector.store.archive import READ_WHOLE, Curve, log_points
 from collector.store.block import POINT, Records, unpack_places, unpack_records
 from collector.store.pyramid import KEPT, folded, placed
 
+Ends = dict[int, tuple[int, int]]
+"""The first and the last step of blocks, by their first frame; a block never changes."""
+MOST_ENDS = 100_000
+
 
 def stretch(
-    db: sqlite3.Connection, series_ids: Sequence[int], steps: tuple[int, int], most: int | None
+    db: sqlite3.Connection, series_ids: Sequence[int], steps: tuple[int, int], most: int | None, ends: Ends
 ) -> dict[int, Curve]:
-    """The points of each series from one step to another, both included; at most so many of each where that is said, the others counted."""
+    """The points of each series from one step to another, both included; at most so many of each where that is said, the others counted.
+
+    ``ends`` are remembered for who asks again and again, as a page does that looks at the end of a run: most of the work.
+    """
     log = log_points(db, series_ids, 0)
-    spans: dict[int, tuple[int, int]] = {}
     found = {}
     for series_id in series_ids:
         blocks = db.execute("SELECT first_frame, points FROM pyramid WHERE series_id = ?", (series_id,)).fetchall()
-        for first_frame, _ in blocks:
-            if first_frame not in spans:
-                spans[first_frame] = _span(db, first_frame)
-        near = [
-            (first_frame, count)
-            for first_frame, count in blocks
-            if spans[first_frame][0] <= steps[1] and spans[first_frame][1] >= steps[0]
-        ]
+        near = []
+        for first_frame, count in blocks:
+            first, last = _ends(db, first_frame, ends)
+            if first <= steps[1] and last >= steps[0]:
+                near.append((first_frame, count))
         whole = sum(count for _, count in near) <= READ_WHOLE
         parts = [_within(part, steps) for part in log.get(series_id, [])]
         left_out = 0
@@ -41,11 +44,15 @@ def stretch(
     return found
 
 
-def _span(db: sqlite3.Connection, first_frame: int) -> tuple[int, int]:
+def _ends(db: sqlite3.Connection, first_frame: int, known: Ends) -> tuple[int, int]:
     """The first and the last step of a block's reports."""
-    (places,) = db.execute("SELECT places FROM blocks WHERE first_frame = ?", (first_frame,)).fetchone()
-    found = unpack_places(places)["step"]
-    return int(found.min()), int(found.max())
+    if (found := known.get(first_frame)) is None:
+        (places,) = db.execute("SELECT places FROM blocks WHERE first_frame = ?", (first_frame,)).fetchone()
+        steps = unpack_places(places)["step"]
+        if len(known) >= MOST_ENDS:
+            known.clear()  # while others look: nobody counts on what is in it
+        found = known[first_frame] = int(steps.min()), int(steps.max())
+    return found
 
 
 def _points(db: sqlite3.Connection, series_id: int, first_frame: int, *, whole: bool) -> Records:

@@ -7,14 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from collector.store.batch import waiting
-from collector.store.block import POINT, Frames, Records, join, unpack_places, unpack_rows
-from collector.store.log import messages
+from collector.store.block import POINT, Frames, join, unpack_places, unpack_rows
+from collector.store.log import Row, messages
 from probe_wire import Report, decode_for_collector
 
 MOST_BLOCKS = 128
 """Of a life are opened: of a million reports every eighth."""
 LEAST = 8
 """Of a life, however many there are."""
+MOST_SECONDS = 1e11
+"""What a report says beyond that, or a NaN, is no time: see `probe_wire.Hello`."""
 
 
 class Moment(NamedTuple):
@@ -45,12 +47,14 @@ def moments(db: sqlite3.Connection, run_id: str, after: int, most: int) -> tuple
             (life, after),
         ).fetchall()
         opened = _spread(len(blocks), MOST_BLOCKS)
+        began = _began(db, life) if thinned else 0.0
         for first_frame, reports in (blocks[i] for i in opened):
             chosen = _spread(reports, max(share // len(opened), 2))
-            found += (_came if thinned else _made)(db, life, first_frame, chosen)
+            found += _came(db, life, first_frame, chosen, began) if thinned else _made(db, life, first_frame, chosen)
         rows = list(messages(db, life, arrived[life], after))
         for i in sorted({*_spread(len(rows), share), *range(len(rows))[-2:]}):  # the last may be a goodbye
-            found += _told(life, rows[i].frame, rows[i].body)
+            told = list(_told(life, rows[i].frame, rows[i].body))
+            found += [_heard(rows[i], life, began) for _ in told] if thinned else told
     return sorted(each for each in found if each.frame > after), not thinned
 
 
@@ -74,17 +78,29 @@ def _made(db: sqlite3.Connection, life: int, first_frame: int, chosen: list[int]
 
 def _told(life: int, frame: int, body: bytes) -> Iterator[Moment]:
     report = decode_for_collector(body)
-    if isinstance(report, Report):
-        yield Moment(frame, report.step, life, report.time, report.training_seconds + report.probe_seconds)
+    if not isinstance(report, Report):
+        return
+    ran = report.training_seconds + report.probe_seconds
+    if abs(report.time) <= MOST_SECONDS and abs(ran) <= MOST_SECONDS:
+        yield Moment(frame, report.step, life, report.time, ran)
 
 
-def _came(db: sqlite3.Connection, life: int, first_frame: int, chosen: list[int]) -> Iterator[Moment]:
+def _came(db: sqlite3.Connection, life: int, first_frame: int, chosen: list[int], began: float) -> Iterator[Moment]:
     """When these reports of a block arrived, counted from the first of that life."""
-    first = "SELECT places FROM blocks WHERE stream_id = ? ORDER BY first_frame LIMIT 1"
-    began = _places(db, first, life)["received_at"][0]
-    for frame, step, at in _places(db, "SELECT places FROM blocks WHERE first_frame = ?", first_frame)[chosen].tolist():
-        yield Moment(frame, step, life, at, at - float(began))
+    (places,) = db.execute("SELECT places FROM blocks WHERE first_frame = ?", (first_frame,)).fetchone()
+    for frame, step, at in unpack_places(places)[chosen].tolist():
+        yield Moment(frame, step, life, at, at - began)
 
 
-def _places(db: sqlite3.Connection, query: str, of: int) -> Records:
-    return unpack_places(db.execute(query, (of,)).fetchone()[0])
+def _heard(row: Row, life: int, began: float) -> Moment:
+    """The same of a report that is in no block."""
+    return Moment(row.frame, row.step, life, row.received_at, row.received_at - began)
+
+
+def _began(db: sqlite3.Connection, life: int) -> float:
+    """When the first report of a life arrived."""
+    query = "SELECT places FROM blocks WHERE stream_id = ? ORDER BY first_frame LIMIT 1"
+    if (block := db.execute(query, (life,)).fetchone()) is not None:
+        return float(unpack_places(block[0])["received_at"][0])
+    row = next(messages(db, life, waiting(db, [life])[life]), None)
+    return row.received_at if row else 0.0

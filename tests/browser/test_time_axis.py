@@ -81,6 +81,13 @@ def test_runs_beside_each_other_are_drawn_each_at_its_own_times(page: Chrome, si
     click(page, ".tools-steps [data-value=log]")
     until(lambda: text(page, LABEL) == "step")
     until(lambda: points(page, "probe_loss") == len(STEPS))
+    steps = site.url(f"/compare?runs=0the5,{digits_run().id}&from=100&to=200")
+    page.get(steps)
+    until(lambda: count(page, ".map-row") == 2)
+    click(page, ".tools-steps [data-value=time]")
+    assert page.current_url.endswith("&steps=time"), "a zoom between two steps is none between two times"
+    page.back()
+    assert page.current_url == steps
     assert complaints(page) == []
 
 
@@ -90,7 +97,7 @@ def test_a_clock_leaves_out_what_lies_between_two_lives_and_keeps_what_a_step_ba
 ) -> None:
     page.get(site.url("/"))
     told = page.execute_async_script("""
-        import('/static/clock.js').then(({ Clock }) => {
+        Promise.all([import('/static/clock.js'), import('/static/xaxis.js')]).then(([{ Clock }, { axisOf }]) => {
             const clock = new Clock('');
             clock.take({ clock: 'job', frame: 4, step: [0, 100, 200, 300], time: [50, 60, 70, 80], ran: [0, 10, 20, 30], life: [7, 7, 7, 7] });
             const before = [clock.trained.at(150), clock.trained.at(400)];
@@ -98,15 +105,55 @@ def test_a_clock_leaves_out_what_lies_between_two_lives_and_keeps_what_a_step_ba
             clock.take({ clock: 'job', frame: 7, step: [500], time: [8000], ran: [35], life: [8] });
             const { trained, passed } = clock;
             arguments[0]([before, [100, 200, 300, 400, 500].map(trained.at), [10, 35, 45].map(trained.back), [100, 200].map(passed.at),
-                          passed.at(500) - passed.at(400)]);
+                          passed.at(500) - passed.at(400), ['job', 'collector'].map((by) => {
+                              clock.by = by;
+                              return axisOf('time', clock).ticks(100, 500, 4).label;
+                          })]);
         });
     """)
-    before, trained, back, passed, set_back = told
+    before, trained, back, passed, set_back, labels = told
     assert before == [15, 40]  # between what is known, and on at the same pace
     assert trained == [10, 35, 45, 55, 65]  # a hundred steps were lost, and the seconds they took are not
     assert back == [100, 200, 300]
     assert passed == [10, 8950]
     assert 0 < set_back < 0.001  # a clock that was set back does not turn the axis round
+    assert labels == ["time trained, seconds", "time trained, seconds, as reports reached the collector"]
+
+
+def test_the_ticks_of_the_phase_map_move_with_its_axis_also_where_they_are_the_same(page: Chrome, site: Site) -> None:  # noqa: F811
+    page.get(site.url("/"))
+    told = page.execute_async_script("""
+        Promise.all([import('/static/phasemap.js'), import('/static/xaxis.js')]).then(([{ PhaseMap }, { axisOf }]) => {
+            const map = new PhaseMap(() => {});
+            document.body.prepend(map.root);
+            map.root.hidden = false;
+            const places = (name) => {
+                map.span([5000, 30000], null, axisOf(name));
+                return [...map.axis.children].map((each) => [each.textContent, Math.round(parseFloat(each.style.left))]);
+            };
+            arguments[0]([places('log'), places('linear')]);
+        });
+    """)
+    early, even = (dict(places) for places in told)
+    assert [*early] == [*even]
+    assert (early["10,000"], even["10,000"]) == (39, 20)
+
+
+def test_ticks_of_days_are_midnights_also_where_a_night_has_an_hour_more(page: Chrome, site: Site) -> None:  # noqa: F811
+    page.get(site.url("/"))
+    page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Europe/Berlin"})
+    try:
+        told = page.execute_async_script("""
+            import('/static/timeticks.js').then(({ dayTicks }) => {
+                const [low, high] = [[2026, 9, 23, 12], [2026, 9, 27, 12]].map((at) => new Date(...at).getTime() / 1000);
+                arguments[0]([5, 10].map((count) => dayTicks(low, high, count).ticks.map(({ x, text }) => [text, new Date(x * 1000).getHours()])));
+            });
+        """)
+    finally:
+        page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
+    days, halves = told
+    assert days == [[f"{day} Oct", 0] for day in (24, 25, 26, 27)]
+    assert [hour for _, hour in halves] == [12, 0] * 4 + [12]
 
 
 def test_ticks_of_time_are_round_and_say_what_they_count(page: Chrome, site: Site) -> None:  # noqa: F811

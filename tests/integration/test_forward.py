@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from collector.engines.forwarder import Forwarder
 from collector.engines.postgresql import PostgreSQL
@@ -140,6 +142,25 @@ def test_a_database_that_is_not_there_is_said_without_its_password(tmp_path: Pat
     assert done.returncode == 2
     assert "Got the database postgresql://me@127.0.0.1:1/nothing, which cannot be filled" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_tables_of_an_older_release_are_brought_up_to_date_and_then_left_to_those_who_read_them(
+    database: PostgreSQLServer,
+) -> None:
+    PostgreSQL(database.address).close()
+    with psycopg.connect(database.address) as db:
+        db.execute("ALTER TABLE phasewatch_transitions DROP COLUMN superseded")
+        db.execute(
+            "ALTER TABLE phasewatch_series ADD CONSTRAINT phasewatch_series_run_id_rank_quantity_labels_key CHECK (rank >= 0)"
+        )
+    PostgreSQL(database.address).close()
+    constraint = "SELECT 1 FROM pg_constraint WHERE conname = 'phasewatch_series_run_id_rank_quantity_labels_key'"
+    column = "SELECT data_type FROM information_schema.columns WHERE table_name = 'phasewatch_transitions' AND column_name = 'superseded'"
+    assert database.rows(column) == [("boolean",)]
+    assert database.rows(constraint) == []
+    with psycopg.connect(database.address) as reader:
+        reader.execute("SELECT 1 FROM phasewatch_transitions, phasewatch_series LIMIT 1")  # and thinks about it
+        PostgreSQL(make_conninfo(database.address, options="-c lock_timeout=2s")).close()
 
 
 def test_what_was_told_and_is_superseded_says_so_in_the_database(tmp_path: Path, database: PostgreSQLServer) -> None:

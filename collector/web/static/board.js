@@ -48,9 +48,10 @@ export class Board {
     this.offered = [...BY_STEPS, ...time.offered];
     this.#recall();
     this.axis = segments("What all charts are drawn over", this.offered, this.wanted, (name) => {
-      look({ steps: name === "log" ? null : name });
       this.wanted = name;
-      if (this.#across()) this.#repaint();
+      const stays = this.#across();
+      look({ steps: name === "log" ? null : name, ...(stays ? {} : { from: null, to: null }) });
+      if (stays) this.#repaint();
       else this.#afresh();
       this.refresh();
     });

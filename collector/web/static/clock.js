@@ -8,6 +8,7 @@ const MOST = 6000; // reports that are held; the collector tells two thousand or
 export class Clock {
   #told = { step: [], time: [], ran: [], life: [] };
   #frame = 0;
+  #most = MOST;
   #ways = {};
 
   /** `path` is that of the run in the collector's API. */
@@ -17,9 +18,12 @@ export class Clock {
 
   /** Ask for what is new; or, where that has become more than an axis needs, for all of it once more, thinned. */
   async refresh() {
-    const isGrown = this.#told.step.length > MOST;
-    const answer = await ask(`${this.path}/times?${new URLSearchParams({ after: isGrown ? 0 : this.#frame })}`);
-    if (isGrown) for (const column of Object.values(this.#told)) column.length = 0;
+    const after = this.#told.step.length > this.#most ? 0 : this.#frame;
+    const answer = await ask(`${this.path}/times?${new URLSearchParams({ after })}`);
+    if (after === 0) {
+      for (const column of Object.values(this.#told)) column.length = 0;
+      this.#most = Math.max(MOST, 3 * answer.step.length); // of very many lives more are told, each time
+    }
     this.take(answer);
   }
 

@@ -167,7 +167,7 @@ export class Overlay {
   /** The points of a run at their places on the axis; none while it is not known where those are. */
   #placed(run) {
     const series = this.#known(run);
-    if (!series || !this.view.axis.isApart) return series;
+    if (!series || !this.view.axis.isApart || series.current.step.length === 0) return series;
     return run.clock.isKnown ? placed(series, run.clock.trained.at) : undefined;
   }
 

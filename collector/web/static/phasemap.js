@@ -129,12 +129,13 @@ export class PhaseMap {
     const room = Math.floor(this.axis.clientWidth / PIXELS_PER_TICK);
     if (room < 1) return;
     const { ticks, label } = this.#across.ticks(low, high, room);
-    const shown = ticks.filter(({ at }) => at >= low && at <= high && this.#share(at) < 0.98);
+    const within = ticks.filter(({ at }) => at >= low && at <= high).map(({ at, text }) => ({ share: this.#share(at), text }));
+    const shown = within.filter(({ share }) => share < 0.98);
     say(this.counted, label);
-    renew(this.axis, [shown, this.#ends], () =>
-      shown.map(({ at, text }) => {
+    renew(this.axis, shown, () =>
+      shown.map(({ share, text }) => {
         const node = el("span", {}, text);
-        node.style.setProperty("left", `${100 * this.#share(at)}%`);
+        node.style.setProperty("left", `${100 * share}%`);
         return node;
       }),
     );

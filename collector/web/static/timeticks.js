@@ -19,14 +19,15 @@ export function elapsedTicks(low, high, count) {
 /** The same between two moments, Unix seconds, by the reader's calendar; the unit is the day, or the days. */
 export function dayTicks(low, high, count) {
   const step = stride(low, high, count);
-  const ahead = -new Date(low * 1000).getTimezoneOffset() * MINUTE; // of UTC, as round times are the reader's
+  const ahead = (x) => -new Date(x * 1000).getTimezoneOffset() * MINUTE; // of UTC, as round times are the reader's; in summer by an hour more
   const text = (x) => {
-    if (step >= DAY || (x + ahead) % DAY === 0) return date(x, { day: "numeric", month: "short" });
+    if (step >= DAY || (x + ahead(x)) % DAY === 0) return date(x, { day: "numeric", month: "short" });
     const seconds = step < MINUTE ? { second: "2-digit" } : {};
     const part = step < 1 ? { fractionalSecondDigits: Math.min(Math.ceil(-Math.log10(step)), 3) } : {};
     return date(x, { hour: "2-digit", minute: "2-digit", ...seconds, ...part });
   };
-  const ticks = multiples(low + ahead, high + ahead, step, count).map((x) => ({ x: x - ahead, text: text(x - ahead) }));
+  const there = multiples(low + ahead(low), high + ahead(high), step, count);
+  const ticks = there.map((x) => x - ahead(x - ahead(low))).map((x) => ({ x, text: text(x) }));
   const whole = { day: "numeric", month: "short", year: "numeric" };
   const days = new Intl.DateTimeFormat("en-GB", whole).formatRange(low * 1000, high * 1000);
   return { ticks, unit: days };

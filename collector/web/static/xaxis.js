@@ -21,11 +21,11 @@ export const BY_TIME = [
 export function axisOf(name, clock) {
   const known = clock?.isKnown ?? false;
   const after = known ? (step) => elapsed(clock.trained.at(step)) : () => "";
-  if (name === "time" && known) return { name, isApart: false, ...clock.trained, when: after, ticks: timed(clock.trained, elapsedTicks, 0, trained) };
+  const by = (words) => (clock.by === "job" ? words : `${words}, as reports reached the collector`);
+  if (name === "time" && known) return { name, isApart: false, ...clock.trained, when: after, ticks: timed(clock.trained, elapsedTicks, 0, (unit) => by(trained(unit))) };
   if (name === "clock" && known) {
-    const label = (days) => (clock.by === "job" ? days : `${days}, when it reached the collector`);
     const when = (step) => instant(clock.began + clock.passed.at(step));
-    return { name, isApart: false, ...clock.passed, when, ticks: timed(clock.passed, dayTicks, clock.began, label) };
+    return { name, isApart: false, ...clock.passed, when, ticks: timed(clock.passed, dayTicks, clock.began, by) };
   }
   const logarithmic = name !== "linear";
   const ticks = (low, high, count) => ({ ticks: stepTicks(low, high, count, logarithmic).map((step) => ({ at: step, text: stepTick(step, high) })), label: "step" });

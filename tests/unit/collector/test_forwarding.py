@@ -66,6 +66,13 @@ def test_points_that_were_thinned_before_they_were_forwarded_are_counted_and_tol
     assert caplog.text.count("forward.missed") == 1
     (frames,) = engine.frames.values()
     assert frames == list(range(1, 1201)), "the extremes that are left are not its points"
+    writer.place = (0, "resumed")
+    writer.greet()
+    for _ in range(2):
+        writer.fill(3, schema=SMALL)
+        assert forwarder.round() == 3, "nothing was taken away of what came since"
+    assert (forwarder.missed, caplog.text.count("forward.missed")) == (missed, 1)
+    assert Forwarder(Reader(writer.path), engine).round() == 0, "nor is it handed over twice"
     writer.store.close()
 
 
@@ -79,6 +86,11 @@ def test_a_run_that_was_forwarded_in_time_and_then_thinned_misses_nothing(
     forwarder.round()
     thin(writer)
     forwarder.round()
+    assert (forwarder.missed, "forward.missed" in caplog.text) == (0, False)
+    writer.place = (0, "resumed")
+    writer.greet()
+    writer.fill(3, schema=SMALL)
+    assert forwarder.round() == 3, "nothing was taken away of what came since"
     assert (forwarder.missed, "forward.missed" in caplog.text) == (0, False)
     writer.store.close()
 
@@ -131,6 +143,9 @@ def test_a_store_that_is_older_than_the_database_is_told(tmp_path: Path, caplog:
     Forwarder(Reader(writer.path), engine).round()
     assert "forward.store_is_older" not in caplog.text
     engine.frames = {curve: [*frames, 1000] for curve, frames in engine.frames.items()}
-    Forwarder(Reader(writer.path), engine).round()
+    forwarder = Forwarder(Reader(writer.path), engine)
+    for _ in range(3):
+        writer.fill(1)
+        forwarder.round()
     assert caplog.text.count("forward.store_is_older") == 1
     writer.store.close()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from collector.cli import app
 from collector.cli.transitions import find_run
 from collector.config import load
-from collector.errors import ConfigError, StoreError
+from collector.errors import AccessError, ConfigError, StoreError
 from collector.log import KeyValueFormatter
 from collector.store import export as exporting
 from collector.store import portions as portioned
@@ -56,6 +56,16 @@ def test_a_new_store_is_for_its_owner_alone_and_one_that_was_opened_to_others_st
     path.chmod(0o640)
     with closing(Store(path)):
         assert [mode_of(tmp_path / f"s.db{part}") for part in ("", "-wal", "-shm")] == [0o640] * 3
+
+
+def test_links_that_lead_nowhere_yet_or_in_a_circle_are_no_way_around_it(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "new.db")
+    Store(tmp_path / "link.db").close()
+    assert mode_of(tmp_path / "new.db") == 0o600
+    (tmp_path / "a.db").symlink_to(tmp_path / "b.db")
+    (tmp_path / "b.db").symlink_to(tmp_path / "a.db")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Store(tmp_path / "a.db")
 
 
 def test_a_clock_that_is_set_on_makes_no_living_run_old(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -190,3 +200,5 @@ def test_an_abstract_socket_which_has_no_owner_is_refused() -> None:
     with pytest.raises(ConfigError, match="abstract socket"):
         load(flags={"inlet.address": "ipc://@phasewatch"}, environment={})
     assert load(flags={"inlet.address": "ipc:///run/phasewatch"}, environment={})
+    relayed = CliRunner().invoke(app, ["relay", "tcp://127.0.0.1:9", "--listen", "ipc://@phasewatch"])
+    assert isinstance(relayed.exception, AccessError)

@@ -69,3 +69,28 @@ def test_the_schemas_that_many_lives_share_are_read_once_and_those_without_the_s
     assert found[loss["layer",]].value == [step + 1.0 for step in steps]
     assert decoded == [encode(LOSS)]
     assert taken_apart == [len(LOSS.columns)] * LIVES
+
+
+def test_the_schema_that_all_ranks_share_is_read_once_and_each_has_its_own_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "s.db")
+    for rank in range(3):
+        stream = store.put_hello(Hello(RUN, rank, "a", 1), 0.0)
+        store.put_schema(stream, LOSS, encode(LOSS))
+        report = Report(1, 10, 0.0, LOSS.id, *pack([Estimate(rank), Estimate(rank + 0.5)]))
+        store.put_report(stream, report, encode(report), 0.0)
+    store.commit()
+    store.close()
+    decoded: list[bytes] = []
+
+    def seen(body: bytes) -> ToCollector:
+        decoded.append(body)
+        return decode_for_collector(body)
+
+    monkeypatch.setattr(archive, "decode_for_collector", seen)
+    reader = Reader(store.path)
+    series = reader.series("run-1")
+    found = reader.points([row.id for row in series])
+    assert [found[row.id].value for row in series] == [[rank + half] for rank in range(3) for half in (0.0, 0.5)]
+    assert decoded == [encode(LOSS)]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from collector.store import stretch
+from collector.store.block import Records, unpack_places
 from collector.store.queries import Points, Reader
 from collector.store.retention import DAY, Policy
 from tests.stored_reports import SMALL, Writer
@@ -41,6 +42,26 @@ def test_a_stretch_with_more_points_than_are_asked_for_is_folded_and_counts_what
     assert len(found.step) + found.folded == len(STEPS)
     monkeypatch.setattr(stretch, "READ_WHOLE", 100)
     assert points(path).folded > 0, "what takes too long to read is drawn from its extremes"
+
+
+def test_where_blocks_lie_is_looked_up_once_however_often_a_page_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.db"
+    written(path, 600, ended=True)
+    tidied(path)
+    reader, looked = Reader(path), []
+
+    def unpacked(data: bytes) -> Records:
+        looked.append(data)
+        return unpack_places(data)
+
+    monkeypatch.setattr(stretch, "unpack_places", unpacked)
+    for _ in range(3):
+        assert reader.points([SERIES], 0, 50, (7000, 8000))[SERIES].step == []
+    assert len(looked) == 1
+    monkeypatch.setattr(stretch, "MOST_ENDS", 0)
+    assert reader.points([SERIES], 0, 50, HERE)[SERIES].step == STEPS
 
 
 def test_a_thinned_run_has_its_extremes_there_and_says_that_others_are_gone(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """When the steps of a run were: told by its reports, of every life of the job, in the log and in blocks, and once it was thinned."""
 
+import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from collector.live import Live
 from collector.store import times
@@ -13,7 +15,7 @@ from collector.store.queries import Reader
 from collector.store.retention import DAY, Policy
 from collector.store.sqlite import Store
 from collector.web import Feed, api, create_app
-from probe_wire import Estimate
+from probe_wire import Estimate, Report, encode, pack
 from tests.stored_reports import SMALL, Writer
 from tests.web_client import Client
 
@@ -128,6 +130,33 @@ def test_a_thinned_run_tells_when_its_reports_came_and_that_this_is_the_collecto
     assert (told["step"][0], told["step"][-1]) == (10, 6000)
     assert told["time"] == pytest.approx([100 + step / 100 for step in told["step"]])
     assert told["ran"] == pytest.approx([(step - 10) / 100 for step in told["step"]])
+
+
+def test_what_a_thinned_run_has_left_in_its_log_and_adds_later_is_told_by_the_same_clock(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    written(path, 1100, ended=True)
+    tidied(path)
+    tidied(path, Policy(keep_days=1), 200 + 3 * DAY)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT SUM(reports) FROM blocks").fetchone() == (1024,)
+    told = answer(path)
+    assert told["time"] == pytest.approx([100 + step / 100 for step in told["step"]])
+    assert told["ran"] == pytest.approx([(step - 10) / 100 for step in told["step"]])
+    written(path, 3, epoch="b")
+    later = answer(path, f"?after={told['frame']}")
+    assert (later["clock"], later["time"]) == ("collector", pytest.approx([100.1, 100.2, 100.3]))
+    assert later["ran"] == pytest.approx([0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("broken", [{"time": math.nan}, {"time": 1e300}, {"training_seconds": -math.inf}])
+def test_a_report_that_says_no_time_is_left_out(tmp_path: Path, broken: dict[str, float]) -> None:
+    writer = Writer(tmp_path / "s.db")
+    for seq in (1, 2, 3):
+        report = Report(seq, 10 * seq, 0.1 * seq, SMALL.id, *pack(ONE))
+        writer.report(ONE, schema=SMALL, body=encode(structs.replace(report, **broken) if seq == 2 else report))
+    writer.commit()
+    writer.store.close()
+    assert answer(writer.path)["step"] == [10, 30]
 
 
 def test_a_run_that_has_not_reported_has_no_times_and_an_unknown_one_is_a_sentence(tmp_path: Path) -> None:
