@@ -43,10 +43,8 @@ class Purse:
         self.budget = budget
         self.charged = 0.0
         self._probes = probes_of(watches)
-        self._weights = {
-            probe.name: sum(frequency(watch.schedule) for watch in watches if probe in watch.probes)
-            for probe in self._probes
-        }
+        asked = {p.name: sum(frequency(w.schedule) for w in watches if p in w.probes) for p in self._probes}
+        self._weights = {name: times / sum(asked.values()) for name, times in asked.items()}
         at_first = budget.allowed(0.0, 0)
         self.portions = Portions(
             {probe.name: probe.averages(n) for probe in self._probes},
@@ -96,13 +94,14 @@ class Purse:
         portions.left_out(probe.name for probe in skipped if probe not in urgent)
         self._waiting = (self._waiting - wanted).union(skipped)
         if not self._waiting:
-            whole, settled = sum(self._weights.values()), self._settled
+            saved = {
+                p.name: min(claim.seconds, (allowed - self._settled) * claim.weight - claim.had)
+                for p, claim in zip(self._probes, claims, strict=True)
+                if p not in wanted
+            }
             self._begin_anew(spent)
-            for p, claim in zip(self._probes, claims, strict=True):
-                if p not in wanted:
-                    part = claim.weight / whole
-                    saved = min(claim.seconds, (allowed - settled) * part - claim.had)
-                    self._had[p.name] = min(0.0, (allowed - spent) * part - saved)
+            for name, seconds in saved.items():  # kept: its part of what there is now is short of it by so much
+                self._had[name] = min(0.0, (allowed - spent) * self._weights[name] - seconds)
         halved = dict(portions.halved)
         for i in bought.chosen:
             name = self._probes[i].name

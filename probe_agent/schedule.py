@@ -60,7 +60,7 @@ def frequency(schedule: Schedule) -> int:
     with suppress(Exception):  # of a stranger's schedule: told when it is followed
         while at <= 1000 and times <= 1000:
             times, at = times + 1, schedule.after(at)
-    return times
+    return max(times, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from probe_agent.agenda import Agenda
 from probe_agent.budget import Claim, affordable
 from probe_agent.measuring import ProbeRecord
 from probe_agent.purse import Purse
+from probe_agent.schedule import frequency
 from probe_wire import Outcome, ProbeCost
 
 
@@ -40,6 +41,20 @@ def test_log_spaced_never_leaves_a_longer_gap_than_told() -> None:
 
 def test_a_schedule_moves_on_from_any_step() -> None:
     assert all(LogSpaced().after(step) > step for step in (0, 1, 7, 999, 123_456_789))
+
+
+def test_how_often_a_schedule_asks_is_counted_over_a_thousand_steps_and_a_broken_one_asks_once() -> None:
+    class Broken:
+        def after(self, step: int) -> int:
+            raise RuntimeError
+
+    class Stuck:
+        def after(self, step: int) -> int:
+            return step
+
+    assert [frequency(Every(1)), frequency(Every(100)), frequency(Every(5000))] == [1001, 11, 1]
+    assert frequency(LogSpaced(25)) > 2 * frequency(LogSpaced(5)) > 0
+    assert (frequency(Broken()), frequency(Stuck())) == (1, 1001)
 
 
 @pytest.mark.parametrize(
