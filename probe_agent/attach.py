@@ -189,8 +189,8 @@ def _watching(model: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> M
     """The monitor that watches both under this name."""
     if not listened_to(optimizer):  # such as in a forked child
         return None
-    open_ones = [each for each in _monitors if not each._closed and each.run.name == run]  # noqa: SLF001 - it opened them
-    return next((m for m in open_ones if m._live is model and m._optimizer() is optimizer), None)  # noqa: SLF001 - the same
+    of_name = [each for each in _monitors.copy() if each.run.name == run and not each._closed]  # noqa: SLF001 - opened here
+    return next((m for m in of_name if m._live is model and m._optimizer() is optimizer), None)  # noqa: SLF001 - the same
 
 
 def _placed(
@@ -261,11 +261,8 @@ def _seconds(subject: Subject, step: int) -> float:
     Of what takes long one tells enough: attach is waited for, by other ranks too.
     """
     device, took = subject.probe_set.device, list[float]()
-    with (
-        suppress(Exception),
-        undisturbed(device, subject.seeded),
-        torch.no_grad(),
-    ):  # what cannot be evaluated is told later
+    # What cannot be evaluated is told where it is needed.
+    with suppress(Exception), undisturbed(device, subject.seeded), torch.no_grad():
         snapshot = subject.snapshot(step)
         settle(device)
         while len(took) < 3 and sum(took) < _LONG:

@@ -10,8 +10,8 @@ from typing import final
 
 from collector.engines.engine import Curve, Engine, Unfit
 from collector.log import event
-from collector.store.portions import portions
 from collector.store.queries import Points, Reader, RunRow
+from collector.store.series_groups import groups
 
 BATCH = 50_000
 """Points of one transaction."""
@@ -83,8 +83,8 @@ class Forwarder:
             after.setdefault(max(cursors.get(curve, 0), self._given_up.get(run.id, 0)), []).append(series_id)
         missed = 0
         for frame, series_ids in after.items():
-            for portion in portions(series_ids, run.reports):
-                for series_id, points in self._reader.points(portion, frame).items():
+            for group in groups(series_ids, run.reports):
+                for series_id, points in self._reader.points(group, frame).items():
                     if not points.folded:
                         self._put(curves[series_id], points)
                     elif run.thinned_at is None:

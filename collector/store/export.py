@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from collector.errors import StoreError
-from collector.store.portions import portions
 from collector.store.queries import Reader, RunRow
+from collector.store.series_groups import groups
 from probe_wire import Outcome
 
 COLUMNS = ("run", "rank", "quantity", "labels", "step", "frame", "value", "stderr", "paired", "n", "outcome")
@@ -45,8 +45,8 @@ def _tables(reader: Reader, run: RunRow) -> Iterator[dict[str, Sequence[Any]]]:
     labels = {outcome: Outcome(outcome).label for outcome in range(256)}
     found = (
         (series, points)
-        for portion in portions(reader.series(run.id), run.reports)
-        for series, points in zip(portion, reader.points([each.id for each in portion]).values(), strict=True)
+        for group in groups(reader.series(run.id), run.reports)
+        for series, points in zip(group, reader.points([each.id for each in group]).values(), strict=True)
     )
     for series, points in found:
         size = len(points.frame)

@@ -41,10 +41,9 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    with suppress(OSError):  # one that is there stays as it is; where none can be made SQLite says why
-        os.close(
-            os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        )  # its companions become like it
+    # A new one is its owner's alone, and its companions become like it; why none can be made, SQLite says.
+    with suppress(OSError):
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     application_id = db.execute("PRAGMA application_id").fetchone()[0]
     layout = db.execute("PRAGMA user_version").fetchone()[0]

@@ -16,7 +16,7 @@ from collector.config import load
 from collector.errors import AccessError, ConfigError, StoreError
 from collector.log import KeyValueFormatter
 from collector.store import export as exporting
-from collector.store import portions as portioned
+from collector.store import series_groups
 from collector.store.queries import Points, Reader
 from collector.store.retention import DAY, OVER_AFTER, Policy, Retention
 from collector.store.space import wal_bytes_of
@@ -189,7 +189,7 @@ def test_series_are_exported_alike_however_many_are_read_together(
     monkeypatch.setattr(reader, "points", counted)
     files = []
     for most in (1, 2, 256):
-        monkeypatch.setattr(portioned, "MOST", most)
+        monkeypatch.setattr(series_groups, "MOST", most)
         exporting.export(reader, reader.runs()[0], path := tmp_path / f"{most}.csv")
         files.append(path.read_text())
     assert files[0] == files[1] == files[2]
