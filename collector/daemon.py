@@ -15,10 +15,11 @@ from collector.exporter import Exporter
 from collector.gate import Gate
 from collector.health import Health
 from collector.inlet import Inlet
-from collector.live import Live
+from collector.live import Live, RankState
 from collector.log import event
 from collector.phases.own import with_own
 from collector.pipeline import Pipeline
+from collector.store.damage import Damaged
 from collector.store.queries import Reader
 from collector.store.retention import Policy
 from collector.store.space import wal_bytes_of
@@ -53,6 +54,7 @@ class Daemon:
         self._feed = Feed(on_tick_dropped=self._health.ticks_dropped.inc, on_overflow=self._health.page_overflows.inc)
         self._store = Store(Path(config.store.path), Policy(config.store.keep_days, config.store.max_bytes))
         self._store.upkeep_failed = self._health.upkeep_failures.inc
+        self._store.damage.lost = self._lost
         self._pipeline = Pipeline(
             self._store,
             self._live,
@@ -127,6 +129,12 @@ class Daemon:
         self._health.ask("unsealed_streams", lambda: self._store.unsealed)
         self._health.ask("unjudged_reports", lambda: self._pipeline.judges.waiting)
         self._health.ask("inlet_age_seconds", lambda: self._inlet.age)
+
+    def _lost(self, damaged: Damaged) -> None:
+        self._health.lost.inc(damaged.messages)
+        with self._live.lock:
+            if (run := self._live.runs.get(damaged.run_id)) is not None:
+                run.ranks.setdefault(damaged.rank, RankState()).lost += damaged.messages
 
     def _publish(self, turns: Iterable[TurnRecord]) -> None:
         for turn in turns:

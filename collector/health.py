@@ -37,7 +37,8 @@ class Health:
             "duplicate_reports", "Reports received again after they were committed; not stored twice."
         )
         self.lost = self._counter(
-            "lost_reports", "Reports an agent numbered but gave up before the collector had them."
+            "lost_reports",
+            "Reports that were numbered and are lost: given up by their agent, or damaged on the collector's disk.",
         )
         self.rejected = Counter(
             "phasewatch_rejected_messages",

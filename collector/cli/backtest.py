@@ -1,5 +1,6 @@
 """probe-collector backtest."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,8 @@ from collector.store import backtest as realised
 from collector.store.backtest import Realised
 from collector.store.queries import Reader
 
+WIDE = 100
+"""Columns of a terminal from which a turn stands on one line."""
 WhichRuns = Annotated[list[str] | None, typer.Argument(help="Ids or names of runs; without any, the newest 200.")]
 
 
@@ -35,25 +38,17 @@ def backtest(
         print(msgspec.json.encode([_row(one) for one in found]).decode())
         return
     whole = found[0]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("turn")
-    for heading in ("labelled", "false alarms", "95 %", "alpha", "hits", "misses", "delay, steps"):
-        table.add_column(heading, justify="right")
-    for one in found:
-        score = one.score
-        low, high = score.false_alarm_interval
-        table.add_row(
-            f"{one.machine}: {one.from_phase} → {one.to_phase}" if one.machine else "all runs",
-            f"{score.labelled} of {score.labelled + score.not_labelled}",
-            f"{score.false_alarms}",
-            f"{100 * low:.2g} to {100 * high:.3g} %" if score.labelled else "–",
-            f"{100 * one.alpha:.2g} %",
-            f"{score.hits}",
-            f"{score.misses}",
-            "–" if score.median_delay is None else f"{score.median_delay:,.0f}",
-            style=None if one.kept else "red",
-        )
     console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("turn", no_wrap=True)
+    for heading in ("known", "false\nalarms", "at\nmost", "alpha", "hits", "missed", "steps\nlate"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row("all runs", *_figures(whole), style=None if whole.kept else "red")
+    arrow = " → " if console.width >= WIDE else " →\n  "
+    for machine, turns in groupby(found[1:], lambda one: one.machine):
+        table.add_row(f"[bold]{machine}[/]")
+        for one in turns:
+            table.add_row(f"  {one.from_phase}{arrow}{one.to_phase}", *_figures(one), style=None if one.kept else "red")
     console.print(table)
     console.print(f"\n{_sentence(whole)}")
 
@@ -67,6 +62,20 @@ def _sentence(whole: Realised) -> str:
     return (
         f"{score.false_alarms} of {score.labelled} labelled runs had a false alarm ({100 * low:.2g} to {100 * high:.3g} % at 95 % "
         f"confidence), promised are at most {100 * whole.alpha:g} %: {'kept as far as can be told' if whole.kept else 'not kept'}.{delay}"
+    )
+
+
+def _figures(one: Realised) -> tuple[str, ...]:
+    """The cells of a line behind its name."""
+    score = one.score
+    return (
+        f"{score.labelled}/{score.labelled + score.not_labelled}",
+        f"{score.false_alarms}",
+        f"{100 * score.false_alarm_interval[1]:.2g} %" if score.labelled else "–",
+        f"{100 * one.alpha:.2g} %",
+        f"{score.hits}",
+        f"{score.misses}",
+        "–" if score.median_delay is None else f"{score.median_delay:,.0f}",
     )
 
 

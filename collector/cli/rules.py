@@ -11,7 +11,9 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from collector.cli.options import AsJson, ConfigFile, StorePath, configured, plain_text
 from collector.cli.transitions import find_run
@@ -42,13 +44,12 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         print(msgspec.json.encode([{"version": one.version, **msgspec.to_builtins(one)} for one in machines]).decode())
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("machine", "judges", "version", "phases"):
-        table.add_column(heading, no_wrap=heading in {"machine", "version"})
+    console = Console()
     for one in machines:
         own = "" if one in MACHINES else " (own)"
-        table.add_row(one.name + own, _judges(one), one.version, ", ".join(phase.name for phase in one.phases))
-    Console().print(table)
+        console.print(f"[bold]{one.name}[/]{own}  version {one.version}")
+        told = f"{_judges(one)}: {', '.join(phase.name for phase in one.phases)}"
+        console.print(Padding(Text(told), (0, 0, 0, 2)))
 
 
 @rules.command()

@@ -12,6 +12,7 @@ from collector.engines.engine import Curve, Engine, Unfit
 from collector.log import event
 from collector.store.queries import Points, Reader, RunRow
 from collector.store.series_groups import groups
+from collector.store.timeline import Timeline
 
 BATCH = 50_000
 """Points of one transaction."""
@@ -35,8 +36,8 @@ class Forwarder:
         self._engine = engine
         self._done: dict[str, tuple[float, int, float | None]] = {}
         """When each run was last heard, how many reports it had and when it was thinned, as of when it was done."""
-        self._ahead: set[str] = set()
-        """Runs of which the database has more than the store; told once of each."""
+        self._timeline: Timeline = ()
+        """Of the store that the engine is filled from, as it was when that joined."""
         self._given_up: dict[str, int] = {}
         """Of runs of which points were missed: up to which frame; one that is resumed goes on behind it."""
         self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
@@ -48,6 +49,7 @@ class Forwarder:
             StoreError: the store cannot be read.
             Exception: the engine's own; what it had taken before stays taken.
         """
+        self._join()
         before = self.points
         again = time.monotonic() >= self._look_again_at
         for run in reversed(self._reader.runs()):  # the longest unheard first: retention comes for it first
@@ -66,6 +68,29 @@ class Forwarder:
             self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
         return self.points - before
 
+    def _join(self) -> None:
+        """See that the engine knows which store this is, which is another one when a copy was put in its place."""
+        timeline, newest = self._reader.timeline()
+        if timeline == self._timeline:
+            return
+        source = self._engine.join(timeline, newest)
+        self._timeline = timeline
+        self._done.clear()
+        self._given_up.clear()
+        if source.like is not None:
+            event(
+                "forward.store_was_restored",
+                logging.WARNING,
+                same_until=source.same_until,
+                store=source.number,
+                before=source.like,
+                reason="an older copy of the store was put back: what came after its last frame in common with the database is handed over; "
+                "what only the database has stays there",
+            )
+        elif source.new and source.number:
+            reason = "the database is filled from other stores too, and each is kept apart from the others"
+            event("forward.another_store", store=source.number, reason=reason)
+
     def _put_run(self, run: RunRow) -> None:
         self._engine.put_run(run, self._reader.quantities(run.id), self._reader.transitions(run.id))
 
@@ -73,10 +98,6 @@ class Forwarder:
         """Hand over the points of a run; False where retention came in between, and it must be looked at again."""
         cursors = self._engine.cursors(run.id)
         newest = self._reader.last_frame()
-        if run.id not in self._ahead and max(cursors.values(), default=0) > newest:
-            self._ahead.add(run.id)
-            remedy = "an older copy of the store was put back: what came since is in the database alone; fill another from here on"
-            event("forward.store_is_older", logging.ERROR, run=run.id, remedy=remedy)
         curves = {row.id: Curve.of(run.id, row.rank, row.quantity, row.labels) for row in self._reader.series(run.id)}
         after: dict[int, list[int]] = {}
         for series_id, curve in curves.items():

@@ -8,16 +8,17 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import msgspec
 
 from collector.store.archive import block_bodies
-from collector.store.batch import unplaced
+from collector.store.batch import oldest, unplaced
 from collector.store.block import POINT, unpack_places, unpack_records
 from collector.store.compaction import COMMAND, gives_back
 from collector.store.layout import APPLICATION_ID, LAYOUT
-from collector.store.log import series_of
+from collector.store.log import Row, is_sound, series_of
 from collector.store.pyramid import BUCKET, extremes, placed
 from collector.store.sealing import crc
 from collector.store.space import space_of
@@ -47,6 +48,7 @@ def examine(path: Path) -> Iterator[Finding]:
             yield layout
             if not layout.remedy:
                 yield _nothing_missing(db)
+                yield _waiting(db)
                 yield _blocks(db)
     except sqlite3.DatabaseError as error:
         yield Finding(
@@ -119,6 +121,30 @@ def _nothing_missing(db: sqlite3.Connection) -> Finding:
         or f"{sum(held for *_, held in rows):,} messages of {len(rows):,} streams, as many as acknowledged"
     )
     return Finding("messages", found, "Restore the newest backup, and report this." if wrong else "")
+
+
+def _waiting(db: sqlite3.Connection) -> Finding:
+    """Each message that is in no block yet is what came, by its checksum; those that were not are set aside and counted as lost."""
+    count = unknown = 0
+    changed: list[Row] = []
+    db.execute("BEGIN")
+    query = f"SELECT {', '.join(Row._fields)} FROM log"  # noqa: S608 - our own names
+    arrived, *_ = oldest(db, 2**63, 2**63)
+    for row in map(Row._make, chain(db.execute(query), arrived)):
+        count += 1
+        unknown += row.crc is None
+        if not is_sound(row):
+            changed.append(row)
+    lost = db.execute("SELECT COUNT(*) FROM damaged").fetchone()[0]
+    db.execute("COMMIT")
+    found = f"{count:,} are as they came" + (
+        f"; {unknown:,} of them an older release kept without a checksum" if unknown else ""
+    )
+    found += f"; {lost:,} were not, are set aside and counted as lost" if lost else ""
+    if changed:
+        found = f"{len(changed):,} of {count:,} are not as they came, the first at frame {changed[0].frame:,}"
+    remedy = "Restore the newest backup, or start the collector, which counts them as lost; then see to the disk and the memory of the machine."
+    return Finding("waiting messages", found, remedy if changed else "")
 
 
 def _blocks(db: sqlite3.Connection) -> Finding:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from collector.errors import StoreError
 from collector.store.compaction import compact_if_small, gives_back
+from collector.store.timeline import FIRST_LIFE
 
 APPLICATION_ID = 0x50484153  # "PHAS": tells our files from any other SQLite file
-LAYOUT = 5
+LAYOUT = 6
 _ANEW = {
     1: "transitions (run_id, machine, subject, ordinal, state, frame_id, known_at, body) "
     "SELECT run_id, machine, subject, ordinal, 'detected', frame_id, known_at, body FROM old_transitions "
@@ -20,10 +21,13 @@ _ANEW = {
 """How the transitions of the first layouts become this one's; the very first had one row a claim."""
 
 _LOG = (
-    "INSERT INTO log SELECT (stream_id << 32) | (seq & 4294967295), id, step, received_at, body FROM frames ORDER BY 1",
+    "INSERT INTO log (place, frame, step, received_at, body) SELECT (stream_id << 32) | (seq & 4294967295), id, step, received_at, body FROM frames ORDER BY 1",
     "INSERT INTO last_frame SELECT COALESCE(MAX(id), 0) FROM frames",
     "DROP TABLE frames",
 )
+
+
+_CRC = "ALTER TABLE log ADD COLUMN crc INTEGER"
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -77,7 +81,7 @@ def _bring_up_to_date(db: sqlite3.Connection, layout: int) -> None:
     """
     schema = files("collector.store").joinpath("schema.sql").read_text(encoding="utf-8")
     script = ["BEGIN IMMEDIATE", *_before(db, layout), schema, *_after(layout)]
-    script += [f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {LAYOUT}", "COMMIT"]
+    script += [FIRST_LIFE, f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {LAYOUT}", "COMMIT"]
     try:
         db.executescript(";\n".join(script))
     except sqlite3.Error:
@@ -88,17 +92,22 @@ def _bring_up_to_date(db: sqlite3.Connection, layout: int) -> None:
 
 def _before(db: sqlite3.Connection, layout: int) -> list[str]:
     """What makes way for the tables of this layout."""
+    if not layout:
+        return []
+    if layout == 5:
+        return [_CRC, "ALTER TABLE arrived ADD COLUMN crcs BLOB"]
     if layout == 4:
         return [
             "INSERT OR IGNORE INTO log SELECT place, frame, step, received_at, body FROM arrived",
             "DROP TABLE arrived",
+            _CRC,
         ]
-    if not layout:
-        return []
     script = [
         "ALTER TABLE streams ADD COLUMN started_at REAL NOT NULL DEFAULT 0",
         "ALTER TABLE streams ADD COLUMN ended INTEGER NOT NULL DEFAULT 0",
     ]
+    if layout == 3:
+        script.append(_CRC)
     if layout in _ANEW:
         columns = {column[1] for column in db.execute("PRAGMA table_info(runs)")}
         script.append("ALTER TABLE transitions RENAME TO old_transitions")

@@ -14,14 +14,17 @@ from collector.errors import StoreError
 from collector.phases.transition import Transition
 from collector.store.archive import StoredFrame, curves, frames
 from collector.store.batch import unplaced
+from collector.store.late import in_order_of_lives
 from collector.store.layout import LAYOUT
+from collector.store.log import schema_of
 from collector.store.orders import OrderRow, order_of
 from collector.store.pyramid import KEPT
 from collector.store.space import Space, space_of
 from collector.store.streams import OLDEST_FIRST
 from collector.store.stretch import Ends, stretch
+from collector.store.timeline import Timeline, timeline
 from collector.store.times import Moment, moments
-from probe_wire import Quantity, Schema, decode_for_collector
+from probe_wire import Quantity, Schema
 
 
 class RunRow(msgspec.Struct, frozen=True):
@@ -83,7 +86,8 @@ class Points(msgspec.Struct, frozen=True):
     """Points of one series in the order they were committed; NaN where a number is unknown.
 
     ``frame`` is the commit number of the report each point came in: ask again with ``after`` set to
-    the last one to get what is new. ``folded`` more points lie between these.
+    the last one to get what is new. ``folded`` more points lie between these. ``late``: some are of an earlier life of the rank and
+    came when a later one had begun; for a chart they stand before that one's.
     """
 
     frame: list[int]
@@ -94,6 +98,7 @@ class Points(msgspec.Struct, frozen=True):
     n: list[int]
     outcome: list[int]
     folded: int = 0
+    late: bool = False
 
 
 class StoredTransition(msgspec.Struct, frozen=True):
@@ -151,7 +156,7 @@ class Reader:
         """  # noqa: S608 - `where` is one of two constants
         with closing(self._connect()) as db:
             rows = db.execute(query, {"id": run_id}).fetchall()
-        return [_run_row(*row) for row in rows]
+        return [RunRow(*(json.loads(column) if i == 5 else column for i, column in enumerate(row))) for row in rows]
 
     def dropped(self) -> list[DroppedRun]:
         """The runs that retention took away, the latest first."""
@@ -188,13 +193,14 @@ class Reader:
         with closing(self._connect()) as db:
             db.execute("BEGIN")  # one view of the store for all series: none may be behind the frame another shows
             found = stretch(db, series_ids, within, most, self._ends) if within else curves(db, series_ids, after, most)
+            ordered = in_order_of_lives(db, found) if most else {each: (curve, False) for each, curve in found.items()}
         return {
-            series_id: Points(**{name: points[name].tolist() for name in KEPT.names or ()}, folded=left_out)
-            for series_id, (points, left_out) in found.items()
+            series_id: Points(**{name: points[name].tolist() for name in KEPT.names or ()}, folded=left_out, late=late)
+            for series_id, ((points, left_out), late) in ordered.items()
         }
 
-    def moments(self, run_id: str, after: int, most: int) -> tuple[list[Moment], bool]:
-        """When reports of a run were made, and whether by the job's clock: see `times.py`."""
+    def moments(self, run_id: str, after: int, most: int) -> tuple[list[Moment], bool, bool]:
+        """When reports of a run were made, whether by the job's clock, and whether some came late: see `times.py`."""
         with closing(self._connect()) as db:
             db.execute("BEGIN")  # what is sealed in the meantime is still found where it was
             return moments(db, run_id, after, most)
@@ -237,8 +243,12 @@ class Reader:
 
     def last_frame(self) -> int:
         """The number of the newest message of all."""
+        return self.timeline()[1]
+
+    def timeline(self) -> tuple[Timeline, int]:
+        """Every life of the file, in order, and the last frame of all."""
         with closing(self._connect()) as db:
-            return int(db.execute("SELECT number FROM last_frame").fetchone()[0])
+            return timeline(db)
 
     def claims(self, run_id: str, after: int) -> dict[tuple[str, str], set[tuple[int, str, str, int]]]:
         """What was told of a run's reports beyond a frame: ``(ordinal, state, to_phase, happened_step)`` by machine and subject as JSON."""
@@ -293,12 +303,7 @@ class Reader:
         query = "SELECT stream_id, c.id, body FROM schemas c JOIN streams s ON s.id = stream_id WHERE run_id = ?"
         with closing(self._connect()) as db:
             rows = db.execute(query, (run_id,)).fetchall()
-        schemas = {}
-        for stream_id, schema_id, body in rows:
-            message = decode_for_collector(body)
-            assert isinstance(message, Schema)  # noqa: S101 - the table holds nothing else
-            schemas[stream_id, schema_id] = message
-        return schemas
+        return {(stream_id, schema_id): schema_of(body) for stream_id, schema_id, body in rows}
 
     def need_reports(self, run_id: str) -> None:
         """See that a run still has its reports.
@@ -323,7 +328,3 @@ class Reader:
         with closing(self._connect()) as db:
             db.execute("BEGIN")  # what is sealed in the meantime is still found where it was
             yield from frames(db, run_id, after)
-
-
-def _run_row(*columns: Any) -> RunRow:
-    return RunRow(*(json.loads(column) if i == 5 else column for i, column in enumerate(columns)))

@@ -36,6 +36,7 @@ _DROP = (
     "DELETE FROM blocks WHERE stream_id IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM schemas WHERE stream_id IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM log WHERE place >> 32 IN (SELECT id FROM streams WHERE run_id = :run)",
+    "DELETE FROM damaged WHERE place >> 32 IN (SELECT id FROM streams WHERE run_id = :run)",
     "DELETE FROM transitions WHERE run_id = :run",
     "DELETE FROM phase_states WHERE run_id = :run",
     "DELETE FROM live_states WHERE run_id = :run",

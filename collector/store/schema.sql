@@ -44,7 +44,8 @@ CREATE TABLE IF NOT EXISTS schemas (
 CREATE TABLE IF NOT EXISTS arrived (
     last_frame INTEGER PRIMARY KEY,           -- see log
     places     BLOB NOT NULL,                 -- of each its place (-1: of a dropped run), frame, step, time of arrival, and its bytes
-    bodies     BLOB NOT NULL                  -- one after another
+    bodies     BLOB NOT NULL,                 -- one after another
+    crcs       BLOB                           -- of each its CRC-32, see log; NULL where an older release kept them
 ) STRICT;
 
 -- Messages that are not in a block yet. Those of one stream lie side by side, so that few pages change when they leave.
@@ -53,11 +54,32 @@ CREATE TABLE IF NOT EXISTS log (
     frame       INTEGER NOT NULL,             -- its number in the order of commit
     step        INTEGER NOT NULL,
     received_at REAL NOT NULL,
-    body        BLOB NOT NULL                 -- a Report or Goodbye as it came
+    body        BLOB NOT NULL,                -- a Report or Goodbye as it came
+    crc         INTEGER                       -- CRC-32 of all before it, since it came; NULL of what an older release kept
+) STRICT;
+
+-- Messages of which a bit changed while they waited in `arrived` or `log`, as they were found: nobody reads them, and their streams
+-- count them as lost.
+CREATE TABLE IF NOT EXISTS damaged (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    place       INTEGER NOT NULL,             -- from here on as in log
+    frame       INTEGER NOT NULL,
+    step        INTEGER NOT NULL,
+    received_at REAL NOT NULL,
+    body        BLOB NOT NULL,
+    crc         INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS last_frame (
     number INTEGER NOT NULL                   -- of the newest message, be it in the log, in a block or dropped
+) STRICT;
+
+-- The lives of the file: a new one begins with the first that is written after it was opened, so that no frame beyond the last that
+-- two copies share is taken for the same.
+CREATE TABLE IF NOT EXISTS timeline (
+    number INTEGER PRIMARY KEY,
+    mark   TEXT NOT NULL,                     -- random
+    since  INTEGER NOT NULL                   -- the last frame before
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS quantities (

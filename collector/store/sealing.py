@@ -17,6 +17,7 @@ import numpy as np
 
 from collector.log import event, logger
 from collector.store.block import PLACE, Records, pack_places, pack_records, pack_rows, split
+from collector.store.damage import set_aside
 from collector.store.log import Row, messages, reports_by_schema, series_of
 from collector.store.pyramid import BUCKET, extremes, placed
 from collector.store.rows import insert
@@ -126,15 +127,18 @@ def seal_stream(db: sqlite3.Connection, stream_id: int, *, ended: bool) -> Count
 
 
 def _oldest(db: sqlite3.Connection, stream_id: int) -> tuple[list[Row], bool]:
-    """The oldest messages in a stream's log, and whether there are more."""
+    """The oldest messages in a stream's log, but for the damaged, which are set aside, and whether there are more."""
     rows: list[Row] = []
+    damaged: list[Row] = []
     size = 0
-    for row in messages(db, stream_id):
+    cut = False
+    for row in messages(db, stream_id, damaged=damaged.append):
         rows.append(row)
         size += len(row.body)
-        if len(rows) >= WINDOW * BLOCK or size >= WINDOW * BLOCK_BYTES:
-            return rows, True
-    return rows, False
+        if cut := len(rows) >= WINDOW * BLOCK or size >= WINDOW * BLOCK_BYTES:
+            break
+    set_aside(db, damaged)
+    return rows, cut
 
 
 def _is_block(rows: Sequence[Row], part: int) -> bool:

@@ -19,8 +19,9 @@ from collector.errors import StoreError
 from collector.log import logger
 from collector.phases.transition import Transition
 from collector.store.arrivals import Arrivals
+from collector.store.damage import Damage
 from collector.store.layout import open_for_writing
-from collector.store.log import place
+from collector.store.log import checksum, place
 from collector.store.orders import OrderRow, put_order
 from collector.store.owner import Owner
 from collector.store.retention import Policy, Retention
@@ -28,6 +29,7 @@ from collector.store.rows import update
 from collector.store.same_file import SameFile
 from collector.store.sealing import Sealer
 from collector.store.streams import Stream, is_newest, open_stream
+from collector.store.timeline import begin_life
 from probe_wire import BadMessage, Goodbye, Hello, Report, Schema
 
 PAGES = 4
@@ -52,6 +54,7 @@ class Store:
             self._db = open_for_writing(path)
             self._same_file = SameFile(path)
             self._sealer = Sealer(self._db)
+            self.damage = Damage(self._db)
         except StoreError:
             self._owner.close()
             raise
@@ -60,7 +63,7 @@ class Store:
             raise StoreError(
                 f"Got the store {path}, which cannot be opened: {error}. Choose a file in a writable folder with --store."
             ) from error
-        self._open = False
+        self._open = self._begun = False
         self._moved: dict[int, Stream] = {}
         self._heard: dict[str, tuple[float, int]] = {}
         self._arrivals = Arrivals(self._db, self._sealer)
@@ -85,6 +88,8 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             self._open = True
             (self._last_frame,) = self._db.execute("SELECT number FROM last_frame").fetchone()
+            if not self._begun:
+                begin_life(self._db, self._last_frame)
 
     def commit(self) -> None:
         """Make everything since the last commit durable. Somebody waits to be told: what can be done later is left to `tidy`."""
@@ -96,9 +101,10 @@ class Store:
     def _end(self) -> None:
         self._same_file.check()
         self._db.execute("COMMIT")
-        self._open = False
+        self._open, self._begun = False, True
         self._in_wal += PAGES
         self._sealer.committed()
+        self.damage.committed()
 
     def check(self) -> None:
         """Make something durable that changes nothing.
@@ -122,6 +128,7 @@ class Store:
             if self._db.in_transaction:  # SQLite itself may have rolled back, on a full disk for instance
                 self._db.execute("ROLLBACK")
             self._sealer.rolled_back()
+            self.damage.look_again()
             self._arrivals.look_again()
             self._retention.forget()
 
@@ -151,7 +158,7 @@ class Store:
                 self._in_wal += self._arrivals.settle()
                 self._seal()
                 self._end()
-            elif began >= self._rest_until and (self._sealer.waiting or self._retention.wants(now)):
+            elif began >= self._rest_until and (self.unsealed or self.damage.to_look or self._retention.wants(now)):
                 gone = self._make_room(now)
                 self._retention.give_back()
                 self._rest_until = time.monotonic() + 4 * (time.monotonic() - began)
@@ -172,6 +179,8 @@ class Store:
     def _make_room(self, now: float) -> list[str]:
         self._begin()
         self._seal()
+        if self.damage.to_look and not self._arrivals.moving:
+            self.damage.look()
         gone = self._retention.step(now) if self._retention.wants(now) else []
         self._end()
         if gone:
@@ -257,7 +266,8 @@ class Store:
         if message.seq <= stream.high:
             raise sqlite3.IntegrityError(f"number {message.seq} of stream {stream.id} is stored or counted as lost")
         frame = self._last_frame + 1
-        self._arrivals.put((place(stream.id, message.seq), frame, message.step, now, body), schema_id)
+        row = (place(stream.id, message.seq), frame, message.step, now, body)
+        self._arrivals.put((*row, checksum(*row)), schema_id)
         self._last_frame = frame
         self._in_wal += 1
         self._moved[stream.id] = stream

@@ -8,6 +8,7 @@ import numpy as np
 
 from collector.store.batch import waiting
 from collector.store.block import POINT, Frames, join, unpack_places, unpack_rows
+from collector.store.late import order_of, what_came_late
 from collector.store.log import Row, messages
 from probe_wire import Report, decode_for_collector
 
@@ -29,14 +30,15 @@ class Moment(NamedTuple):
     ran: float
 
 
-def moments(db: sqlite3.Connection, run_id: str, after: int, most: int) -> tuple[list[Moment], bool]:
+def moments(db: sqlite3.Connection, run_id: str, after: int, most: int) -> tuple[list[Moment], bool, bool]:
     """About ``most`` reports of a run's lowest rank that came beyond a frame, in order; the first and the last of each life are among them.
 
     They say it themselves, by the job's clock, and the second answer is True; of a run that was thinned only the collector
-    knows when they came.
+    knows when they came. The third is whether some came late: they stand before the life that had begun by then, see `late`.
     """
-    lowest = "SELECT id FROM streams WHERE run_id = :run AND rank = (SELECT MIN(rank) FROM streams WHERE run_id = :run)"
-    lives = [life for (life,) in db.execute(lowest, {"run": run_id})]
+    lowest = "SELECT id, rank FROM streams WHERE run_id = :run AND rank = (SELECT MIN(rank) FROM streams WHERE run_id = :run)"
+    ranks = dict(db.execute(lowest, {"run": run_id}).fetchall())
+    lives = [*ranks]
     (thinned,) = db.execute("SELECT COUNT(thinned_at) FROM runs WHERE id = ?", (run_id,)).fetchone()
     share = max(most // max(len(lives), 1), LEAST)
     arrived = waiting(db, lives, after)
@@ -55,7 +57,12 @@ def moments(db: sqlite3.Connection, run_id: str, after: int, most: int) -> tuple
         for i in sorted({*_spread(len(rows), share), *range(len(rows))[-2:]}):  # the last may be a goodbye
             told = list(_told(life, rows[i].frame, rows[i].body))
             found += [_heard(rows[i], life, began) for _ in told] if thinned else told
-    return sorted(each for each in found if each.frame > after), not thinned
+    found = sorted(each for each in found if each.frame > after)
+    came_late = [
+        each for late in what_came_late(db, {(run_id, rank) for rank in ranks.values()}).values() for each in late
+    ]
+    order = order_of(np.array([each.frame for each in found], np.int64), came_late)
+    return found if order is None else [found[i] for i in order.tolist()], not thinned, order is not None
 
 
 def _spread(count: int, most: int) -> list[int]:

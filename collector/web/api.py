@@ -66,18 +66,22 @@ class SeriesName(msgspec.Struct, frozen=True):
 
 
 class PointsView(msgspec.Struct, frozen=True):
-    """The series of one quantity. Ask again with ``after`` set to ``frame`` for what is new."""
+    """The series of one quantity. Ask again with ``after`` set to ``frame`` for what is new.
+
+    ``again``: some of that belongs before what was told, so that all of it is told again.
+    """
 
     quantity: str
     frame: int
     series: list[SeriesView]
+    again: bool = False
 
 
 class TimesView(msgspec.Struct, frozen=True):
     """When steps of a run were, and for how many seconds that ``life`` of its job had run by then.
 
     In Unix seconds by the clock of the ``job``, or of the ``collector`` where only that was kept. Ask again with ``after`` set
-    to ``frame`` for what is new.
+    to ``frame`` for what is new; ``again`` as in `PointsView`.
     """
 
     clock: str
@@ -86,6 +90,7 @@ class TimesView(msgspec.Struct, frozen=True):
     time: list[float]
     ran: list[float]
     life: list[int]
+    again: bool = False
 
 
 class Api:
@@ -178,21 +183,26 @@ class Api:
                 _number(query, end, default=by, low=0, high=2**62) for end, by in (("from", 0), ("to", 2**62))
             )
             within = first, last
-        found = self._reader.points([row.id for row in rows], after, limit, within)
-        frame = max((points.frame[-1] for points in found.values() if points.frame), default=after)
+        ids = [row.id for row in rows]
+        found = self._reader.points(ids, after, limit, within)
+        if again := after > 0 and any(points.late for points in found.values()):
+            found = self._reader.points(ids, 0, limit, within)
+        frame = max((max(points.frame) for points in found.values() if points.frame), default=after)
         series = [_series(row.rank, row.labels, row.settings, found[row.id]) for row in rows]
-        return msgspec.json.encode(PointsView(name, frame, series))
+        return msgspec.json.encode(PointsView(name, frame, series, again))
 
     def times(self, run_id: str, query: Mapping[str, str]) -> bytes:
         """When the reports of the run's lowest rank were made; some of them, where there are many."""
         self._row(run_id)
         after = _number(query, "after", default=0, low=0, high=2**62)
-        found, by_job = self._reader.moments(run_id, after, MOST_TIMES)
+        found, by_job, late = self._reader.moments(run_id, after, MOST_TIMES)
+        if again := after > 0 and late:
+            found, by_job, _ = self._reader.moments(run_id, 0, MOST_TIMES)
         frame, step, life, time_, ran = (
             ([*column] for column in zip(*found, strict=True)) if found else ([], [], [], [], [])
         )
         clock = "job" if by_job else "collector"
-        return msgspec.json.encode(TimesView(clock, frame[-1] if frame else after, step, time_, ran, life))
+        return msgspec.json.encode(TimesView(clock, max(frame, default=after), step, time_, ran, life, again))
 
     def transitions(self, run_id: str) -> bytes:
         """The transitions of a run in the order they became known, with all their evidence."""

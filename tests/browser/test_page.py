@@ -470,6 +470,23 @@ def test_a_run_resumed_from_a_checkpoint_draws_the_new_past_and_says_so(page: Ch
     assert points(page, "probe_loss") == sum(step < 100 for step in EARLY) + 3
 
 
+def test_what_an_earlier_life_left_takes_nothing_away_of_the_one_that_goes_on(page: Chrome, site: Site) -> None:
+    page.get(site.url("/"))
+    drawn = page.execute_async_script("""
+        import('/static/series.js').then(({ SeriesSet }) => {
+            const set = new SeriesSet();
+            const told = (frame, step, again) => set.take({ frame, again, series: [
+                { rank: 0, labels: {}, settings: {}, folded: 0, step, value: step, stderr: step, n: step, outcome: step.map(() => 0) }] });
+            told(4, [10, 20, 50, 60], false);
+            told(7, [10, 20, 30, 40, 55, 50, 60], true);
+            told(8, [70], false);
+            const { step, abandoned } = set.list[0].current;
+            arguments[0]([step, abandoned]);
+        });
+    """)
+    assert drawn == [[10, 20, 30, 40, 50, 60, 70], 1]
+
+
 def test_the_theme_button_goes_from_the_systems_to_light_to_dark(page: Chrome, site: Site) -> None:
     page.get(site.url("/"))
     seen = []

@@ -20,7 +20,7 @@ export class Clock {
   async refresh() {
     const after = this.#told.step.length > this.#most ? 0 : this.#frame;
     const answer = await ask(`${this.path}/times?${new URLSearchParams({ after })}`);
-    if (after === 0) {
+    if (after === 0 || answer.again) {
       for (const column of Object.values(this.#told)) column.length = 0;
       this.#most = Math.max(MOST, 3 * answer.step.length); // of very many lives more are told, each time
     }

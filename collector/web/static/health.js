@@ -31,7 +31,7 @@ export function counters(run, ranks) {
       el("dd", {}, percent(run.overhead_ratio), spent > 0 ? el("small", {}, duration(spent)) : null),
     ),
     count("reports", run.reports, "Reports committed to the store."),
-    count("lost", run.lost, "Reports the agent numbered that the collector never had.", true),
+    count("lost", run.lost, "Reports that were numbered and are not in the record: given up by the agent, or damaged on the collector's disk.", true),
     count("dropped", losses.reports_dropped, "Reports the agent gave up: its memory was full, or they could not be sent.", true),
     count("skipped", losses.snapshots_skipped, "Snapshots not taken: to stay within the share of time, because the one before was still being measured, or because one failed."),
     count("scalars dropped", losses.scalars_dropped, "Logged scalars the agent could not keep.", true),

@@ -69,6 +69,7 @@ export class SeriesSet {
   }
 
   take(answer) {
+    if (answer.again) this.all.clear(); // an earlier life was delivered late: its points stand before others
     for (const sent of answer.series) {
       const key = JSON.stringify([sent.rank, sent.labels]);
       const known = this.all.get(key);

@@ -299,7 +299,7 @@ def test_the_end_of_a_stream_that_was_not_put_in_place_before_a_kill_is_after_it
 def test_what_is_in_its_place_already_keeps_nothing_else_waiting(tmp_path: Path, few: None) -> None:
     writer = Writer(tmp_path / "s.db")
     writer.fill(5)
-    writer.store._db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?)", writer.store._arrivals._rows[1])
+    writer.store._db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", writer.store._arrivals._rows[1])
     writer.fill(1)
     assert places(writer) == (0, 6)
     assert_well(writer)

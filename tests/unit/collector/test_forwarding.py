@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from collector.engines import forwarder as forwarding
-from collector.engines.engine import Curve
+from collector.engines.engine import Curve, Joined, Source, joined
 from collector.engines.forwarder import Forwarder
+from collector.store.backup import back_up
 from collector.store.queries import Points, Reader, RunRow, StoredTransition
 from collector.store.retention import Policy
 from collector.store.sealing import BLOCK
+from collector.store.timeline import Life, Timeline, in_common
 from probe_wire import Quantity
 from tests.stored_reports import SMALL, WHOLE, Writer
 
@@ -22,6 +24,9 @@ class InMemory:
     def __init__(self) -> None:
         self.runs: list[str] = []
         self.frames: dict[Curve, list[int]] = {}
+
+    def join(self, timeline: Timeline, last_frame: int) -> Joined:
+        return Joined(0, new=False, same_until=0)
 
     def put_run(self, run: RunRow, quantities: Sequence[Quantity], transitions: Sequence[StoredTransition]) -> None:
         self.runs.append(run.id)
@@ -136,16 +141,67 @@ def test_transitions_are_handed_over_again_though_nothing_was_heard(
     writer.store.close()
 
 
-def test_a_store_that_is_older_than_the_database_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+# -- stores that were put back, and other ones -------------------------------------------------------
+
+
+def lives(*lives: tuple[str, int]) -> Timeline:
+    return tuple(Life(*life) for life in lives)
+
+
+HELD = Source(0, lives(("a", 0), ("b", 500)), 1500)
+
+
+@pytest.mark.parametrize(
+    ("timeline", "last_frame", "wanted"),
+    [
+        (lives(("a", 0), ("b", 500)), 1600, Joined(0, new=False, same_until=1500)),
+        (lives(("a", 0), ("b", 500), ("c", 1600)), 1700, Joined(0, new=False, same_until=1500)),
+        (lives(("a", 0), ("b", 500), ("c", 1200)), 9999, Joined(1, new=True, same_until=1200, like=0)),
+        (lives(("a", 0), ("c", 700)), 9999, Joined(1, new=True, same_until=500, like=0)),
+        (lives(("a", 0), ("b", 500)), 1400, Joined(1, new=True, same_until=1400, like=0)),
+        (lives(("x", 0)), 9999, Joined(1, new=True, same_until=0)),
+    ],
+    ids=["the same", "opened again", "a copy, opened", "a copy of an earlier life", "a copy, only read", "another"],
+)
+def test_a_store_is_known_by_its_lives_and_one_that_was_put_back_by_the_last_they_have_in_common(
+    timeline: Timeline, last_frame: int, wanted: Joined
+) -> None:
+    assert joined([HELD], timeline, last_frame) == wanted
+
+
+def test_of_several_sources_a_store_is_the_one_it_goes_on_from() -> None:
+    copy = Source(1, lives(("a", 0), ("b", 500), ("c", 1200)), 1800)
+    assert joined([HELD, copy], HELD.timeline, 1600) == Joined(0, new=False, same_until=1500)
+    assert joined([HELD, copy], copy.timeline, 1900) == Joined(1, new=False, same_until=1800)
+    assert joined([HELD, copy], lives(("a", 0), ("b", 500), ("c", 1200), ("d", 1700)), 1900) == Joined(
+        2, new=True, same_until=1700, like=1
+    )
+    unwritten = Source(1, copy.timeline, 1200)
+    assert joined([HELD, unwritten], HELD.timeline, 1600).number == 0, "what both are the whole of"
+
+
+def test_what_an_older_release_filled_is_taken_to_be_from_the_first_store_that_comes_unless_it_is_further() -> None:
+    old = Source(0, (), 100)
+    assert joined([old], lives(("a", 0)), 100) == Joined(0, new=False, same_until=100)
+    assert joined([old], lives(("a", 0)), 99) == Joined(1, new=True, same_until=0)
+    assert joined([old, Source(1, lives(("a", 0)), 5)], lives(("a", 0)), 200).number == 1
+
+
+def test_a_store_that_is_opened_and_written_to_begins_a_life_that_no_copy_of_it_has(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "s.db")
     writer.fill(3)
-    engine = InMemory()
-    Forwarder(Reader(writer.path), engine).round()
-    assert "forward.store_is_older" not in caplog.text
-    engine.frames = {curve: [*frames, 1000] for curve, frames in engine.frames.items()}
-    forwarder = Forwarder(Reader(writer.path), engine)
-    for _ in range(3):
-        writer.fill(1)
-        forwarder.round()
-    assert caplog.text.count("forward.store_is_older") == 1
-    writer.store.close()
+    first, last = Reader(writer.path).timeline()
+    assert ([life.since for life in first], last) == ([0], 3)
+    back_up(writer.path, tmp_path / "copy.db")
+    assert Reader(tmp_path / "copy.db").timeline() == (first, 3)
+    writer.fill(1)
+    for since in (4, 4):  # a life in which nothing was committed leaves nothing
+        writer.restart()
+        again, _ = Reader(writer.path).timeline()
+        assert [life.since for life in again] == [0, since]
+        assert again[0] == first[0]
+    copy = Writer(tmp_path / "copy.db")
+    branch, _ = Reader(copy.path).timeline()
+    assert in_common(again, 4, branch, 3) == 3
+    for each in (writer, copy):
+        each.store.close()

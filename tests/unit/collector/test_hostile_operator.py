@@ -102,7 +102,7 @@ def test_a_stream_that_cannot_be_sealed_is_told_too(tmp_path: Path) -> None:
     told: list[str] = []
     writer.store.upkeep_failed = lambda: told.append("failed")
     writer.fill(600, schema=SMALL)
-    writer.store._db.execute("UPDATE log SET body = x'ff' WHERE frame = 7")
+    writer.store._db.execute("UPDATE log SET body = x'ff', crc = NULL WHERE frame = 7")
     writer.store._sealer.ended(writer.stream.id)
     while writer.store._arrivals.due or writer.store.unsealed:
         writer.store._rest_until = 0.0

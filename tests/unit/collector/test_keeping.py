@@ -63,7 +63,7 @@ def test_the_doctor_finds_nothing_wrong_with_a_store_that_is_written_to(writer: 
     assert found["blocks"][0] == "1 blocks give back what came"
     assert found["SQLite"][0].startswith(sqlite3.sqlite_version)
     shown = call("doctor", "--store", writer.path)
-    assert (shown.exit_code, shown.output.count("✓")) == (0, 7)
+    assert (shown.exit_code, shown.output.count("✓")) == (0, 8)
     writer.store.close()
 
 

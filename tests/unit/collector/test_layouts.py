@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from collector.cli import app
 from collector.errors import StoreError
-from collector.store import compaction
+from collector.store import arrivals, compaction
 from collector.store.examination import examine
 from collector.store.queries import Reader
 from collector.store.replay import replayed
@@ -115,6 +115,23 @@ def test_what_waited_as_rows_in_the_layout_before_is_put_in_its_place(tmp_path: 
     assert [put.frame for put in old.committed] == [321, 322, 323]
     assert_holds(path, "run-1", same.committed + old.committed)
     assert [one for one in examine(path) if one.remedy] == []
+
+
+def test_a_store_of_the_layout_before_checksums_goes_on_where_it_was_and_nobody_doubts_what_has_none(
+    tmp_path: Path,
+) -> None:
+    same = Writer(tmp_path / "same.db")
+    same.fill(300)
+    same.fill(20, schema=SMALL)
+    path = golden(tmp_path, 5)
+    old = Writer(path, epoch="b")
+    assert [row[-1] for row in table(path, "log")] == [None] * 320
+    old.fill(arrivals.LEAST)
+    assert [put.frame for put in old.committed[:3]] == [321, 322, 323]
+    assert_holds(path, "run-1", same.committed + old.committed)
+    found = {one.what: one for one in examine(path)}
+    assert "; 320 of them an older release kept without a checksum" in found["waiting messages"].found
+    assert [one for one in found.values() if one.remedy] == []
 
 
 def test_the_next_number_goes_on_after_the_old_ones(tmp_path: Path) -> None:

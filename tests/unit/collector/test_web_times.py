@@ -73,6 +73,7 @@ def test_asking_after_the_last_frame_brings_only_later_times(tmp_path: Path) -> 
         "time": [],
         "ran": [],
         "life": [],
+        "again": False,
     }
     writer.open()
     writer.report(ONE, schema=SMALL)
