@@ -99,11 +99,13 @@ ABOUT_RUNS = (
         ),
         meaning=(
             "The agent gave up reports it had numbered, because the collector was away longer than its outbox could hold, or "
-            "because the job ended before they were acknowledged. The steps they described are missing from the store."
+            "because the job ended before they were acknowledged; or bits of them changed on the collector's disk (`reports.lost` "
+            "in its log says so). The steps they described are missing from the store."
         ),
         remedy=(
             "Find out when the collector or the network was away (`up`, the *Collector* row of the board). Training itself was "
-            "not affected. Transitions that were judged across the gap deserve a second look."
+            "not affected. Transitions that were judged across the gap deserve a second look. Where the disk damaged them, run "
+            "`probe-collector doctor` and see to the disk."
         ),
     ),
     Alert(

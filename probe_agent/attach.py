@@ -31,7 +31,7 @@ from probe_agent.own_streams import OwnStreams
 from probe_agent.place import Inline, Place, Resting
 from probe_agent.probe_set import Inputs
 from probe_agent.process import Process
-from probe_agent.run import identify, rank
+from probe_agent.run import attached, identify, rank
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.snapshot import LossFn
 from probe_agent.steps import listened_to
@@ -120,8 +120,6 @@ def attach(
             "this optimizer is watched already under another name, or for another model. Each monitor measures by itself and has a "
             "budget of its own; close() the one that is not wanted."
         )
-    if former is None:
-        door.warn_of_steps_before(optimizer, step)
     door.check_parameters(model, optimizer)
     subject = Subject(
         model,
@@ -159,6 +157,9 @@ def attach(
             job, subject, watches, step, partial(_tried_out, likelihood=likelihood, step=step), process
         )
 
+    if former is None and not isinstance(place, Resting) and (number == 0 or place.alone()):
+        door.warn_of_steps_before(optimizer, step)  # once a job, where it is measured
+
     def open_outbox(monitor: Monitor) -> Outbox:
         if outbox is not None:
             return outbox
@@ -178,6 +179,7 @@ def attach(
     monitor = Monitor(
         subject, optimizer, identity, watches, budget, open_outbox, place, live=model, scaler=scaler, step=step
     )
+    attached(run)
     _monitors.add(monitor)
     return monitor
 
@@ -189,8 +191,7 @@ def _watching(model: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> M
     """The monitor that watches both under this name."""
     if not listened_to(optimizer):  # such as in a forked child
         return None
-    of_name = [each for each in _monitors.copy() if each.run.name == run and not each._closed]  # noqa: SLF001 - opened here
-    return next((m for m in of_name if m._live is model and m._optimizer() is optimizer), None)  # noqa: SLF001 - the same
+    return next((m for m in _monitors.copy() if m.run.name == run and m.watches(model, optimizer)), None)
 
 
 def _placed(

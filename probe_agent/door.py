@@ -139,7 +139,7 @@ def probe_set(model: nn.Module, batch: object, name: str = "probe batch") -> Pro
         )
     # Clones: a loader may reuse the memory of the batch it handed out.
     with torch.inference_mode(mode=False):
-        own = inputs if isinstance(inputs, Tensor | dict) else tuple(inputs)
+        own = tuple(inputs) if isinstance(inputs, list) else inputs
         return ProbeSet(each(own, lambda t: t.detach().clone()), targets.detach().clone())
 
 

@@ -2,6 +2,7 @@
 
 AgentError
 ├── AttachError     the model, optimizer, loss or probe batch cannot be watched
+│   └── LikelihoodError  the likelihood that was named cannot be; without one the rest can be watched
 └── NotApplicable   a probe's quantity is not defined here (becomes an Outcome, never reaches training)
     └── Indivisible the loss cannot be computed on a part of the probe batch
 
@@ -17,6 +18,10 @@ class AgentError(Exception):
 
 class AttachError(AgentError):
     """`attach` was given something it cannot watch; the message says what we got, need, and what to do."""
+
+
+class LikelihoodError(AttachError):
+    """`attach` was given a likelihood that does not exist or cannot be the outputs'; without one everything else is measured."""
 
 
 class NotApplicable(AgentError):

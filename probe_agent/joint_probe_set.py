@@ -38,7 +38,8 @@ def joint(gang: Gang, sets: Mapping[str, ProbeSet]) -> dict[str, ProbeSet]:
                         buffer.copy_(own[i][_evenly(len(own[i]), keep)])
                     line.broadcast(buffer.view(-1).view(torch.uint8), rank).wait()
                 parts.append(buffers)
-            found[split] = _set_of([torch.cat(column).to(device) for column in zip(*parts, strict=True)], names)
+            joined = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
+            found[split] = _set_of(joined, names, sets[split].inputs if split in sets else None)
     gang.agree(b"joined", lambda _: b"")  # either all ranks measure on it or none
     return found
 
@@ -85,8 +86,11 @@ def _names(inputs: Inputs) -> list[str] | int | None:
     return list(inputs) if isinstance(inputs, dict) else len(inputs)
 
 
-def _set_of(tensors: Sequence[Tensor], names: list[str] | int | None) -> ProbeSet:
+def _set_of(tensors: Sequence[Tensor], names: list[str] | int | None, own: Inputs | None) -> ProbeSet:
     *inputs, targets = tensors
     if names is None:
         return ProbeSet(inputs[0], targets)
-    return ProbeSet(tuple(inputs) if isinstance(names, int) else dict(zip(names, inputs, strict=True)), targets)
+    if not isinstance(names, int):
+        return ProbeSet(dict(zip(names, inputs, strict=True)), targets)
+    alike = isinstance(own, tuple) and len(own) == names  # perhaps a NamedTuple
+    return ProbeSet(getattr(own, "_make", tuple)(inputs) if alike else tuple(inputs), targets)

@@ -8,8 +8,9 @@ perspectives on the natural gradient method", sec. 5 and 9).
 
 # ruff: noqa: ARG002 - a Likelihood is asked everything in the same words, and need not use each of them
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -264,6 +265,21 @@ class Bernoulli:
         """P (1 − p) v."""
         p = torch.sigmoid(outputs)
         return p * (1 - p) * v
+
+
+def part_of(outputs: Any, name: str) -> Tensor | None:
+    """A tensor by its name in an object or dict that a model returns; None where there is none."""
+    found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+    return found if isinstance(found, Tensor) else None
+
+
+def logits_of(outputs: Any) -> Tensor | None:
+    """The logits in what a model returns: those of an object or dict, the one tensor of a tuple that is no scalar; None where there are none."""
+    found = part_of(outputs, "logits")
+    if found is None and isinstance(outputs, tuple | list):
+        tensors = [part for part in outputs if isinstance(part, Tensor) and part.dim()]
+        return tensors[0] if len(tensors) == 1 else None
+    return found
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:

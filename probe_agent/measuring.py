@@ -26,7 +26,7 @@ from probe_agent.likelihood import Likelihood
 from probe_agent.pairing import paired_stderr
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probe_set import ProbeSet, digest
-from probe_agent.room import HighWater, short_of, weight_bytes
+from probe_agent.room import HighWater, check_room, short_of, weight_bytes
 from probe_agent.snapshot import LossFn, Snapshot
 from probe_agent.undisturbed import drawing, others, streams, undisturbed
 from probe_agent.update_rule import UpdateRule
@@ -76,8 +76,7 @@ class Subject:
         Raises:
             MemoryError: a copy would take memory that training may need.
         """
-        if short := short_of(weight_bytes(self.model), self.probe_set.device):
-            raise MemoryError(short)
+        check_room(1, self.model, self.probe_set.device)
         taken = Snapshot.take(
             self.model,
             step,
@@ -153,8 +152,7 @@ class Measuring:
         before = streams(device) if seed is None and others() else None
         with undisturbed(device, seed):
             try:
-                if short := short_of(self._copies * weight_bytes(subject.model), subject.probe_set.device):
-                    raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps a snapshot from being taken
+                check_room(self._copies, subject.model, subject.probe_set.device)
                 snapshot = subject.snapshot(step, rule())
             except BaseException as error:
                 if is_interruption(error):

@@ -10,12 +10,12 @@
 When nothing is due the hook compares two integers and returns (`steps`).
 """
 
-import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -36,24 +36,19 @@ from probe_agent.outbox import Outbox, ZmqOutbox
 from probe_agent.place import NOTHING, Choice, Place, done
 from probe_agent.probe import Probe
 from probe_agent.purse import Purse
-from probe_agent.room import Respite, short_of, weight_bytes
+from probe_agent.room import Respite, check_room
 from probe_agent.scalars import Scalars
 from probe_agent.schedule import Watch, probes_of
 from probe_agent.skipped_steps import SkippedSteps
 from probe_agent.steps import Count, Steps
 from probe_agent.stream import Tally
 from probe_agent.toll import Toll
-from probe_agent.undisturbed import unseen
+from probe_agent.undisturbed import TURN, unseen
 from probe_agent.update_rule import UpdateRule
 from probe_wire import Advice, Outcome, ProbeCost, Run, Tighten
 
-_turn = threading.Lock()
-"""Held while any monitor measures: the random streams are those of the whole process."""
 
-os.register_at_fork(after_in_child=_turn._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - whoever held it is not in the child
-
-
-class Monitor:
+class Monitor(AbstractContextManager["Monitor"]):
     """Watches one model through one optimizer. Made by `probe_agent.attach`; usable as a context manager.
 
     Nothing it does raises into the training loop. A probe that fails becomes an Outcome, a log line
@@ -63,6 +58,7 @@ class Monitor:
         run: what the collector knows it by.
         subject: what is measured.
         agenda: what is due when, and what the collector wished to have more often.
+        closed: whether it has stopped watching.
     """
 
     def __init__(
@@ -97,7 +93,7 @@ class Monitor:
         # Not in every version of torch can the steps be told that a scaler skipped.
         self._skipped = SkippedSteps(scaler, step) if scaler and hasattr(scaler, "_get_growth_tracker") else None
         self._advice: deque[Advice] = deque(maxlen=1000)
-        self._closed = False
+        self.closed = False
         self._first_step = step
         self._started = time.perf_counter()
         self._count = Count(step)
@@ -118,7 +114,7 @@ class Monitor:
             try:
                 self._guarded_measure()
             except BaseException:  # attach() was interrupted: nobody will ever hold this monitor to close it
-                self._closed = True
+                self.closed = True
                 self._steps.stop()
                 self._place.close()
                 self._outbox.abandon()
@@ -171,13 +167,22 @@ class Monitor:
 
     def close(self, reason: str = "finished") -> None:
         """Stop watching and deliver what is queued, within two seconds; harmless when repeated."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._tell_of_unseen()
         self._steps.stop()
         self._place.close()
         self._outbox.close(reason)
+
+    def watches(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether it watches this model through this optimizer, and goes on to."""
+        return not self.closed and self._live is model and self._optimizer() is optimizer
+
+    def __repr__(self) -> str:
+        """The run, how far it is, and whether it is watched."""
+        told = f"{'closed' if self.closed else 'watching'}, step {self.step}, {self._tally.reports} reports"
+        return f"<Monitor of {self.run.name!r} ({self.run.id}): {told}>"
 
     def __deepcopy__(self, memo: object) -> Self:
         """The monitor itself: a model that holds it may be copied, and a copy is not watched."""
@@ -186,10 +191,6 @@ class Monitor:
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """None: a model that holds it may be saved, and sent to where nobody watches."""
         return type(None), ()
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -210,15 +211,14 @@ class Monitor:
 
     def _record_weights(self) -> None:
         """Before the last two steps that lead to a measurement, so that it can tell what they did."""
-        if (recorder := self._recorder) is None or self._closed:
+        if (recorder := self._recorder) is None or self.closed:
             return
         try:
             if capturing() or self._respite.why(self._count.due):
                 recorder.forget()
                 return
             with self._toll.keeping_weights(), unseen():
-                if short := short_of(2 * weight_bytes(self._live), next(self._live.parameters()).device):
-                    raise MemoryError(short)  # noqa: TRY301 - one way out for all that keeps them from being kept
+                check_room(2, self._live, next(self._live.parameters()).device)
                 recorder.remember(self._live, self.step)
         except BaseException as error:
             recorder.forget()
@@ -229,9 +229,9 @@ class Monitor:
     # -- at a step that is due --------------------------------------------------------------------
 
     def _guarded_measure(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        if capturing() or not _turn.acquire(blocking=False):
+        if capturing() or not TURN.acquire(blocking=False):
             # Another thread measures, and may have seeded the streams of the whole process; or a CUDA graph is being captured.
             self._tally.snapshots_skipped += 1
             self._look_at(self.step + 1)
@@ -248,7 +248,7 @@ class Monitor:
         finally:
             self._look_at(self.agenda.next)
             self._in = 0
-            _turn.release()
+            TURN.release()
 
     @unseen()
     def _measure_what_is_due(self) -> None:
@@ -278,8 +278,7 @@ class Monitor:
         tight = self.agenda.offered(self.step)
         if self._respite.why(self.step):
             self._tally.snapshots_skipped += self.agenda.scheduled(self.step)
-            left_out = [probe for probe in probes_of(self._watches) if probe in wanted]
-            return Choice([], left_out, 0, tight, self._purse.portions.halved)
+            return self._purse.choice_of_none(wanted, tight)
         return self._purse.choice(
             self._place,
             wanted,
@@ -319,6 +318,7 @@ class Monitor:
         columns = [*columns_of(findings, self._complain), *draft.columns]
         costs = (*(finding.cost for finding in findings), *draft.costs)
         self._outbox.put(replace(draft, columns=columns, costs=costs))
+        self._tally.reports += 1
 
     def _rule(self) -> UpdateRule | None:
         optimizer, model = self._optimizer(), self._live

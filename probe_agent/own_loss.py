@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from probe_agent.errors import AttachError
-from probe_agent.likelihood import Likelihood
+from probe_agent.likelihood import Likelihood, logits_of, part_of
 from probe_agent.measuring import Subject
 from probe_agent.probe_set import ProbeSet
 from probe_agent.recognition import CANDIDATES, multiple
-from probe_agent.snapshot import Snapshot, logits_of, part_of
+from probe_agent.snapshot import Snapshot
 
 LABELS = "labels"
 """The keyword by which such a model takes the targets."""

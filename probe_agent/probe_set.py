@@ -61,7 +61,10 @@ def each(inputs: Inputs, of: Callable[[Tensor], Tensor]) -> Inputs:
         return of(inputs)
     if isinstance(inputs, dict):
         return {name: of(tensor) for name, tensor in inputs.items()}
-    return tuple(of(tensor) for tensor in inputs)
+    made: tuple[Tensor, ...] = getattr(inputs, "_make", tuple)(
+        of(tensor) for tensor in inputs
+    )  # a NamedTuple stays one
+    return made
 
 
 def rows(inputs: Inputs, index: slice | Tensor) -> Inputs:

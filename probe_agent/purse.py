@@ -112,6 +112,10 @@ class Purse:
             wait = self.budget.steps_to_wait(bought.missing + beside, training=training, steps=steps)
         return Choice(taken, skipped, wait, tight, halved)
 
+    def choice_of_none(self, wanted: set[Probe], tight: Sequence[Tight]) -> Choice:
+        """None of the wanted probes, though the budget may have room."""
+        return Choice([], [probe for probe in self._probes if probe in wanted], 0, tight, self.portions.halved)
+
     def _begin_anew(self, spent: float) -> None:
         """Nobody waits for what another had."""
         self._settled = spent

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from probe_agent.complaints import warn
-from probe_agent.errors import AttachError
-from probe_agent.likelihood import IGNORED, Bernoulli, Categorical, Gaussian, Likelihood
+from probe_agent.errors import LikelihoodError
+from probe_agent.likelihood import IGNORED, Bernoulli, Categorical, Gaussian, Likelihood, logits_of
 
 logger = logging.getLogger("probe_agent")
 
@@ -51,13 +51,15 @@ def named(name: str) -> Likelihood:
 def chosen(loss_fn: LossFn, outputs: Any, targets: Tensor, name: str | None) -> Likelihood | None:
     """The likelihood of that name, else the one that is recognised; told of where there is none.
 
+    Where the model returns more than logits, and its loss is none that is known, it is about the logits all the same.
+
     Raises:
-        AttachError: there is none of that name, or it does not fit the outputs and targets.
+        LikelihoodError: there is none of that name, or it does not fit the outputs and targets.
     """
     try:
         first = None if name is None else named(name)
     except ValueError as error:
-        raise AttachError(str(error)) from error
+        raise LikelihoodError(str(error)) from error
     found, fitting = None, []
     try:
         found = recognise(loss_fn, outputs, targets)
@@ -70,6 +72,12 @@ def chosen(loss_fn: LossFn, outputs: Any, targets: Tensor, name: str | None) -> 
         if found is None:
             _tell_of_none(fitting, targets)
         return found
+    if (seen := _logits(outputs)) is None:
+        warn(
+            f"the model returns a {type(outputs).__name__} in which no logits are found, so that what needs likelihood={name!r} of them is not "
+            "measured. Have it return one tensor, or an object or dict with it under the name logits."
+        )
+        return first
     of_name = (
         [found] if found is not None and found.name == name else [known for known in fitting if known.name == name]
     )
@@ -79,11 +87,26 @@ def chosen(loss_fn: LossFn, outputs: Any, targets: Tensor, name: str | None) -> 
             if isinstance(outputs, Tensor)
             else f"a {type(outputs).__name__}"
         )
-        raise AttachError(
+        raise LikelihoodError(
             f"Got likelihood={name!r}, a model that returns {got}, and targets of shape {tuple(targets.shape)} and type "
             f"{targets.dtype}; need one tensor of {_MEANS[first.name]} and targets that fit it. Leave likelihood out to have the rest measured."
         )
+    if seen is not outputs and _differ(of_name, seen, targets) and _slopes(loss_fn, outputs, targets) is None:
+        warn(
+            f"the targets of shape {tuple(targets.shape)} can be about the model's logits of shape {tuple(seen.shape)} in several ways, and its "
+            f"loss is computed from something else and does not tell which, so that what needs likelihood={name!r} is not measured."
+        )
+        return None
     return of_name[0]  # of one name there are several layouts, and the loss tells which
+
+
+def _differ(layouts: Sequence[Likelihood], logits: Tensor, targets: Tensor) -> bool:
+    """Whether they say different things of these."""
+    return len({float(known.negative_log(logits.detach(), targets).sum()) for known in layouts}) > 1
+
+
+def _logits(outputs: Any) -> Tensor | None:
+    return outputs if isinstance(outputs, Tensor) else logits_of(outputs)
 
 
 def _tell_of_none(fitting: Sequence[Likelihood], targets: Tensor) -> None:
@@ -135,28 +158,29 @@ def layouts(loss_fn: LossFn, outputs: Any, targets: Tensor) -> list[Likelihood]:
 
     Which these are is seen by its slopes: they are zero at a prediction whose target it ignores.
     """
-    if not isinstance(outputs, Tensor):
+    if (logits := _logits(outputs)) is None:
         return []
     slopes = _slopes(loss_fn, outputs, targets)
     fitting = [
-        known for known in (_as_used(each, slopes, targets) for each in CANDIDATES) if known.fits(outputs, targets)
+        known for known in (_as_used(each, slopes, targets) for each in CANDIDATES) if known.fits(logits, targets)
     ]
     return sorted(fitting, key=lambda known: not _is_about_what_is_used(known, slopes, targets))
 
 
 def leaving_out(known: Likelihood | None, loss_fn: LossFn, outputs: Any, targets: Tensor) -> Likelihood | None:
     """The same, leaving out what the loss ignores on samples that it was not recognised on, such as the padding of a test batch."""
-    if not isinstance(known, Categorical) or known.ignored != IGNORED or not isinstance(outputs, Tensor):
+    if not isinstance(known, Categorical) or known.ignored != IGNORED:
         return known
     return _as_used(known, _slopes(loss_fn, outputs, targets), targets)
 
 
-def _slopes(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor | None:
-    """∂ loss / ∂ outputs at made-up outputs; None where there are none."""
+def _slopes(loss_fn: LossFn, outputs: Any, targets: Tensor) -> Tensor | None:
+    """∂ loss / ∂ logits, at made-up ones where they are all that the loss takes; None where there are none."""
     try:
         with torch.enable_grad():
-            values = _made_up(outputs, 1.0)[0].requires_grad_()
-            (slopes,) = torch.autograd.grad(loss_fn(values, targets), values)
+            given = _made_up(outputs, 1.0)[0].requires_grad_() if isinstance(outputs, Tensor) else outputs
+            of = _logits(given)
+            (slopes,) = torch.autograd.grad(loss_fn(given, targets), [] if of is None else [of], retain_graph=True)
     except Exception:  # noqa: BLE001 - a stranger's loss may refuse made-up outputs in any way
         return None
     return slopes

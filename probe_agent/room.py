@@ -40,6 +40,16 @@ def short_of(need: int, device: torch.device) -> str:
     )
 
 
+def check_room(copies: int, model: nn.Module, device: torch.device) -> None:
+    """See that so many copies of the model's weights can be made.
+
+    Raises:
+        MemoryError: training might need what they would take.
+    """
+    if short := short_of(copies * weight_bytes(model), device):
+        raise MemoryError(short)
+
+
 def _machine() -> int:
     return kernel_bytes("/proc/meminfo", "MemAvailable:").get("MemAvailable:", UNKNOWN)
 

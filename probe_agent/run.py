@@ -32,9 +32,15 @@ _first: dict[str, str] = {}
 """The name that was attached first in this process, by the id that its environment gives."""
 
 
+def attached(name: str) -> None:
+    """What has this name is watched: if it is the first, the id that the environment gives is its own from here on."""
+    if given := os.environ.get("PHASEWATCH_RUN_ID"):
+        _first.setdefault(given, name)
+
+
 def _id_of(given: str, name: str) -> str:
     """The id that was given, and for what has another name in the same process (two networks of one job) one that follows from it."""
-    if _first.setdefault(given, name) == name:
+    if _first.get(given, name) == name:
         return given
     # Of both: two jobs may differ only in what is cut off of their ids.
     both = f"{given} {name}".encode(errors="backslashreplace")

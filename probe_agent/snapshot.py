@@ -13,7 +13,7 @@ from probe_agent.deadline import Deadline
 from probe_agent.errors import Indivisible, is_refused_memory
 from probe_agent.frozen_copy import HALF, copy_of, single, with_own_modules
 from probe_agent.interruption import is_interruption
-from probe_agent.likelihood import Likelihood
+from probe_agent.likelihood import Likelihood, logits_of
 from probe_agent.probe_set import Inputs, ProbeSet, arguments, each, tensors_of
 from probe_agent.undisturbed import draw_again
 from probe_agent.update_rule import UpdateRule
@@ -217,6 +217,17 @@ class Snapshot:
             ),
         )
 
+    def of_logits(self) -> "Snapshot":
+        """The snapshot as its likelihood sees it: by the logits, also where the loss takes more of what the model returns."""
+
+        def beside_others() -> bool:
+            outputs = self.predictions()
+            return not isinstance(outputs, Tensor) and logits_of(outputs) is not None
+
+        if self.likelihood is None or not self.once("logits beside others", beside_others):
+            return self
+        return self.once("of logits", lambda: replace(self, logits=True))
+
     def views(self) -> Iterator[tuple[dict[str, str], "Snapshot"]]:
         """The snapshot on its probe set, without a label, and on each further set, labelled as its split."""
         yield {}, self
@@ -244,21 +255,6 @@ class Snapshot:
         # 32 bits of both: a generator on the CPU ignores the rest of its seed.
         generator.manual_seed(zlib.crc32(f"{self.seed} {purpose}".encode()))
         return generator
-
-
-def part_of(outputs: Any, name: str) -> Tensor | None:
-    """A tensor by its name in an object or dict that a model returns; None where there is none."""
-    found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
-    return found if isinstance(found, Tensor) else None
-
-
-def logits_of(outputs: Any) -> Tensor | None:
-    """The logits in what a model returns: those of an object or dict, the one tensor of a tuple that is no scalar; None where there are none."""
-    found = part_of(outputs, "logits")
-    if found is None and isinstance(outputs, tuple | list):
-        tensors = [part for part in outputs if isinstance(part, Tensor) and part.dim()]
-        return tensors[0] if len(tensors) == 1 else None
-    return found
 
 
 def widened(probe_set: ProbeSet) -> ProbeSet:

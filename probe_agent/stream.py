@@ -31,9 +31,11 @@ class Tally:
 
     Attributes:
         snapshots_skipped: measurements that were due and not made.
+        reports: that were queued.
     """
 
     def __init__(self, count: Count, scalars: "_Scalars") -> None:
+        self.reports = 0
         self.snapshots_skipped = 0
         self._count = count
         self._scalars = scalars

@@ -5,6 +5,7 @@ detection, where it is on: it is off meanwhile, and the short cut of attention, 
 is made so here. Hooks for all modules are left where they are: copies are called past them (`frozen_copy`).
 """
 
+import os
 import pickle
 import random
 import sys
@@ -28,6 +29,11 @@ OURS: Final = "phasewatch"
 
 TRIES: Final = 8
 """So often a model is evaluated until another thread draws nothing meanwhile."""
+
+TURN: Final = threading.Lock()
+"""Held while any monitor measures: the random streams are those of the whole process."""
+
+os.register_at_fork(after_in_child=TURN._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - whoever held it is not in the child
 
 _place = threading.local()
 """Of this thread: ``again`` puts the global random streams to where they were seeded."""

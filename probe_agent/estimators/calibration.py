@@ -73,7 +73,7 @@ def calibration_draws(snapshot: Snapshot) -> CalibrationDraws:
 def _graded(snapshot: Snapshot) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence, correctness and whether it counts, of every prediction, the first in double precision."""
     known, targets = snapshot.likelihood, snapshot.probe_set.targets
-    outputs = snapshot.predictions()
+    outputs = snapshot.of_logits().predictions()
     if not isinstance(known, Categorical) or not isinstance(outputs, Tensor) or not known.fits(outputs, targets):
         raise NotApplicable(
             "Calibration is defined for classifiers: need a loss that is a cross-entropy of one tensor of logits and class "

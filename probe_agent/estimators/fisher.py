@@ -81,6 +81,7 @@ def fisher_draws(
         raise NotApplicable(
             "Got a model whose parameters are all frozen; the Fisher information is defined by the trainable ones."
         )
+    whole, snapshot = snapshot, snapshot.of_logits()
     outputs = _outputs(snapshot)
     targets = snapshot.probe_set.targets
     likelihood, undefined = _usable(snapshot.likelihood, outputs, targets)
@@ -94,6 +95,8 @@ def fisher_draws(
             ),
         )
     if likelihood is None:
+        if snapshot is not whole:  # whose loss is no function of the logits
+            raise NotApplicable(undefined)
         norms = squared_norms(snapshot, _loss_cotangents(snapshot, outputs)[:, None], route=route)
         empirical = by_layer({name: s[:, 0] for name, s in norms.by_parameter.items()})
         return FisherDraws(None, empirical, labels, norms.route, norms.why, "loss", undefined)

@@ -41,6 +41,7 @@ def batch_draws(snapshot: Snapshot, groups: int, *, training: bool = False) -> d
         raise NotApplicable(
             "Got a model whose parameters are all frozen; the Fisher information is defined by the trainable ones."
         )
+    snapshot = snapshot.of_logits()
     parts = equal_parts(snapshot, groups)
     if len(parts) < 2:
         raise NotApplicable(f"Got a probe set of {snapshot.probe_set.n} sample; need two groups to see a spread.")

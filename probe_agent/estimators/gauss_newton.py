@@ -42,7 +42,7 @@ class GaussNewtonProduct:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+        self._snapshot = snapshot = snapshot.of_logits()
         self._flat = Flat(snapshot)
         self._twice = twice_differentiable(snapshot)
         self._differences: CentralDifferences | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from probe_agent.attach import attach
 from probe_agent.complaints import said, warn
-from probe_agent.errors import AttachError
+from probe_agent.errors import AttachError, LikelihoodError
 from probe_agent.monitor import Monitor
 
 _BATCHES = ("probe_batch", "test_batch", "ood_batch")
@@ -36,7 +36,11 @@ class Attachment:
             settings = {**found(), **given}
             home = next(settings["model"].parameters()).device
             settings |= {name: _moved(settings[name], home) for name in _BATCHES if name in settings}
-            self.monitor = attach(**settings)
+            try:
+                self.monitor = attach(**settings)
+            except LikelihoodError as error:
+                warn(f"this training is watched without what needs a likelihood: {error}")
+                self.monitor = attach(**settings | {"likelihood": None})
         except Exception as error:  # noqa: BLE001 - the training goes on, unwatched
             why = str(error) if isinstance(error, AttachError) else said(error)
             warn(f"this training is not watched: {why}")
@@ -57,5 +61,5 @@ def _moved(batch: Any, home: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {name: _moved(part, home) for name, part in batch.items()}
     if isinstance(batch, tuple | list):
-        return tuple(_moved(part, home) for part in batch)
+        return getattr(batch, "_make", tuple)(_moved(part, home) for part in batch)
     return batch

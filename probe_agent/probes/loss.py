@@ -87,7 +87,7 @@ def _graded(snapshot: Snapshot, labels: dict[str, str]) -> Iterator[Measurement]
         draws=draws,
         settings=settings | {"terms": terms},
     )
-    hits = _hits(snapshot, outputs)
+    hits = _hits(snapshot, outputs if (seen := snapshot.of_logits()) is snapshot else seen.predictions())
     yield Measurement(
         quantity=ACCURACY,
         estimate=Estimate.without_value(Outcome.NOT_APPLICABLE) if hits is None else proportion(hits),

@@ -157,7 +157,7 @@ def data_parallel(_: str) -> dict[str, Any]:
 
 
 def troubled(_: str) -> dict[str, Any]:
-    """A probe that raises; a rank that closes its monitor early; identical batches; ranks that drift apart."""
+    """A probe that raises; a rank that closes its monitor early; identical batches; ranks that drift apart; steps before attach."""
     found: dict[str, Any] = {}
     model, optimizer = parallel()
     monitor = watch(model, optimizer, data(0), "broken", watches=[Watch(Every(2), (Broken(), Loss()))])
@@ -180,6 +180,14 @@ def troubled(_: str) -> dict[str, Any]:
     train(model, optimizer)
     monitor.close()
     found["drifting"], found["drift_told"] = reports(monitor), list(monitor._complain.counts)
+
+    model = parallel()[0]
+    optimizer = torch.optim.Adam(model.parameters())
+    train(model, optimizer, 1)
+    told: list[str] = []
+    logging.getLogger("probe_agent").addFilter(lambda record: bool(told.append(record.getMessage())) or True)
+    watch(model, optimizer, data(rank()), "resumed").close()
+    found["resumed_told"] = told
     return found
 
 

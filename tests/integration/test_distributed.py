@@ -164,6 +164,11 @@ def test_ranks_whose_weights_drift_apart_are_not_taken_for_one_model(replicas: F
     assert replicas[0]["troubled"]["drift_told"] == ["ranks"]
 
 
+def test_steps_before_attach_are_told_of_once_a_job(replicas: Found) -> None:
+    told = [[words for words in found["troubled"]["resumed_told"] if "pass step=1" in words] for found in replicas]
+    assert [len(words) for words in told] == [1, 0, 0]
+
+
 @pytest.mark.parametrize("model", ["replicas", "shards"])
 def test_ranks_stop_together_at_the_steps_between_that_rank_0_was_wished_to_measure(
     replicas: Found, model: str

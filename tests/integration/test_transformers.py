@@ -236,6 +236,20 @@ def test_what_cannot_be_watched_is_a_warning_and_the_training_goes_on(
     assert not outbox.drafts
 
 
+@pytest.mark.parametrize(("named", "traces"), [("categorical", 2), ("gaussian", 0)])
+def test_a_likelihood_that_is_named_for_a_loss_of_its_own_never_loses_the_watch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, named: str, traces: int
+) -> None:
+    weighted = lambda out, y: F.cross_entropy(out.logits[:, :-1].flatten(0, 1), y[:, 1:].flatten(), label_smoothing=0.1)  # noqa: E731
+    callback, outbox = watching(loss_fn=weighted, likelihood=named)
+    trained(tmp_path, callback, max_steps=2)
+    assert len(values(outbox, "probe_loss")) == 2
+    assert len(values(outbox)) == traces
+    assert ("watched without what needs a likelihood: Got likelihood='gaussian'" in caplog.text) is (not traces)
+    assert callback.monitor is not None
+    assert callback.monitor.subject.likelihood == (Categorical(shifted=True) if traces else None)
+
+
 class Raising(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **found: Any) -> None:
         raise ZeroDivisionError
@@ -250,7 +264,7 @@ def test_a_training_that_raised_is_closed_when_the_next_begins(tmp_path: Path) -
     assert outbox.closed is None  # a Trainer does not tell
     trained(tmp_path, callback)
     assert callback.monitor is not first
-    assert first._closed
+    assert first.closed
     assert callback.monitor is not None
     assert callback.monitor.step == 6
 

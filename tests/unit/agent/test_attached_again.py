@@ -14,6 +14,7 @@ from probe_agent import AttachError, ListOutbox, Watch
 from probe_agent.monitor import Monitor
 from probe_agent.probes.loss import Loss
 from probe_agent.schedule import Every
+from probe_agent.snapshot import LossFn
 
 X, Y = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
 
@@ -26,11 +27,11 @@ class Cell:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.outboxes: list[ListOutbox] = []
 
-    def attach(self, run: str = "cell", *, steps: int = 0) -> Monitor:
+    def attach(self, run: str = "cell", *, steps: int = 0, loss_fn: LossFn = F.cross_entropy) -> Monitor:
         self.outboxes.append(ListOutbox())
         monitor = probe_agent.attach(
             *(self.model, self.optimizer),
-            loss_fn=F.cross_entropy,
+            loss_fn=loss_fn,
             probe_batch=(X, Y),
             run=run,
             watches=[Watch(Every(1), (Loss(),))],
@@ -105,6 +106,22 @@ def test_of_one_id_in_the_environment_each_name_of_a_process_is_a_run_of_its_own
         assert len(other) <= 64
 
 
+def test_who_is_refused_takes_no_id_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHASEWATCH_RUN_ID", "job-8")
+    with pytest.raises(AttachError, match="Got a loss_fn that raises"):
+        Cell().attach("wrong", loss_fn=lambda *_: {}["x"])
+    assert Cell().attach("right").run.id == "job-8"
+
+
+def test_a_monitor_says_what_it_watches_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHASEWATCH_RUN_ID", "job-9")
+    monitor = Cell().attach(steps=2)
+    assert repr(monitor) == "<Monitor of 'cell' (job-9): watching, step 2, 3 reports>"
+    monitor.close()
+    assert repr(monitor) == "<Monitor of 'cell' (job-9): closed, step 2, 3 reports>"
+    assert monitor.closed
+
+
 def test_jobs_whose_long_ids_begin_alike_share_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = set()
     for given in (60 * "x" + "-1", 60 * "x" + "-2"):
@@ -127,6 +144,20 @@ def test_who_resumes_and_does_not_say_so_is_told(
         settings = {"watches": [], "outbox": ListOutbox(), "step": step}
         probe_agent.attach(model, optimizer, loss_fn=F.cross_entropy, probe_batch=(X, Y), run="r", **settings).close()  # type: ignore[arg-type]
     assert ("has taken 3 steps already" in caplog.text and "pass step=3" in caplog.text) is (kind is torch.optim.Adam)
+
+
+@pytest.mark.parametrize("variable", [{"PHASEWATCH_DISABLE": "1"}, {"RANK": "1", "WORLD_SIZE": "2"}, {}])
+def test_steps_before_are_told_of_where_it_is_measured_and_nowhere_else(
+    variable: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cell = Cell()
+    cell.optimizer = torch.optim.Adam(cell.model.parameters())
+    F.cross_entropy(cell.model(X), Y).backward()
+    cell.optimizer.step()
+    for name, value in variable.items():
+        monkeypatch.setenv(name, value)
+    cell.attach()
+    assert ("has taken 1 steps already" in caplog.text) is ("PHASEWATCH_DISABLE" not in variable)
 
 
 def test_what_is_watched_is_not_kept_alive_by_it() -> None:

@@ -5,7 +5,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -296,6 +296,15 @@ def test_the_joint_set_holds_the_inputs_of_all_ranks_in_their_order_once_each() 
         assert torch.equal(sets[""].inputs["x"], torch.cat([one.inputs["x"], two.inputs["x"]]))
         assert sets[""].inputs["m"].dtype is torch.bool
         assert torch.equal(sets["test"].targets, two.targets)
+
+
+def test_a_joint_set_of_named_tuples_is_one() -> None:
+    class Batch(NamedTuple):
+        x: Tensor
+        m: Tensor
+
+    found = joined([{"": ProbeSet(Batch(*of.inputs.values()), of.targets)} for of in (a_set(1), a_set(2))])
+    assert [(type(sets[""].inputs), len(sets[""].inputs.x)) for sets in found] == [(Batch, 12)] * 2
 
 
 def test_a_batch_of_another_form_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

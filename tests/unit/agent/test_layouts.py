@@ -3,14 +3,15 @@
 import logging
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from probe_agent import AttachError, ListOutbox, Watch, attach
+from probe_agent import ListOutbox, Watch, attach
+from probe_agent.errors import LikelihoodError
 from probe_agent.likelihood import Bernoulli, Categorical
 from probe_agent.probe_set import arguments
 from probe_agent.probes.fisher_trace import FisherTrace
@@ -135,17 +136,38 @@ def test_a_likelihood_by_name_has_the_layout_that_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "targets", "words"),
+    ("outputs", "words"),
     [
-        ((logits(N, C), logits(N, C)), labels(N), r"returns a tuple, and targets of shape \(6,\)"),
-        (logits(N, C), logits(N, C), r"returns a tensor of shape \(6, 4\), and targets of .* type torch.float32"),
+        (logits(N, C), r"returns a tensor of shape \(6, 4\)"),
+        ({"logits": logits(N, C)}, "returns a dict"),
     ],
 )
-def test_a_likelihood_by_name_that_cannot_be_is_refused(outputs: Any, targets: Tensor, words: str) -> None:
+def test_a_likelihood_by_name_that_cannot_be_is_refused(outputs: Any, words: str) -> None:
     with pytest.raises(
-        AttachError, match=rf"Got likelihood='categorical', a model that {words}.*; need one tensor of logits"
+        LikelihoodError,
+        match=rf"Got likelihood='categorical', a model that {words}, and targets of .* type torch.float32; need one tensor of logits",
     ):
-        chosen(lambda _, y: y.sum(), outputs, targets, "categorical")
+        chosen(lambda _, y: y.sum(), outputs, logits(N, C), "categorical")
+
+
+def test_a_likelihood_by_name_of_logits_that_are_not_found_is_kept_and_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pair = (logits(N, C), logits(N, C))
+    assert chosen(lambda f, y: F.cross_entropy(f[0], y), pair, labels(N), "categorical") == Categorical()
+    assert "returns a tuple in which no logits are found" in caplog.text
+
+
+def test_of_logits_beside_others_the_layout_is_that_of_the_loss_or_none(caplog: pytest.LogCaptureFixture) -> None:
+    words = labels(N, T)
+    of = {"logits": logits(N, T, C).requires_grad_()}
+    shifted = lambda f, y: F.cross_entropy(f["logits"][:, :-1].flatten(0, 1), y[:, 1:].flatten(), label_smoothing=0.1)  # noqa: E731
+    straight = lambda f, y: F.cross_entropy(f["logits"].flatten(0, 1), y.flatten(), label_smoothing=0.1)  # noqa: E731
+    assert chosen(shifted, of, words, "categorical") == Categorical(shifted=True)
+    assert chosen(straight, of, words, "categorical") == Categorical()
+    assert caplog.text == ""
+    assert chosen(lambda _, y: y.sum() * 1.0, of, words, "categorical") is None
+    assert "does not tell which" in caplog.text
 
 
 def test_one_who_is_told_that_no_likelihood_is_known_is_told_which_could_be_meant(
@@ -167,7 +189,7 @@ def test_one_who_is_told_that_no_likelihood_is_known_is_told_which_could_be_mean
     assert "are logits of classes all the same, pass likelihood='categorical' to attach()" in smoothed
     mixed = 0.7 * F.one_hot(labels(N), C).float() + 0.3 * F.one_hot(labels(N).flip(0), C)
     assert "targets.argmax(1), and a cross-entropy is recognised" in told(F.cross_entropy, logits(N, C), mixed)
-    assert "pass likelihood" not in told(lambda f, _: f[0].sum(), (logits(N, C),), labels(N))
+    assert "pass likelihood" not in told(lambda f, _: f[0].sum(), (logits(N, C), logits(N, C)), labels(N))
 
 
 def test_one_is_told_also_where_the_loss_cannot_be_tried(caplog: pytest.LogCaptureFixture) -> None:
@@ -191,12 +213,22 @@ class OfAPair(Classified):
         return self.logits(x) + shift[:, None]
 
 
+class Batch(NamedTuple):
+    x: Tensor
+    shift: Tensor
+
+
+class OfABatch(Classified):
+    def forward(self, batch: Batch) -> Tensor:
+        return self.logits(batch.x) + batch.shift[:, None]
+
+
 class OfNames(Classified):
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         return self.logits(x) + (0 if shift is None else shift[:, None])
 
 
-def test_a_model_that_takes_a_dict_or_a_tuple_as_one_gets_it_as_one() -> None:
+def test_a_model_that_takes_a_dict_or_a_tuple_or_a_named_tuple_as_one_gets_it_as_one() -> None:
     x, shift, y = torch.randn(8, 3), torch.randn(8), labels(8)
     found = []
     for kind, inputs in (
@@ -204,6 +236,7 @@ def test_a_model_that_takes_a_dict_or_a_tuple_as_one_gets_it_as_one() -> None:
         (OfNames, (x, shift)),
         (OfADict, {"x": x, "shift": shift}),
         (OfAPair, (x, shift)),
+        (OfABatch, Batch(x, shift)),
     ):
         torch.manual_seed(0)
         found.append(watched(kind(), F.cross_entropy, (inputs, y)))

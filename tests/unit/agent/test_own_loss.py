@@ -9,10 +9,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import probe_agent
-from probe_agent import AttachError, ListOutbox
+from probe_agent import AttachError, Every, ListOutbox, Watch
+from probe_agent.budget import UNLIMITED
 from probe_agent.likelihood import IGNORED, Categorical, Gaussian
+from probe_agent.probes.calibration import Calibration
+from probe_agent.probes.fisher_batch import FisherBatch
+from probe_agent.probes.fisher_trace import FisherTrace
+from probe_agent.probes.gauss_newton import GaussNewton
+from probe_agent.probes.loss import Loss
 from probe_agent.recognition import recognise
-from tests.framework_runs import WATCHES, values
+from probe_wire import Outcome
+from tests.framework_runs import WATCHES, measured_plainly, values
 
 CLASSES = 3
 
@@ -57,6 +64,37 @@ def test_a_loss_that_is_no_likelihood_is_measured_as_the_model_computes_it(caplo
         assert "not one of the likelihoods known here" in caplog.text
         assert values(outbox, "probe_loss")[0] == pytest.approx(model(x, y).loss.item(), rel=1e-6)
         caplog.clear()
+
+
+def test_a_likelihood_named_for_it_is_about_its_logits_and_the_loss_stays_the_models_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    x, y = data()
+    model = Returning(lambda f, y: F.cross_entropy(f, y, label_smoothing=0.1))
+    optimizer, outbox = torch.optim.SGD(model.parameters(), lr=0.1), ListOutbox()
+    probes = (Loss(), FisherTrace(per_layer=False), Calibration(), FisherBatch(per_layer=False), GaussNewton())
+    watching = probe_agent.attach(
+        *(model, optimizer),
+        probe_batch={"x": x, "labels": y},
+        test_batch={"x": x + 1, "labels": y},
+        run="own",
+        watches=[Watch(Every(1), probes)],
+        budget=UNLIMITED,
+        outbox=outbox,
+        likelihood="categorical",
+    )
+    watching.close()
+    assert caplog.text == ""
+    assert [cost.outcome for cost in outbox.drafts[0].costs] == [Outcome.OK] * len(probes)
+    assert values(outbox, "probe_loss")[0] == pytest.approx(model(x, y).loss.item(), rel=1e-6)
+    assert values(outbox, "probe_accuracy")[0] == pytest.approx(float((model(x).logits.argmax(1) == y).float().mean()))
+    assert values(outbox)[0] == pytest.approx(measured_plainly(model.net, F.cross_entropy, (x, y)), rel=1e-6)
+
+
+def test_without_one_it_is_told_which_likelihood_could_be_named(caplog: pytest.LogCaptureFixture) -> None:
+    x, y = data()
+    attached(Returning(lambda f, y: F.cross_entropy(f, y, label_smoothing=0.1)), {"x": x, "labels": y})
+    assert "pass likelihood='categorical' to attach()" in caplog.text
 
 
 class Weighing(Returning):
