@@ -145,15 +145,15 @@ class Gate:
     def receive(self) -> Message | None:
         """The next message; None when there is none."""
         try:
-            before = [self.socket.recv(zmq.NOBLOCK)]
+            before: tuple[bytes, ...] = (self.socket.recv(zmq.NOBLOCK),)
             last = self.socket.recv(zmq.NOBLOCK, copy=False)  # a frame knows whose key it came with
             while last.more:
                 if len(before) < MOST_PARTS:
-                    before.append(last.bytes)
+                    before += (last.bytes,)
                 last = self.socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
-        return Message(tuple(before), self._user_of(last), last.bytes)
+        return Message(before, self._user_of(last), last.bytes)
 
     def _user_of(self, frame: "zmq.Frame") -> str:
         try:

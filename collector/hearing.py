@@ -70,10 +70,11 @@ class Hearing:
     def judge(self, frame_id: int, rank: int, schema: Schema, report: Report) -> list[Transition]:
         """What a report makes known that was not told before. An engine that fails judges no more; it says so and is counted."""
         self.at = frame_id
-        minded = self._minded_of(rank, schema)
+        if not (minded := self._minded_of(rank, schema)):
+            return []
         try:
             measured = [(column, unpack_one(report, position)) for position, column in minded]
-            found = self.engine.update(report.step, measured, rank) if measured else []
+            found = self.engine.update(report.step, measured, rank)
         except Exception:  # noqa: BLE001 - whatever a machine stumbles over, reports go on being kept
             logger.exception("phases.failed")
             self.stop(report.step)

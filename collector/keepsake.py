@@ -5,18 +5,7 @@ from collections import Counter
 import msgspec
 
 from collector.live import Latest, LiveRun, ProbeState, RankState, SeriesKey
-from probe_wire import Estimate, Outcome, Quantity
-
-
-class _Latest(msgspec.Struct, array_like=True):
-    """The newest point of a series."""
-
-    rank: int
-    quantity: str
-    labels: list[tuple[str, str]]
-    step: int
-    position: int
-    estimate: Estimate
+from probe_wire import Outcome, Quantity
 
 
 class _Probe(msgspec.Struct):
@@ -34,16 +23,12 @@ class _Keepsake(msgspec.Struct):
 
     ranks: dict[int, RankState]
     quantities: list[Quantity]
-    latest: list[_Latest]
+    newest: list[tuple[SeriesKey, Latest]]
     probes: dict[str, _Probe]
 
 
 def packed(run: LiveRun) -> bytes:
     """The run as it stands; the caller holds Live's lock."""
-    latest = (
-        _Latest(key.rank, key.quantity, list(key.labels), each.step, each.position, each.estimate)
-        for key, each in run.settle().items()
-    )
     probes = {
         name: _Probe(
             probe.seconds,
@@ -54,7 +39,9 @@ def packed(run: LiveRun) -> bytes:
         )
         for name, probe in run.probes.items()
     }
-    return msgspec.msgpack.encode(_Keepsake(run.ranks, list(run.quantities.values()), list(latest), probes))
+    return msgspec.msgpack.encode(
+        _Keepsake(run.ranks, list(run.quantities.values()), list(run.settle().items()), probes)
+    )
 
 
 def unpack_into(run: LiveRun, data: bytes) -> None:
@@ -66,10 +53,7 @@ def unpack_into(run: LiveRun, data: bytes) -> None:
     kept = msgspec.msgpack.decode(data, type=_Keepsake)
     run.ranks = kept.ranks
     run.quantities = {quantity.name: quantity for quantity in kept.quantities}
-    run.latest = {
-        SeriesKey(each.rank, each.quantity, tuple(each.labels)): Latest(each.step, each.estimate, each.position)
-        for each in kept.latest
-    }
+    run.latest = dict(kept.newest)
     run.probes = {
         name: ProbeState(
             probe.seconds,

@@ -5,9 +5,10 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count, repeat
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from collector.phases import Judged, Span, Transition, Unused
 from collector.phases.transition import State as TransitionState
@@ -47,15 +48,12 @@ class SeriesKey(NamedTuple):
         return cls(rank, column.quantity, tuple(sorted(column.labels.items())))
 
 
-class Latest(NamedTuple):
+class Latest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The newest point of a series; ``position`` is its place among the run's series as reported."""
 
     step: int
     estimate: Estimate
     position: int
-
-
-_latest = partial(tuple.__new__, Latest)  # as `Latest._make`, without a call of Python for each
 
 
 @dataclass(slots=True)
@@ -185,8 +183,8 @@ class LiveRun:
     def settle(self) -> dict[SeriesKey, Latest]:
         """The newest point of every series: looked up when somebody asks, and not for every report."""
         for keys, schema, report in self._unsettled.values():
-            found = zip(repeat(report.step), unpack(report, schema), count(), strict=False)
-            self.latest.update(zip(keys, map(_latest, found), strict=True))
+            points = map(Latest, repeat(report.step), unpack(report, schema), count())
+            self.latest.update(zip(keys, points, strict=True))
         self._unsettled.clear()
         return self.latest
 

@@ -27,8 +27,8 @@ nothing in a run that does not measure its quantity, and is not shown there.
 | `still` | The moving average of `window` probes has stopped moving. | As published, for comparison; nothing bounds its errors, and noise alone can do it. |
 | `given` | Other quantities are where the turn has them, at two probes in a row. | A comparison of values; nothing bounds its errors. |
 
-The step at which a turn *happened* is the turning point of the best unimodal curve, with an interval; the step at which it was
-*known* is that of the report that tipped the balance.
+The step at which a turn *happened* is the turning point of the best unimodal curve, with an interval that reaches to the
+probes on either side; the step at which it was *known* is that of the report that tipped the balance.
 
 ## The life of a claim
 

@@ -1,5 +1,6 @@
 """Messages to bytes and back: one version byte, then MessagePack against the schema."""
 
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -8,6 +9,10 @@ from probe_wire.errors import BadMessage, MessageTooLarge, UnknownVersion
 from probe_wire.messages import MAX_MESSAGE_BYTES, ToAgent, ToCollector
 
 VERSION = 1
+_SCHEMA = bytes((VERSION, 0x94, 2))
+"""How a Schema begins: an array of four, its tag first."""
+MOST_REMEMBERED, MOST_REMEMBERED_BYTES = 64, 64 * 1024
+"""Schemas that are remembered, each of so many bytes at the most."""
 
 _M = TypeVar("_M")
 
@@ -28,11 +33,18 @@ def encode(message: ToCollector | ToAgent) -> bytes:
 
 
 def decode_for_collector(data: bytes) -> ToCollector:
-    """The message an agent sent.
+    """The message an agent sent. Every rank of a run sends the same schema, after every greeting: it is decoded once, and shared.
 
     Raises:
         WireError: too large, of another version, or not of the schema.
     """
+    if len(data) <= MOST_REMEMBERED_BYTES and data.startswith(_SCHEMA):
+        return _remembered(data)
+    return _decode(data, _to_collector)
+
+
+@lru_cache(MOST_REMEMBERED)
+def _remembered(data: bytes) -> ToCollector:
     return _decode(data, _to_collector)
 
 

@@ -37,7 +37,7 @@ RUN_LAST_REPORT = Family(
 RUN_LOST_REPORTS = Family(
     "phasewatch_run_lost_reports_total",
     "counter",
-    "Reports the agent numbered but could no longer deliver: gaps in the run's record.",
+    "Reports that were numbered and are lost, given up by the agent or damaged on the collector's disk: gaps in the run's record.",
     ("run", "rank"),
 )
 RUN_LAG = Family(

@@ -1,14 +1,15 @@
 """Estimates as series: a value never goes without its standard error and how it came out."""
 
-from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
 from collector.exporter.catalogue import ESTIMATE_OUTCOME, Family
 from collector.exporter.names import Layers, families, label_pairs
 from collector.exporter.room import Refused, Share
 from collector.exporter.still import Still
-from collector.exporter.text import Page, inside, numbers
+from collector.exporter.text import Page, inside, line, numbers
 from collector.live import SeriesKey
 from probe_wire import Outcome, Quantity
 
@@ -17,18 +18,25 @@ SERIES_PER_ESTIMATE = 4
 
 _TAKEN = frozenset({"run", "rank", "quantity", "outcome", "le", "quantile"})
 
-_OUTCOMES = [str(code) for code in range(max(Outcome) + 1)]
+_OUTCOMES = [b"%d" % code for code in range(max(Outcome) + 1)]
 
 _families = lru_cache(maxsize=4096)(families)
 
 
-class Prefixes(NamedTuple):
-    """The four lines of an estimate before their numbers: made once, used at every scrape."""
+class Lines(NamedTuple):
+    """The lines of a quantity's estimates, made once: their families, and of each estimate its place among the run's and its four lines."""
 
-    value: str
-    stderr: str
-    paired: str
-    outcome: str
+    families: tuple[Family, Family, Family]
+    places: list[int]
+    value: list[bytes]
+    stderr: list[bytes]
+    paired: list[bytes]
+    outcome: list[bytes]
+
+    def of(self, shown: Sequence[bool]) -> "Lines":
+        """Those of the estimates that are shown."""
+        chosen = [shown[place] for place in self.places]
+        return self if all(chosen) else Lines(self.families, *([*compress(each, chosen)] for each in self[1:]))  # type: ignore[arg-type]  # each as it was
 
 
 class Names:
@@ -46,7 +54,7 @@ class Names:
 
 
 class RunEstimates:
-    """The estimates of one run, from scrape to scrape: its layers' numbers and its ready-made prefixes."""
+    """The estimates of one run, from scrape to scrape: its layers' numbers and its ready-made lines."""
 
     def __init__(self, label: str, refused: Refused) -> None:
         self.layers = Layers()
@@ -55,9 +63,7 @@ class RunEstimates:
         self._who = inside([("run", label)])
         self._keys: list[SeriesKey] = []
         self._quantities: dict[str, Quantity] = {}
-        self._families: dict[str, tuple[Family, Family, Family]] = {}
-        self._prefixes: list[Prefixes] = []
-        self._places: dict[str, list[int]] = {}
+        self._lines: dict[str, Lines] = {}
 
     def learn(self, still: Still) -> None:
         """Take in what is new: layers are numbered in the order of the agent's report."""
@@ -67,45 +73,39 @@ class RunEstimates:
         reported = sorted(still.latest.items(), key=lambda found: (found[1].position, found[0].rank))
         self.layers.learn(value for key, _ in reported for name, value in key.labels if name == "layer")
         self._keys, self._quantities = keys, still.quantities
-        self._places = {}
-        for place, key in enumerate(keys):
-            self._places.setdefault(key.quantity, []).append(place)
-        self._families = {name: _families(still.quantities.get(name) or _undeclared(name)) for name in self._places}
         own = {labels: self._own(labels) for labels in {key.labels for key in keys}}  # every rank has the same
-        self._prefixes = [self._prefix(key, own[key.labels]) for key in keys]
+        self._lines = {}
+        for place, key in enumerate(keys):
+            lines = self._lines.get(key.quantity)
+            if lines is None:
+                named = _families(still.quantities.get(key.quantity) or _undeclared(key.quantity))
+                lines = self._lines[key.quantity] = Lines(named, [], [], [], [], [])
+            self._add(lines, place, key, own[key.labels])
 
-    def outcomes(self, still: Still) -> dict[str, Counter[int]]:
-        """How the newest estimates of each quantity came out; `learn` has seen the same still."""
-        codes = bytes([found.estimate.outcome for found in still.latest.values()])
-        return {name: Counter([codes[place] for place in places]) for name, places in self._places.items()}
+    def outcomes(self, still: Still) -> dict[str, list[int]]:
+        """How many of the newest estimates of each quantity came out how; `learn` has seen the same still."""
+        latest = [*still.latest.values()]
+        codes = {name: bytes([latest[i].estimate.outcome for i in lines.places]) for name, lines in self._lines.items()}
+        return {name: [came_out.count(outcome) for outcome in Outcome] for name, came_out in codes.items()}
 
     def write(self, page: Page, still: Still, names: Names, share: Share) -> None:
         """The lines of every estimate there is room for; `learn` has seen the same still."""
         shown = self._shown(names, share)
         share.refuse_all(SERIES_PER_ESTIMATE * still.unseen)
-        found = [newest.estimate for newest in still.latest.values()]
-        values = numbers([estimate.value for estimate in found])
-        stderrs = numbers([estimate.stderr for estimate in found])
-        paired = numbers([estimate.paired for estimate in found])
-        prefixes = self._prefixes
-        for name, (value_family, stderr_family, paired_family) in self._families.items():
-            places = [i for i in self._places[name] if shown[i]]
-            known = [i for i in places if paired[i] != "NaN"]
-            page.lines(value_family).extend([prefixes[i].value + values[i] for i in places])
-            page.lines(stderr_family).extend([prefixes[i].stderr + stderrs[i] for i in places])
-            page.lines(paired_family).extend([prefixes[i].paired + paired[i] for i in known])
-            page.series += 2 * len(places) + len(known)
-        outcomes = [
-            p.outcome + _OUTCOMES[one.outcome]
-            for p, one, is_shown in zip(prefixes, found, shown, strict=True)
-            if is_shown
-        ]
-        page.lines(ESTIMATE_OUTCOME).extend(outcomes)
-        page.series += len(outcomes)
+        latest = [*still.latest.values()]
+        for lines in (each.of(shown) for each in self._lines.values()):
+            estimates = [latest[place].estimate for place in lines.places]
+            paired = numbers([estimate.paired for estimate in estimates])
+            known = [text != b"NaN" for text in paired]
+            of_value, of_stderr, of_paired = lines.families
+            page.add_all(of_value, lines.value, numbers([estimate.value for estimate in estimates]))
+            page.add_all(of_stderr, lines.stderr, numbers([estimate.stderr for estimate in estimates]))
+            page.add_all(of_paired, [*compress(lines.paired, known)], [*compress(paired, known)])
+            page.add_all(ESTIMATE_OUTCOME, lines.outcome, [_OUTCOMES[estimate.outcome] for estimate in estimates])
 
     def _shown(self, names: Names, share: Share) -> list[bool]:
         """Of each estimate whether its names are free and there is room for it."""
-        named = {name: names.claim(families, name) for name, families in sorted(self._families.items())}
+        named = {name: names.claim(lines.families, name) for name, lines in sorted(self._lines.items())}
         if all(named.values()) and share.take_all(SERIES_PER_ESTIMATE * len(self._keys)):
             return [True] * len(self._keys)
         shown = []
@@ -119,15 +119,14 @@ class RunEstimates:
         """The labels of a series as they follow ours."""
         return "".join(f",{inside([pair])}" for pair in label_pairs(self.layers.named(labels), _TAKEN))
 
-    def _prefix(self, key: SeriesKey, own: str) -> Prefixes:
+    def _add(self, lines: Lines, place: int, key: SeriesKey, own: str) -> None:
         who = f'{self._who},rank="{key.rank}"'
-        value, stderr, paired = (family.name for family in self._families[key.quantity])
-        return Prefixes(
-            f"{value}{{{who}{own}}} ",
-            f"{stderr}{{{who}{own}}} ",
-            f"{paired}{{{who}{own}}} ",
-            f'{ESTIMATE_OUTCOME.name}{{{who},quantity="{key.quantity}"{own}}} ',
-        )
+        value, stderr, paired = (family.name for family in lines.families)
+        lines.places.append(place)
+        lines.value.append(line(value, who + own))
+        lines.stderr.append(line(stderr, who + own))
+        lines.paired.append(line(paired, who + own))
+        lines.outcome.append(line(ESTIMATE_OUTCOME.name, f'{who},quantity="{key.quantity}"{own}'))
 
 
 def _undeclared(name: str) -> Quantity:

@@ -1,16 +1,16 @@
 """What a page says about one run itself: its state, ranks, probes, phases and transitions."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import compress
 from typing import get_args, get_type_hints
 
 from collector.exporter import catalogue as c
 from collector.exporter.names import Layers, label_pairs
 from collector.exporter.room import Share
 from collector.exporter.still import Still, Subject
-from collector.exporter.text import Page, number, prefix
+from collector.exporter.text import Page, inside, line, number, numbers
 from collector.live import State
 from collector.phases.transition import NoiseCard
 from collector.phases.transition import State as ClaimState
@@ -60,23 +60,28 @@ def write_run(page: Page, still: Still, machines: Machines, share: Share) -> Non
 
 
 def write_ranks(page: Page, still: Still, share: Share) -> None:
-    """What each rank said about itself."""
-    lines = [page.lines(family) for family in c.OF_RANK]
-    for rank, figures in still.ranks.items():
-        if share.take(len(c.OF_RANK), ("rank", rank)):
-            for of_family, begins, value in zip(lines, _rank_prefixes(still.label, rank), figures, strict=True):
-                if math.isfinite(value):
-                    of_family.append(begins + number(value))
-                    page.series += 1
+    """What each rank said about itself, as far as it is known."""
+    shown = [rank for rank in still.ranks if share.take(len(c.OF_RANK), ("rank", rank))]
+    lines = zip(*[_rank_lines(still.label, rank) for rank in shown], strict=True)
+    figures = zip(*[still.ranks[rank] for rank in shown], strict=True)
+    for family, of_family, values in zip(c.OF_RANK, lines, figures, strict=False):  # no lines where no rank is shown
+        known = [*map(math.isfinite, values)]
+        page.add_all(family, [*compress(of_family, known)], numbers([*compress(values, known)]))
 
 
 @lru_cache(maxsize=20_000)
-def _rank_prefixes(label: str, rank: int) -> list[str]:
-    return [prefix(family.name, [("run", label), ("rank", str(rank))]) for family in c.OF_RANK]
+def _rank_lines(label: str, rank: int) -> list[bytes]:
+    return [line(family.name, inside([("run", label), ("rank", str(rank))])) for family in c.OF_RANK]
 
 
-def write_probes(page: Page, still: Still, newest: Mapping[str, Counter[int]], share: Share) -> None:
-    """What each probe cost and how its measurements came out; how the ``newest`` estimates of each quantity did."""
+@lru_cache(maxsize=20_000)
+def _quantity_lines(label: str, quantity: str) -> list[bytes]:
+    labels = [("run", label), ("quantity", quantity)]
+    return [line(c.ESTIMATES.name, inside([*labels, ("outcome", outcome.label)])) for outcome in Outcome]
+
+
+def write_probes(page: Page, still: Still, newest: Mapping[str, Sequence[int]], share: Share) -> None:
+    """What each probe cost and how its measurements came out; how many ``newest`` estimates of each quantity did how."""
     run = ("run", still.label)
     for name, probe in still.probes.items():
         if share.take(2 + len(Outcome), ("probe", name)):
@@ -86,8 +91,7 @@ def write_probes(page: Page, still: Still, newest: Mapping[str, Counter[int]], s
                 page.add(c.PROBE_OUTCOMES, [run, ("probe", name), ("outcome", outcome.label)], probe.outcomes[outcome])
     for quantity, outcomes in newest.items():
         if share.take(len(Outcome), ("quantity", quantity)):
-            for outcome in Outcome:
-                page.add(c.ESTIMATES, [run, ("quantity", quantity), ("outcome", outcome.label)], outcomes[outcome])
+            page.add_all(c.ESTIMATES, _quantity_lines(still.label, quantity), [*map(number, outcomes)])
 
 
 def write_transitions(page: Page, still: Still, machines: Machines, layers: Layers, share: Share) -> None:

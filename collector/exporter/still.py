@@ -73,7 +73,7 @@ class Still:
 
 def _figures(said: RankState) -> tuple[float, ...]:
     losses = said.losses
-    return (
+    figures = (
         said.overhead_ratio,
         said.lost,
         losses.reports_dropped,
@@ -83,6 +83,7 @@ def _figures(said: RankState) -> tuple[float, ...]:
         said.lag,
         said.clock_ahead,
     )
+    return tuple(map(float, figures))
 
 
 def _newest(told: Iterable[Transition]) -> dict[tuple[str, Subject], Transition]:

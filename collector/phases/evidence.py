@@ -10,6 +10,9 @@ from collector.phases.verdict import Verdict
 TELLING = 12
 """Powers of ten up to which an e-value is quoted: no noise is Gaussian further out, so more digits would mislead."""
 
+PLAIN = 4
+"""Powers of ten up to which it is written out."""
+
 
 def evidence(case: Verdict, machine: Machine, labels: dict[str, str], card: NoiseCard, but: str = "") -> Evidence:
     """The figures behind a verdict; ``but`` says why it is not claimed for all that.
@@ -37,11 +40,10 @@ def evidence(case: Verdict, machine: Machine, labels: dict[str, str], card: Nois
 def sentence(quantity: str, labels: dict[str, str], case: Verdict) -> str:
     """Both windows, the change between them and how sure it is."""
     subject = quantity + (f" of {', '.join(labels.values())}" if labels else "")
-    way = "lower" if case.change < 0.0 else "higher"
     told = f"{subject} averaged {_told(case.before)} and {_told(case.after)}"
     match case.turn.when:
         case "rise" | "fall":
-            return f"{told}: {100 * abs(case.change):.1f} % {way}, {_power(case.log_e)} against alpha {100 * case.alpha:.2g} %"
+            return f"{told}: {_change(case.change)}, {_power(case.log_e)} against alpha {100 * case.alpha:.2g} %"
         case "settle" | "hover":
             return f"{told}: {_level(case)}, p = {math.exp(-case.log_e):.1g}"
         case "still":
@@ -95,10 +97,19 @@ def _asked(given: Given) -> str:
     return f"{name} {' and '.join(f'{word} {bound:g}' for word, bound in bounds if bound is not None)}"
 
 
+def _change(change: float) -> str:
+    """Such as ``12.5 % lower``, or ``4.5 times as high``."""
+    if change >= 1.0:
+        return f"{1.0 + change:.3g} times as high"
+    return f"{100 * abs(change):.1f} % {'lower' if change < 0.0 else 'higher'}"
+
+
 def _power(log_e: float) -> str:
-    """Such as ``e = 2.1e3``, or ``e > 1e12`` where only the order can be believed."""
+    """Such as ``e = 20`` or ``e = 2.1e6``, or ``e > 1e12`` where only the order can be believed."""
     if log_e > TELLING * math.log(10.0):
         return f"e > 1e{TELLING}"
+    if log_e < PLAIN * math.log(10.0):
+        return f"e = {math.exp(log_e):,.0f}"
     exponent, mantissa = divmod(log_e / math.log(10.0), 1.0)
     digits = f"{10.0**mantissa:.1f}"
     return f"e = 1.0e{exponent + 1:.0f}" if digits == "10.0" else f"e = {digits}e{exponent:.0f}"

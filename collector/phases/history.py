@@ -54,6 +54,12 @@ class Buckets(msgspec.Struct, frozen=True):
         """The mean step of each bucket."""
         return (self.first + self.last) / 2.0
 
+    def around(self, first: int, last: int) -> tuple[int, int]:
+        """The steps of the probes on either side of some buckets: what happened there, happened anywhere between them."""
+        before = self.last[first - 1] if first else self.first[0]
+        after = self.first[last + 1] if last + 1 < len(self) else self.last[-1]
+        return int(before), int(after)
+
 
 class History:
     """See the module."""
@@ -98,7 +104,7 @@ class History:
         rows = self._rows[:]
         for one in newest:
             rows.extend((1.0, one.y, one.variance, one.step, one.step))
-        return Buckets(*np.array(rows).reshape(-1, _WIDE).T.copy())
+        return Buckets(*np.frombuffer(rows).reshape(-1, _WIDE).T.copy())
 
     def _first_of(self, at: int, last: float, size: int) -> float:
         """The first step of the bucket at a place in the rows, from how far it reaches."""

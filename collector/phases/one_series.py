@@ -35,10 +35,13 @@ class Detector:
 
     def __call__(self, step: int, value: float, stderr: float | None = None) -> list[Detection]:
         """What this value made known; usually nothing."""
-        error = math.nan if stderr is None else stderr
+        # Of NumPy's numbers a float32 overflows where it is squared, and an int64 is no JSON.
+        value, error = float(value), math.nan if stderr is None else float(stderr)
+        if int(step) == step:
+            step = int(step)
         if self._target is not None:
-            target = self._target(step) if callable(self._target) else self._target
-            value, error = value / target, error / target
+            target = float(self._target(step) if callable(self._target) else self._target)
+            value, error = (value / target, error / target) if target > 0.0 else (math.nan, error)
         return [
             Detection(found.to_phase, found.known_step, found.state, found)
             for found in self.track.update(step, value, error)
@@ -97,7 +100,8 @@ def detector(
     Args:
         kind: the name of a machine that ships ("critical_period", …), or one idea: "peak_passed", "valley_passed",
             "onset_up", "onset_down", "stabilised", "eos_reached", "spike".
-        target: the level to hover at, for "eos_reached", or that level at each step; values are divided by it.
+        target: the level to hover at, for "eos_reached", or that level at each step; values are divided by it, and
+            those without a positive one are skipped.
         value_scale: the axis of the values, where it is not the machine's own ("linear" for an idea).
         step_scale: the axis of the steps.
         alpha: the probability of a false claim allowed, over the whole series.

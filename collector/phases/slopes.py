@@ -63,20 +63,14 @@ class Lines:
         self._spread = spread[self._some]
         self._middle = st / self.k
         self.slope = (sty - self._middle * self._sums) / self._spread
+        self.steep: Floats = np.abs(self.slope)
+        """The slopes without their signs."""
+        self.least_error: Floats = _SURE * sigma / np.sqrt(self._spread)
+        """What the standard errors are at least: as if no probe strayed by more than is believed of all."""
         self.length = -self._t[self._some]
         self.ahead = ahead
         self._buckets = buckets
         self._sigma = sigma
-
-    @cached_property
-    def steep(self) -> Floats:
-        """The slopes without their signs."""
-        return np.asarray(np.abs(self.slope))
-
-    @cached_property
-    def least_error(self) -> Floats:
-        """What the standard errors are at least: as if no probe strayed by more than is believed of all."""
-        return np.asarray(_SURE * self._sigma / np.sqrt(self._spread))
 
     @cached_property
     def error(self) -> Floats:
@@ -110,7 +104,7 @@ class Lines:
 
     def goes_on(self, value_scale: Scale) -> Floats:
         """By what part of itself the mean would change if the series lasted as long again and went on along each line."""
-        change = np.abs(self.slope) * self.ahead
+        change = self.steep * self.ahead
         if value_scale == "log":
             return np.asarray(np.expm1(np.minimum(change, 700.0)))
         return np.asarray(change / np.maximum(np.abs(self.mean), 1e-300))

@@ -253,7 +253,7 @@ class Trends:
             *windows,
             change,
             noise,
-            (int(buckets.last[at]), int(buckets.first[first]), int(buckets.last[last])),
+            (int(buckets.last[at]), *buckets.around(first, last)),
             against,
             abs(later - earlier),
             goes_on,

@@ -14,6 +14,9 @@ from collector.phases.isotonic import prefix_errors
 
 COVER = 0.9
 """Mass of the profile likelihood inside the interval."""
+CHANCE = (2.71, 1.7)
+"""By how much a curve that falls is nearer to two probes of a level by chance, and to more of them, times the logarithm of
+all but one: the 95 % quantiles of Bartholomew (1959) for 2 to 12 probes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,25 @@ class TurningPoint:
 
 
 def peak(y: Floats, sigma: Floats) -> TurningPoint:
-    """The peak of ``y`` with noise ``sigma``; its valley is the peak of ``-y``. O(n)."""
+    """The peak of ``y`` with noise ``sigma``; its valley is the peak of ``-y``. O(n).
+
+    A top may be flat, and the fall begins at its end: the interval reaches as far as it may be.
+    """
     weight = 1.0 / sigma**2
     level = y - np.median(y)
     up = prefix_errors(level, weight)
     down = prefix_errors(level[::-1], weight[::-1])[::-1]
-    return _central(up + np.append(down[1:], 0.0))  # rises through probe m, falls from m + 1
+    top = _central(up + np.append(down[1:], 0.0))  # rises through probe m, falls from m + 1
+    flat = _flat_for(level[top.first :], weight[top.first :])
+    return TurningPoint(top.at, top.first, max(top.last, top.first + flat))
+
+
+def _flat_for(y: Floats, weight: Floats) -> int:
+    """How far from its start on ``y`` may be a level: beyond that a curve that falls is nearer to it by more than ``CHANCE``."""
+    w, wy, wyy = (np.cumsum(weight * y**power) for power in (0, 1, 2))
+    nearer = wyy - wy**2 / w - prefix_errors(-y, weight)
+    first, more = CHANCE
+    return int(np.flatnonzero(nearer <= first + more * np.log(np.maximum(np.arange(y.size), 1)))[-1])
 
 
 def onset(y: Floats, sigma: Floats) -> TurningPoint:

@@ -96,7 +96,7 @@ def test_a_value_that_is_not_a_number_is_shown_as_such_with_its_outcome(live: Li
 
 @pytest.mark.parametrize(
     "name",
-    ['a"b', "a\\", "a\nb", "\\n", "{}", 'x="y",z="', "# HELP", " ", "a\0b", "ö☃🧠", "a\rb\x85c\u2028d", '\\\\n"\n'],
+    ['a"b', "a\\", "a\nb", "\\n", "{%b}", 'x="y",z="', "# HELP", " ", "a\0b", "ö☃🧠", "a\rb\x85c\u2028d", '\\\\n"\n'],
 )
 def test_a_hostile_run_name_comes_back_as_it_was(live: Live, name: str) -> None:
     run = lr.open_run(live, name, now=NOW, labels={"note": name}, git_revision=name, host=name)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probe_wire as wire
+from probe_wire.messages import MAX_COLUMNS
 
 GOLDEN = Path(__file__).parents[2] / "wire" / "golden" / "v1"
 
@@ -156,6 +157,14 @@ def test_a_message_out_of_bounds_is_refused_with_the_place(message: wire.ToColle
     with pytest.raises(wire.BadMessage, match="breaks its schema") as refusal:
         wire.decode_for_collector(wire.encode(message))
     assert what in str(refusal.value)
+
+
+def test_a_schema_that_every_rank_sends_is_decoded_once_and_shared_unless_it_is_large() -> None:
+    small, large = (wire.Schema(1, (), tuple(COLUMNS[:1] * n)) for n in (3, MAX_COLUMNS))
+    heard = [[wire.decode_for_collector(wire.encode(schema)) for _ in range(2)] for schema in (small, large)]
+    assert heard == [[small, small], [large, large]]
+    assert heard[0][0] is heard[0][1]
+    assert heard[1][0] is not heard[1][1]  # a stranger could send many of them
 
 
 def test_an_outcome_of_a_newer_release_reads_as_failed() -> None:

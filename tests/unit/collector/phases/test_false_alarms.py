@@ -92,8 +92,9 @@ def test_the_sentence_can_be_checked_on_the_chart(peaks: list[tuple[Curve, list[
                 assert f"over steps {window.first_step}–{window.last_step} ({window.n} probes)" in evidence.sentence
             assert evidence.after.mean / evidence.before.mean - 1 == pytest.approx(evidence.change, rel=1e-3)
             assert evidence.noise > 0.02
+            said = f"{1 + evidence.change:.3g} times as high" if evidence.change >= 1 else None
             way = "lower" if evidence.change < 0 else "higher"
-            assert f"{100 * abs(evidence.change):.1f} % {way}, e " in evidence.sentence
+            assert f": {said or f'{100 * abs(evidence.change):.1f} % {way}'}, e " in evidence.sentence
 
 
 @pytest.mark.parametrize("length", [200, 2000, 6000])

@@ -1,5 +1,6 @@
 """A series of one's own can be judged by hand, by any machine or by a single idea."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -81,6 +82,22 @@ def test_a_target_is_a_number_or_a_function_of_the_step() -> None:
     moving = np.array([schedule(10 * i) for i in range(200)]) * approach + noise(0, 200, 0.3)
     assert kinds(found("eos_reached", moving, target=schedule)) == ["eos_reached"]
     assert kinds(found("eos_reached", moving, target=40.0)) == []
+
+
+def test_numbers_of_numpy_are_judged_as_those_of_python_are() -> None:
+    values = (1e-30 * (5.0 + SHAPES["peak_passed"] + noise(0, 80, 0.1))).astype(np.float32)
+    plain, narrow = detector("peak_passed"), detector("peak_passed")
+    for i, value in enumerate(values):
+        told = plain(10 * i, float(value), stderr=float(value / 50))
+        assert msgspec.json.encode(narrow(np.int64(10 * i), value, stderr=value / 50)) == msgspec.json.encode(told)  # type: ignore[arg-type]
+    assert msgspec.json.encode(narrow.track.state()) == msgspec.json.encode(plain.track.state())
+
+
+@pytest.mark.parametrize("target", [0.0, -1.0, float("nan")])
+def test_a_value_without_a_positive_target_is_skipped(target: float) -> None:
+    judge = detector("eos_reached", target=lambda step: target if step < 20 else 2.0)
+    assert [judge(step, 1.0, stderr=0.1) for step in (0, 10, 20)] == [[], [], []]
+    assert judge.track.observed.skipped == 2
 
 
 def test_the_reported_error_is_divided_by_the_target_as_the_value_is() -> None:

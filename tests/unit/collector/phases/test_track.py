@@ -58,6 +58,21 @@ def test_a_peak_is_suspected_then_detected_then_confirmed() -> None:
         assert detected.happened_between[0] <= 500 <= detected.happened_between[1]
 
 
+def test_what_happened_is_bounded_by_the_probes_on_either_side_for_nobody_looked_between_them() -> None:
+    _, told = followed(KINDS["onset_down"], ramps((0, 0, 40), (-3, -3, 40), sd=0.01))
+    assert told[0].happened_between == (380, 400), "it fell between 390, the last probe above, and 400"
+    assert told[0].happened_step == 390
+
+
+def test_what_had_begun_when_it_was_measured_otherwise_may_be_as_old_as_its_phase() -> None:
+    judge = Track(PEAK, {}, 0.01)
+    told = []
+    for step, value, paired in rows(ramps((0, 0, 5), (2, 12, 30), sd=0.1)):
+        told += judge.update(step, value, paired, "all samples" if step < 50 else "half of them")
+    assert told[0].to_phase == "rising"
+    assert told[0].happened_between[0] == 0
+
+
 @pytest.mark.parametrize("paired", [0.1, math.nan], ids=["error reported", "no error reported"])
 def test_a_sharp_step_is_known_at_its_fourth_probe_without_asking_the_signs(paired: float) -> None:
     known = []

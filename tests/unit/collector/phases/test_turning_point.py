@@ -35,6 +35,17 @@ def test_the_interval_covers_the_true_peak() -> None:
     assert np.median(widths) < 1.0
 
 
+@pytest.mark.parametrize("sd", [0.01, 0.2])
+def test_the_interval_of_a_flat_top_reaches_to_its_end_and_not_far_beyond(sd: float) -> None:
+    mean = np.concatenate([np.ones(100), np.linspace(1.0, 0.0, 30)])
+    ends = [
+        turning_point.peak(mean + sd * np.random.default_rng(seed).standard_normal(130), np.full(130, sd)).last
+        for seed in range(60)
+    ]
+    assert sum(end >= 100 for end in ends) >= 0.8 * 60
+    assert max(ends) <= 100 + 30 * min(1.0, 4.0 * sd) + 3
+
+
 def test_a_curve_that_only_falls_peaked_at_its_start() -> None:
     y = np.linspace(1.0, 0.0, 50) + 0.01 * np.random.default_rng(7).standard_normal(50)
     assert turning_point.peak(y, np.full(50, 0.01)).at <= 1
