@@ -124,7 +124,7 @@ class Daemon:
         self._health.ask("store_bytes", lambda: reader.space().stored)
         self._health.ask("store_wal_bytes", lambda: wal_bytes_of(self._store.path))
         self._health.ask("store_disk_used_ratio", lambda: reader.space().disk_used_ratio)
-        self._health.ask("open_files_ratio", lambda: len(os.listdir("/proc/self/fd")) / most_files)
+        self._health.ask("open_files_ratio", lambda: len([*os.scandir("/proc/self/fd")]) / most_files)
         self._health.ask("sessions", lambda: self._inlet.sessions)
         self._health.ask("runs_in_memory", lambda: len(self._live.runs))
         self._health.ask("unsealed_streams", lambda: self._store.unsealed)

@@ -11,7 +11,7 @@ from probe_wire.messages import MAX_MESSAGE_BYTES, ToAgent, ToCollector
 VERSION = 1
 _SCHEMA = bytes((VERSION, 0x94, 2))
 """How a Schema begins: an array of four, its tag first."""
-MOST_REMEMBERED, MOST_REMEMBERED_BYTES = 64, 64 * 1024
+MOST_REMEMBERED, MOST_REMEMBERED_BYTES = 32, 32 * 1024
 """Schemas that are remembered, each of so many bytes at the most."""
 
 _M = TypeVar("_M")
