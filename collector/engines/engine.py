@@ -48,7 +48,8 @@ def joined(sources: Sequence[Source], timeline: Timeline, last_frame: int) -> Jo
     """Which of an engine's sources a store is, by its lives, if it is one.
 
     A source without lives is one of an older release, which did not keep them: as long as it is no further than the store it is taken
-    to be that, as was done then.
+    to be that, as was done then. One of the same lives is that store even where it is further: another forwarder has handed over what
+    came since the store was asked, or it is a copy to which nobody has written, which begins a life when somebody does.
     """
     found: list[tuple[bool, int, Source]] = []
     for source in sources:
@@ -56,7 +57,7 @@ def joined(sources: Sequence[Source], timeline: Timeline, last_frame: int) -> Jo
         if not source.timeline and source.last_frame <= last_frame:
             same = 0
         if same is not None:
-            whole = same >= source.last_frame or not source.timeline
+            whole = same >= source.last_frame or source.timeline in {timeline, ()}
             found.append((whole, same, source))
     if not found:
         return Joined(len(sources), new=True, same_until=0)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from collector.log import event
 from collector.store import batch
 from collector.store.batch import Plain
-from collector.store.log import Row
+from collector.store.log import Row, is_sound, where_it_belongs
 from collector.store.rows import insert
 from collector.store.sealing import SOME_SCHEMA, Sealer
 
@@ -138,8 +138,9 @@ class Arrivals:
     def _look(self) -> None:
         """See what an earlier life, or something that was undone, left here, perhaps half-way: the oldest of it."""
         rows, self._until, self._known = batch.oldest(self._db, MOST, MOST_BYTES)
-        for row in rows:
-            self.put(row, SOME_SCHEMA)
+        for row in map(Row._make, rows):
+            place = row.place if is_sound(row) else where_it_belongs(row)  # at that of another both would be lost
+            self.put((place, *row[1:]), SOME_SCHEMA)
         query = "SELECT id FROM streams WHERE finished IS NOT NULL AND id IN (SELECT value FROM json_each(?))"
         for (stream_id,) in self._db.execute(query, (json.dumps([*self._streams]),)).fetchall():
             self._sealer.ended(stream_id)

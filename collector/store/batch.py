@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.store.log import Row, sound
+from collector.store.log import Row, checksum, sound
 
 WHERE: np.dtype[Any] = np.dtype(
     [("place", "<i8"), ("frame", "<i8"), ("step", "<i8"), ("received_at", "<f8"), ("size", "<i8")]
 )
 """Where each message of a batch stands, as in the log, and its bytes."""
+NOBODYS = -1
+"""The place of a message of a run that was dropped."""
 MOST_BYTES = 4 * 2**20
 """Of a batch, unless a message is larger."""
 _BATCHES = "SELECT last_frame, places, LENGTH(bodies), crcs FROM arrived"
@@ -58,8 +60,8 @@ def oldest(db: sqlite3.Connection, most: int, most_bytes: int) -> tuple[list[Pla
         for last_frame, places, length, crcs in batches:
             if len(found) >= most or size >= most_bytes:
                 return found, until, False
-            where = _where(places, length)
-            found += _messages(db, last_frame, where, np.flatnonzero(where["place"] >= 0), crcs)
+            where = _where(db, last_frame, places, length, crcs)
+            found += _messages(db, last_frame, where, np.flatnonzero(where["place"] != NOBODYS), crcs)
             size += length
             until = last_frame
     return found, until, True
@@ -67,10 +69,10 @@ def oldest(db: sqlite3.Connection, most: int, most_bytes: int) -> tuple[list[Pla
 
 def disown(db: sqlite3.Connection, stream_ids: Collection[int]) -> None:
     """Make the messages of streams that are taken away nobody's, for a stream to come may have their number; they go with their batch."""
-    for last_frame, places, length, _ in db.execute(_BATCHES).fetchall():
-        where = _where(places, length).copy()
+    for last_frame, *batch in db.execute(_BATCHES).fetchall():
+        where = _where(db, last_frame, *batch).copy()
         if (gone := _of(where, stream_ids)).any():
-            where["place"][gone] = -1
+            where["place"][gone] = NOBODYS
             db.execute("UPDATE arrived SET places = ? WHERE last_frame = ?", (where.tobytes(), last_frame))
 
 
@@ -80,7 +82,7 @@ def waiting(db: sqlite3.Connection, stream_ids: Collection[int], after: int = 0)
     for last_frame, places, length, crcs in db.execute(
         f"{_BATCHES} WHERE last_frame > ? ORDER BY last_frame", (after,)
     ):
-        where = _where(places, length)
+        where = _where(db, last_frame, places, length, crcs)
         chosen = np.flatnonzero((where["frame"] > after) & _of(where, stream_ids))
         for row in sound(map(Row._make, _messages(db, last_frame, where, chosen, crcs))):
             found[row.place >> 32].append(row)
@@ -90,10 +92,28 @@ def waiting(db: sqlite3.Connection, stream_ids: Collection[int], after: int = 0)
 _DAMAGED = "messages that wait to be put in their place are damaged"
 
 
-def _where(packed: bytes, size: int) -> NDArray[Any]:
+def _where(db: sqlite3.Connection, last_frame: int, packed: bytes, length: int, crcs: bytes | None) -> NDArray[Any]:
     if len(packed) % WHERE.itemsize == 0:
         where = np.frombuffer(packed, WHERE)
-        if where["size"].sum() == size:
+        if where["size"].sum() == length:
+            return where
+        if crcs is not None and len(crcs) == 4 * len(where):
+            (bodies,) = db.execute("SELECT bodies FROM arrived WHERE last_frame = ?", (last_frame,)).fetchone()
+            return _sized(where.copy(), bodies, np.frombuffer(crcs, "<u4").tolist())
+    raise sqlite3.DatabaseError(_DAMAGED)
+
+
+def _sized(where: NDArray[Any], bodies: bytes, crcs: Sequence[int]) -> NDArray[Any]:
+    """A batch of which one size has changed: it is that of the first message that does not hold, and is what the others leave."""
+    sizes = where["size"].tolist()
+    end = 0
+    for i, (place, frame, step, received_at, size) in enumerate(where.tolist()):
+        begin, end = end, end + size
+        if size < 0 or checksum(place, frame, step, received_at, bodies[begin:end]) != crcs[i]:
+            left = len(bodies) - sum(sizes) + size
+            if not 0 <= left <= len(bodies) - begin:
+                break
+            where["size"][i] = left
             return where
     raise sqlite3.DatabaseError(_DAMAGED)
 
@@ -123,9 +143,7 @@ def _messages(
 
 def unplaced(db: sqlite3.Connection, stream_ids: Collection[int]) -> NDArray[Any]:
     """Where the messages of these streams stand that wait and are not in the log yet, as `WHERE` has it."""
-    where = np.concatenate(
-        [np.empty(0, WHERE), *(_where(places, length) for _, places, length, _ in db.execute(_BATCHES))]
-    )
+    where = np.concatenate([np.empty(0, WHERE), *(_where(db, *batch) for batch in db.execute(_BATCHES).fetchall())])
     where = where[_of(where, stream_ids)]
     query = "SELECT place FROM log WHERE place IN (SELECT value FROM json_each(?))"
     placed = [place for (place,) in db.execute(query, (json.dumps(where["place"].tolist()),))]

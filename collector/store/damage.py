@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 from collector.log import event
-from collector.store.log import Row, is_sound
+from collector.store.log import Row, is_sound, where_it_belongs
 
 LOOK, LOOK_BYTES = 1024, 2**20
 """What is looked at at once."""
@@ -39,7 +39,7 @@ class Damage:
 
     def look_again(self) -> None:
         """At the start, or when something was undone."""
-        self._at = -1
+        self._at = -(2**63)
         self.to_look = True
         """Whether some of what is in the log was not looked at yet."""
 
@@ -78,8 +78,9 @@ class Damage:
 
 
 def set_aside(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    """Take messages out of the log, and count them as lost where they say they belong."""
+    """Take messages out of the log, and count them as lost where they belong."""
     for row in rows:
-        db.execute(f"INSERT INTO damaged ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608 - our own names
+        found = row._replace(place=where_it_belongs(row))
+        db.execute(f"INSERT INTO damaged ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", found)  # noqa: S608 - our own names
         db.execute("DELETE FROM log WHERE place = ?", (row.place,))
-        db.execute("UPDATE streams SET lost = lost + 1 WHERE id = ?", (row.place >> 32,))
+        db.execute("UPDATE streams SET lost = lost + 1 WHERE id = ?", (found.place >> 32,))

@@ -143,7 +143,7 @@ def _waiting(db: sqlite3.Connection) -> Finding:
     found += f"; {lost:,} were not, are set aside and counted as lost" if lost else ""
     if changed:
         found = f"{len(changed):,} of {count:,} are not as they came, the first at frame {changed[0].frame:,}"
-    remedy = "Restore the newest backup, or start the collector, which counts them as lost; then see to the disk and the memory of the machine."
+    remedy = "Restore the newest backup, or restart the collector, which counts them as lost; then see to the disk and the memory of the machine."
     return Finding("waiting messages", found, remedy if changed else "")
 
 

@@ -6,9 +6,9 @@ the order of commit that would be the life that goes on.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from collector.store.archive import Curve
 from collector.store.batch import unplaced
 from collector.store.block import unpack_places
-from collector.store.streams import OLDEST_FIRST, OVER
+from collector.store.streams import OLDEST_FIRST
 
 _LIVES = f"""
-    SELECT run_id, rank, id, {OVER},
+    SELECT run_id, rank, id, ended,
         (SELECT MIN(first_frame) FROM blocks b WHERE b.stream_id = s.id),
         (SELECT frame FROM log WHERE place BETWEEN s.id << 32 AND (s.id << 32) + 4294967295 ORDER BY place LIMIT 1)
     FROM streams s
@@ -27,6 +27,15 @@ _LIVES = f"""
     AND EXISTS (SELECT 1 FROM streams o WHERE o.run_id = s.run_id AND o.rank = s.rank AND o.id <> s.id)
     ORDER BY run_id, rank, {OLDEST_FIRST}
 """  # noqa: S608 - constants
+_LOG = """
+    SELECT l.place >> 32, l.frame FROM json_each(?) life JOIN log l
+    ON l.place BETWEEN json_extract(life.value, '$[0]') << 32 AND (json_extract(life.value, '$[0]') << 32) + 4294967295
+    AND l.frame > json_extract(life.value, '$[1]')
+"""
+_BLOCKS = """
+    SELECT b.stream_id, b.places FROM json_each(?) life JOIN blocks b
+    ON b.stream_id = json_extract(life.value, '$[0]') AND b.last_frame > json_extract(life.value, '$[1]')
+"""
 
 
 Rank = tuple[str, int]
@@ -34,70 +43,86 @@ Rank = tuple[str, int]
 
 
 class Late(NamedTuple):
-    """Frames of one life that came after the first of a later one, before which they stand."""
+    """Frames of a rank that came after the first of a later life, in order, and where they stand: before that one."""
 
     frames: NDArray[np.int64]
-    before: int
+    at: NDArray[np.float64]
 
 
-def in_order_of_lives(db: sqlite3.Connection, found: Mapping[int, Curve]) -> dict[int, tuple[Curve, bool]]:
-    """Curves with the points that came late before those of the life that had begun by then, and whether there are such."""
+def in_order_of_lives(db: sqlite3.Connection, found: Mapping[int, Curve], after: int) -> dict[int, tuple[Curve, bool]]:
+    """Curves beyond a frame with the points that came late before those of the life that had begun by then, and whether there are such."""
     query = "SELECT id, run_id, rank FROM series WHERE id IN (SELECT value FROM json_each(?))"
-    of = {series_id: (run_id, rank) for series_id, run_id, rank in db.execute(query, (json.dumps([*found]),))}
-    late = what_came_late(db, {*of.values()})
-    ordered = {}
-    for series_id, curve in found.items():
-        order = order_of(curve.points["frame"], late.get(of[series_id], []))
-        ordered[series_id] = (curve, False) if order is None else (curve._replace(points=curve.points[order]), True)
+    some = [series_id for series_id, curve in found.items() if len(curve.points)]
+    of = {series_id: (run_id, rank) for series_id, run_id, rank in db.execute(query, (json.dumps(some),))}
+    late = what_came_late(db, {*of.values()}, after)
+    ordered = {series_id: (curve, False) for series_id, curve in found.items()}
+    for series_id, rank in of.items():
+        curve = found[series_id]
+        if (order := order_of(curve.points["frame"], late.get(rank))) is not None:
+            ordered[series_id] = curve._replace(points=curve.points[order]), True
     return ordered
 
 
-def order_of(frames: NDArray[np.int64], late: Collection[Late]) -> NDArray[np.intp] | None:
+def order_of(frames: NDArray[np.int64], late: Late | None) -> NDArray[np.intp] | None:
     """The order in which these frames stand; None where none of them came late."""
-    at = frames.astype(float)
-    for place, each in enumerate(late, 1):  # in the order of their lives where they stand before the same one
-        at[np.isin(frames, each.frames)] = each.before - 1 + place / (len(late) + 1)
-    return None if (at == frames).all() else np.argsort(at, kind="stable")
+    if late is None:
+        return None
+    nearest = np.minimum(np.searchsorted(late.frames, frames), len(late.frames) - 1)
+    came_late = late.frames[nearest] == frames
+    return np.argsort(np.where(came_late, late.at[nearest], frames), kind="stable") if came_late.any() else None
 
 
-def what_came_late(db: sqlite3.Connection, ranks: Collection[Rank]) -> dict[Rank, list[Late]]:
-    """What came late of each of these ranks of runs, the earlier lives first."""
-    lives = db.execute(_LIVES, (json.dumps([*ranks]),)).fetchall()
-    if not lives:
+def what_came_late(db: sqlite3.Connection, ranks: Collection[Rank], after: int) -> dict[Rank, Late]:
+    """What came late of each of these ranks of runs, and beyond a frame."""
+    rows = db.execute(_LIVES, (json.dumps([*ranks]),)).fetchall() if ranks else []
+    if not rows:
         return {}
-    arrived = unplaced(db, [life[2] for life in lives])
-    waiting = {life[2]: arrived["frame"][arrived["place"] >> 32 == life[2]] for life in lives}
-    return {
-        of: late
-        for of, group in groupby(lives, lambda life: (life[0], life[1]))
-        if (late := [*_late_of(db, [life[2:] for life in group], waiting)])
-    }
+    arrived = _by_stream(unplaced(db, [stream_id for _, _, stream_id, *_ in rows]))
+    before: dict[Rank, dict[int, int]] = {}
+    """Of lives of which somebody else delivers what they left, and that a later one followed: its first frame."""
+    for of, lives in groupby(reversed(rows), lambda row: (row[0], row[1])):
+        followed, began = before.setdefault(of, {}), _NEVER
+        for _, _, stream_id, ended, *firsts in lives:
+            if ended and began < _NEVER:
+                followed[stream_id] = began
+            began = int(min([began, *(each for each in firsts if each is not None), *arrived.get(stream_id, [])[:1]]))
+    beyond = {stream_id: max(first, after) for followed in before.values() for stream_id, first in followed.items()}
+    found = _frames(db, beyond, arrived)
+    late = {of: _late(followed, found) for of, followed in before.items()}
+    return {of: each for of, each in late.items() if each is not None}
 
 
-def _late_of(
-    db: sqlite3.Connection,
-    lives: list[tuple[int, int, int | None, int | None]],
-    waiting: Mapping[int, NDArray[np.int64]],
-) -> Iterator[Late]:
-    first = [
-        min([each for each in firsts if each is not None] + waiting[id_].tolist(), default=None)
-        for id_, _, *firsts in lives
-    ]
-    for i, (stream_id, over, *_) in enumerate(lives):
-        later = [each for each in first[i + 1 :] if each is not None]
-        if over and later:
-            frames = _frames(db, stream_id, min(later), waiting[stream_id])
-            if len(frames):
-                yield Late(frames, min(later))
+_NEVER = 2**63 - 1
 
 
-def _frames(db: sqlite3.Connection, stream_id: int, after: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The frames of a life beyond one."""
-    blocks = db.execute("SELECT places FROM blocks WHERE stream_id = ? AND last_frame > ?", (stream_id, after))
-    log = db.execute(
-        "SELECT frame FROM log WHERE place BETWEEN ? AND ? AND frame > ?",
-        (stream_id << 32, (stream_id << 32) + 2**32 - 1, after),
-    )
-    parts = [unpack_places(places)["frame"] for (places,) in blocks]
-    found = np.concatenate([*parts, np.array([frame for (frame,) in log], np.int64), waiting])
-    return found[found > after]
+def _late(before: Mapping[int, int], found: Mapping[int, NDArray[np.int64]]) -> Late | None:
+    """Of the lives of a rank, the last first; those that stand before the same one in their order."""
+    lives = [stream_id for stream_id in reversed(before) if stream_id in found]
+    if not lives:
+        return None
+    frames = np.concatenate([found[stream_id] for stream_id in lives])
+    at = [before[stream_id] - 1 + place / (len(lives) + 1) for place, stream_id in enumerate(lives, 1)]
+    in_order = np.argsort(frames)
+    return Late(frames[in_order], np.repeat(at, [len(found[stream_id]) for stream_id in lives])[in_order])
+
+
+def _frames(
+    db: sqlite3.Connection, beyond: Mapping[int, int], arrived: Mapping[int, NDArray[np.int64]]
+) -> dict[int, NDArray[np.int64]]:
+    """The frames of each of these streams beyond one, where there are any."""
+    wanted = (json.dumps([*beyond.items()]),)
+    parts = {stream_id: [frames] for stream_id, frames in arrived.items() if stream_id in beyond}
+    for stream_id, frame in db.execute(_LOG, wanted):
+        parts.setdefault(stream_id, []).append(np.array([frame], np.int64))
+    for stream_id, places in db.execute(_BLOCKS, wanted):
+        parts.setdefault(stream_id, []).append(unpack_places(places)["frame"])
+    found = {stream_id: np.concatenate(each) for stream_id, each in parts.items()}
+    late = {stream_id: frames[frames > beyond[stream_id]] for stream_id, frames in found.items()}
+    return {stream_id: frames for stream_id, frames in late.items() if len(frames)}
+
+
+def _by_stream(where: NDArray[Any]) -> dict[int, NDArray[np.int64]]:
+    """Frames of messages by their stream, in order."""
+    where = where[np.argsort(where["place"] >> 32, kind="stable")]
+    ids, begins = np.unique(where["place"] >> 32, return_index=True)
+    return dict(zip(ids.tolist(), np.split(where["frame"], begins[1:]), strict=False))

@@ -67,6 +67,17 @@ def is_sound(row: Row) -> bool:
     return row.crc is None or row.crc == checksum(*row[:5])
 
 
+def where_it_belongs(row: Row) -> int:
+    """The place of a message that does not hold: what it was before one bit of it changed, where the checksum tells, or what it says."""
+    return next(
+        (place for bit in range(64) if row.crc == checksum(place := _turned(row.place, bit), *row[1:5])), row.place
+    )
+
+
+def _turned(number: int, bit: int) -> int:
+    return number ^ (1 << bit if bit < 63 else -(2**63))
+
+
 @lru_cache(1024)  # once of each: charts are drawn again and again
 def _tell(row: Row) -> None:
     remedy = "the collector sets it aside and counts it as lost; probe-collector doctor"

@@ -193,7 +193,7 @@ class Reader:
         with closing(self._connect()) as db:
             db.execute("BEGIN")  # one view of the store for all series: none may be behind the frame another shows
             found = stretch(db, series_ids, within, most, self._ends) if within else curves(db, series_ids, after, most)
-            ordered = in_order_of_lives(db, found) if most else {each: (curve, False) for each, curve in found.items()}
+            ordered = in_order_of_lives(db, found, after) if most else {each: (found[each], False) for each in found}
         return {
             series_id: Points(**{name: points[name].tolist() for name in KEPT.names or ()}, folded=left_out, late=late)
             for series_id, ((points, left_out), late) in ordered.items()

@@ -88,8 +88,8 @@ def open_stream(db: sqlite3.Connection, hello: Hello, now: float, owner: str, *,
     return stream
 
 
-OVER = "(ended OR finished IS NOT NULL)"
-OLDEST_FIRST = f"{OVER} DESC, CASE WHEN {OVER} THEN started_at END, id"
+_OVER = "(ended OR finished IS NOT NULL)"
+OLDEST_FIRST = f"{_OVER} DESC, CASE WHEN {_OVER} THEN started_at END, id"
 """Lives of a rank. Those that go on come last, in the order in which they were first heard, whatever the clocks of their machines say;
 those that are over by when they began, as what one left may be heard first when a later one has long begun."""
 

@@ -58,10 +58,9 @@ def moments(db: sqlite3.Connection, run_id: str, after: int, most: int) -> tuple
             told = list(_told(life, rows[i].frame, rows[i].body))
             found += [_heard(rows[i], life, began) for _ in told] if thinned else told
     found = sorted(each for each in found if each.frame > after)
-    came_late = [
-        each for late in what_came_late(db, {(run_id, rank) for rank in ranks.values()}).values() for each in late
-    ]
-    order = order_of(np.array([each.frame for each in found], np.int64), came_late)
+    rank = (run_id, min(ranks.values(), default=0))
+    late = what_came_late(db, {rank}, after).get(rank) if found else None
+    order = order_of(np.array([each.frame for each in found], np.int64), late)
     return found if order is None else [found[i] for i in order.tolist()], not thinned, order is not None
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from collector.config import Config, Inlet, StoreFile, Web
 from collector.daemon import Daemon
-from collector.store import arrivals, damage, sealing
+from collector.store import arrivals, batch, damage, sealing
 from collector.store.damage import Damaged
 from collector.store.examination import examine
 from collector.store.queries import Reader
@@ -31,6 +31,13 @@ def damaged(writer: Writer, where: str = "body = flipped(body, 0.5)") -> Writer:
         db.create_function("flipped", 2, lambda blob, part: flipped(blob, int(part * len(blob))))
         db.execute("UPDATE arrived SET bodies = flipped(bodies, ?)", (at,))
         db.execute(f"UPDATE log SET {where} WHERE frame = {FLIPPED}")  # noqa: S608 - the test's own words
+    return writer
+
+
+def written(folder: Path) -> Writer:
+    """Seven reports that came together."""
+    writer = Writer(folder / "s.db")
+    writer.fill(7)
     return writer
 
 
@@ -86,6 +93,57 @@ def test_one_that_changed_before_it_was_put_in_its_place_is_lost_as_well(tmp_pat
     writer.open()
     assert tidied(writer) == [Damaged("run-1", 0, 1)]
     assert_holds(writer.path, "run-1", others(writer))
+    assert remedies(writer.path) == []
+
+
+def turned(writer: Writer, field: str, bit: int) -> Writer:
+    """A collector that was stopped, and a bit that flipped in where the second message of those that came stands."""
+    writer.store.close()
+    at = batch.WHERE.itemsize + 8 * (batch.WHERE.names or ()).index(field) + bit // 8
+    with closing(sqlite3.connect(writer.path)) as db, db:
+        db.create_function("turned", 1, lambda blob: blob[:at] + bytes([blob[at] ^ 1 << bit % 8]) + blob[at + 1 :])
+        db.execute("UPDATE arrived SET places = turned(places)")
+    return writer
+
+
+@pytest.mark.parametrize("bit", [0, 1, 5, 33, 63])
+def test_a_place_that_changed_before_its_message_was_put_there_is_known_by_the_checksum_and_no_other_message_gives_way(
+    tmp_path: Path, bit: int
+) -> None:
+    writer = turned(written(tmp_path), "place", bit)
+    assert len(list(Reader(writer.path).frames("run-1"))) == 6
+    writer.open()
+    assert tidied(writer) == []
+    assert_holds(writer.path, "run-1", writer.committed)
+    assert remedies(writer.path) == []
+
+
+@pytest.mark.parametrize("bit", [0, 7, 40, 63])
+def test_a_size_that_changed_is_what_the_others_leave_and_hides_no_message(tmp_path: Path, bit: int) -> None:
+    writer = turned(written(tmp_path), "size", bit)
+    assert_holds(writer.path, "run-1", writer.committed)
+    writer.open()
+    assert tidied(writer) == []
+    assert_holds(writer.path, "run-1", writer.committed)
+    assert remedies(writer.path) == []
+
+
+def test_of_sizes_that_no_longer_tell_anything_a_reader_is_told(tmp_path: Path) -> None:
+    writer = written(tmp_path)
+    writer.store._db.execute("UPDATE arrived SET bodies = substr(bodies, 1, 3)")
+    with pytest.raises(sqlite3.DatabaseError, match="are damaged"):
+        list(Reader(writer.path).frames("run-1"))
+
+
+def test_one_that_lies_elsewhere_in_the_log_is_counted_where_it_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "MOST", 1)
+    writer = written(tmp_path)
+    damaged(writer, "place = place + (1 << 50)")
+    writer.open()
+    assert tidied(writer) == [Damaged("run-1", 0, 1)]
+    assert Reader(writer.path).lost("run-1") == {0: 1}
     assert remedies(writer.path) == []
 
 

@@ -158,10 +158,17 @@ HELD = Source(0, lives(("a", 0), ("b", 500)), 1500)
         (lives(("a", 0), ("b", 500), ("c", 1600)), 1700, Joined(0, new=False, same_until=1500)),
         (lives(("a", 0), ("b", 500), ("c", 1200)), 9999, Joined(1, new=True, same_until=1200, like=0)),
         (lives(("a", 0), ("c", 700)), 9999, Joined(1, new=True, same_until=500, like=0)),
-        (lives(("a", 0), ("b", 500)), 1400, Joined(1, new=True, same_until=1400, like=0)),
+        (lives(("a", 0), ("b", 500)), 1400, Joined(0, new=False, same_until=1500)),
         (lives(("x", 0)), 9999, Joined(1, new=True, same_until=0)),
     ],
-    ids=["the same", "opened again", "a copy, opened", "a copy of an earlier life", "a copy, only read", "another"],
+    ids=[
+        "the same",
+        "opened again",
+        "a copy, opened",
+        "a copy of an earlier life",
+        "a copy, only read, or another forwarder was quicker",
+        "another",
+    ],
 )
 def test_a_store_is_known_by_its_lives_and_one_that_was_put_back_by_the_last_they_have_in_common(
     timeline: Timeline, last_frame: int, wanted: Joined

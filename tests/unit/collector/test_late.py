@@ -1,11 +1,14 @@
 """What a dead life left and somebody delivers while a later life reports stands before that one's points, and takes none of them away."""
 
+import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from collector.live import Live
-from collector.store import arrivals, sealing
+from collector.store import arrivals, late, sealing
 from collector.store.queries import Points, Reader
 from collector.web.app import create_app
 from collector.web.feed import Feed
@@ -66,6 +69,28 @@ def test_sealed_they_stand_there_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     writer.store.close()
 
 
+def test_who_asks_again_and_nothing_came_has_nobody_look_at_the_lives_and_of_what_was_told_no_block_is_read(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError
+
+    reported(writer, "alive", 70)
+    frames_of = late._frames
+    asked: list[int] = []
+
+    def seen(db: sqlite3.Connection, beyond: Mapping[int, int], arrived: Any) -> Any:
+        asked.extend(beyond.values())
+        return frames_of(db, beyond, arrived)
+
+    monkeypatch.setattr(late, "_frames", seen)
+    assert (points(writer, 7).step, asked) == ([70], [7])
+    monkeypatch.setattr(late, "unplaced", refused)
+    assert points(writer, 8).step == []
+    assert Reader(writer.path).moments("run-1", 8, 100)[0] == []
+    writer.store.close()
+
+
 def test_of_several_that_are_late_the_earlier_stands_first(writer: Writer) -> None:
     reported(writer, "between", 45, ended=True)
     writer.store._db.execute(
@@ -82,6 +107,17 @@ def test_two_that_live_at_once_stay_as_they_came(tmp_path: Path) -> None:
         reported(writer, "one", step)
         reported(writer, "other", step + 1)
     assert (points(writer).step, points(writer).late) == ([10, 11, 20, 21, 30, 31], False)
+    writer.store.close()
+
+
+def test_lives_that_told_all_by_themselves_stay_as_they_came_whatever_the_clocks_of_their_machines_say(
+    tmp_path: Path,
+) -> None:
+    writer = Writer(tmp_path / "s.db")
+    reported(writer, "first", 10, 20)
+    reported(writer, "second", 30, 40)
+    writer.store._db.execute("UPDATE streams SET finished = 'finished', started_at = 5 - id")
+    assert (points(writer).step, points(writer).late) == ([10, 20, 30, 40], False)
     writer.store.close()
 
 
