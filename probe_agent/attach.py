@@ -176,10 +176,10 @@ def attach(
             "this optimizer is watched already under this name, as where a notebook's cell runs again: that run ends here."
         )
         former.close("attached again")
+    attached(run)  # before it is told: an interruption of the first measurement leaves a run that has the id
     monitor = Monitor(
         subject, optimizer, identity, watches, budget, open_outbox, place, live=model, scaler=scaler, step=step
     )
-    attached(run)
     _monitors.add(monitor)
     return monitor
 

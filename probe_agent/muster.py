@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from probe_agent.accord import Accord, differing
 from probe_agent.complaints import warn
-from probe_agent.errors import AttachError
+from probe_agent.errors import AttachError, LikelihoodError
 from probe_agent.gang import Dissolved, Gang
 from probe_agent.job import Job
 from probe_agent.joint_probe_set import joint
@@ -65,13 +66,7 @@ def mustered(
         subject = try_out(subject)
         gang = job.meet() if job.size > 1 else None
     else:
-        gang = shards.gang
-        if shards.whole is not None:
-            try:
-                subject = try_out(_whole(subject, shards.whole))
-            except BaseException:
-                gang.leave("attach() did not come to its end")
-                raise
+        gang, subject = shards.gang, _tried_whole(shards, subject, try_out)
     try:
         apart = "" if gang is None else _apart(gang, subject, shards)
         _check_alike(shards, apart)
@@ -129,6 +124,26 @@ def _whole(subject: Subject, model: nn.Module) -> Subject:
     """The subject with the model that was put together, which is on the CPU."""
     further = {split: _on_cpu(of) for split, of in subject.further_sets.items()}
     return replace(subject, model=model, probe_set=_on_cpu(subject.probe_set), further_sets=further)
+
+
+def _tried_whole(shards: Shards, subject: Subject, try_out: Callable[[Subject], Subject]) -> Subject:
+    """The subject, tried out where the whole model is.
+
+    A likelihood that is refused there is refused on every rank: who attaches again without needs them all.
+    """
+    refused = ""
+    if shards.whole is not None:
+        try:
+            subject = try_out(_whole(subject, shards.whole))
+        except LikelihoodError as error:
+            refused = str(error)
+        except BaseException:
+            shards.gang.leave("attach() did not come to its end")
+            raise
+    with suppress(Dissolved):  # which is told of where the ranks are compared
+        if words := shards.gang.agree(refused.encode(), lambda words: max(words, key=len), TRIAL_SECONDS):
+            raise LikelihoodError(words.decode())
+    return subject
 
 
 def _on_cpu(of: ProbeSet) -> ProbeSet:

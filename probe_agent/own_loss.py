@@ -4,6 +4,7 @@ Models of the transformers library return an object with ``.logits`` and, where 
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from typing import Any, final
@@ -58,7 +59,8 @@ def looked_through(subject: Subject, snapshot: Snapshot) -> Subject:
         if isinstance(outputs, Tensor) or logits_of(outputs) is None:
             return subject
     except Exception:  # noqa: BLE001 - what the model cannot take is told where it is evaluated
-        return subject
+        labelled = _labelled(subject, snapshot)
+        return subject if labelled is None else looked_through(labelled, _of_sets(snapshot, labelled))
     try:
         snapshot.loss_fn(outputs, snapshot.probe_set.targets)
     except AttachError:
@@ -72,6 +74,21 @@ def looked_through(subject: Subject, snapshot: Snapshot) -> Subject:
         return subject
     further = {split: _without_labels(snapshot.on(split)) for split in snapshot.further_sets}
     return replace(subject, logits=True, loss_fn=known, probe_set=_without_labels(snapshot), further_sets=further)
+
+
+def _labelled(subject: Subject, snapshot: Snapshot) -> Subject | None:
+    """The subject with its targets among the inputs as well; None where the model, such as one that decodes its labels, does not need them."""
+    with suppress(Exception):
+        further = {split: with_labels(subject.model, of) for split, of in subject.further_sets.items()}
+        found = replace(subject, probe_set=with_labels(subject.model, subject.probe_set), further_sets=further)
+        if found.probe_set is not subject.probe_set:
+            _of_sets(snapshot, found).outputs()
+            return found
+    return None
+
+
+def _of_sets(snapshot: Snapshot, subject: Subject) -> Snapshot:
+    return replace(snapshot, probe_set=subject.probe_set, further_sets=subject.further_sets)
 
 
 def _without_labels(snapshot: Snapshot) -> ProbeSet:

@@ -162,7 +162,9 @@ def layouts(loss_fn: LossFn, outputs: Any, targets: Tensor) -> list[Likelihood]:
         return []
     slopes = _slopes(loss_fn, outputs, targets)
     fitting = [
-        known for known in (_as_used(each, slopes, targets) for each in CANDIDATES) if known.fits(logits, targets)
+        known
+        for known in (_as_used(each, loss_fn, outputs, targets, slopes) for each in CANDIDATES)
+        if known.fits(logits, targets)
     ]
     return sorted(fitting, key=lambda known: not _is_about_what_is_used(known, slopes, targets))
 
@@ -171,7 +173,7 @@ def leaving_out(known: Likelihood | None, loss_fn: LossFn, outputs: Any, targets
     """The same, leaving out what the loss ignores on samples that it was not recognised on, such as the padding of a test batch."""
     if not isinstance(known, Categorical) or known.ignored != IGNORED:
         return known
-    return _as_used(known, _slopes(loss_fn, outputs, targets), targets)
+    return _as_used(known, loss_fn, outputs, targets, _slopes(loss_fn, outputs, targets))
 
 
 def _slopes(loss_fn: LossFn, outputs: Any, targets: Tensor) -> Tensor | None:
@@ -194,16 +196,27 @@ def _used(known: Categorical, slopes: Tensor | None, targets: Tensor) -> Tensor 
     return used if used.shape == targets.shape and (targets.dim() == 2 or not known.shifted) else None
 
 
-def _as_used(known: Likelihood, slopes: Tensor | None, targets: Tensor) -> Likelihood:
-    """The same, with the one target that the loss ignores wherever it stands and nowhere else, such as that of padding."""
+def _as_used(known: Likelihood, loss_fn: LossFn, outputs: Any, targets: Tensor, slopes: Tensor | None) -> Likelihood:
+    """The same, with the one target that the loss ignores wherever it stands and nowhere else, such as that of padding.
+
+    It ignores the target of any sample: a loss with a margin is as flat wherever that is met, perhaps by all samples of one class.
+    """
     used = _used(known, slopes, targets) if isinstance(known, Categorical) else None
     if not isinstance(known, Categorical) or used is None:
         return known
     labels = known.aligned(targets)
     left_out = labels[~used & (labels != IGNORED)].unique()
-    return (
-        replace(known, ignored=int(left_out)) if len(left_out) == 1 and not (labels[used] == left_out).any() else known
-    )
+    if len(left_out) != 1 or (labels[used] == left_out).any():
+        return known
+    moved = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(0)).to(targets.device)]
+    there = _slopes(loss_fn, outputs, moved)
+    if (
+        there is not None and slopes is not None and not torch.equal(there, slopes)
+    ):  # a model's own loss keeps its own labels
+        used = _used(known, there, moved)
+        if used is not None and (known.aligned(moved)[used] == left_out).any():
+            return known
+    return replace(known, ignored=int(left_out))
 
 
 def _is_about_what_is_used(known: Likelihood, slopes: Tensor | None, targets: Tensor) -> bool:

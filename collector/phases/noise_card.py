@@ -19,14 +19,18 @@ it, and none more than ``BENDS``.
 """
 GROWS = 1.2
 BENDS = 2.5
+WANDERS_ON = (1.5, 1.0, 4.0)
+"""The same three for one that wandered at the probe before, of medians: of a random walk a look in four misses the others by chance,
+and a bend or a jump of a trend is in few of the residuals.
+"""
 
 _GAUSSIAN_TAIL = 1.6449 / 0.6745  # the 90 % quantile of a Gaussian's size over its median
 # AR(1) coefficients and how much more means of two probes scatter than single ones, as standard deviations.
 _GROWTH = ((0.0, 1.0), (0.2, 1.17), (0.3, 1.25), (0.5, 1.41), (0.7, 1.53), (0.8, 1.58), (0.9, 1.62), (0.95, 1.64))
 
 
-def noise_card(meter: NoiseMeter, level: float, restarts: int = 0) -> NoiseCard:
-    """The noise card of a series whose values are about ``level`` on the axis of the test."""
+def noise_card(meter: NoiseMeter, level: float, restarts: int = 0, *, wandered: bool = False) -> NoiseCard:
+    """The noise card of a series whose values are about ``level`` on the axis of the test, and that ``wandered`` of late."""
     unit = 1.0 if meter.relative else abs(level) or 1.0
     reported = meter.paired.quantile(0.5) if len(meter.paired) else None
     seen = meter.seen()
@@ -41,7 +45,7 @@ def noise_card(meter: NoiseMeter, level: float, restarts: int = 0) -> NoiseCard:
         autocorrelation=rounded(autocorrelation(meter)),
         tails=rounded(residuals.quantile(0.9) / middle / _GAUSSIAN_TAIL) if middle > 0.0 else 1.0,
         outliers=rounded(meter.replaced / meter.probes) if meter.probes else 0.0,
-        verdict=_verdict(meter),
+        verdict=_verdict(meter, wandered=wandered),
         restarts=restarts,
     )
 
@@ -58,21 +62,23 @@ def autocorrelation(meter: NoiseMeter) -> float:
     return _GROWTH[-1][0]
 
 
-def wanders(meter: NoiseMeter) -> bool:
-    """Whether a series looks like a random walk: not where single probes stray no more than their reported errors."""
+def wanders(meter: NoiseMeter, *, before: bool = False) -> bool:
+    """Whether a series looks like a random walk, or still does where it did ``before``.
+
+    Not where single probes stray no more than their reported errors.
+    """
     if len(meter.residuals[4]) < ENOUGH or meter.as_reported(1):
         return False
-    one, two, four = (meter.seen(m) for m in (1, 2, 4))
+    one, two, four = (meter.residuals[m].quantile(0.5) if before else meter.seen(m) for m in (1, 2, 4))
+    whole, grows, bends = WANDERS_ON if before else (WANDERS, GROWS, BENDS)
     return (
-        min(one, two) > 0.0
-        and four > WANDERS * one
-        and all(GROWS < growth < BENDS for growth in (two / one, four / two))
+        min(one, two) > 0.0 and four > whole * one and all(grows < growth < bends for growth in (two / one, four / two))
     )
 
 
-def _verdict(meter: NoiseMeter) -> Literal["white", "correlated", "unassessable", "unknown"]:
+def _verdict(meter: NoiseMeter, *, wandered: bool) -> Literal["white", "correlated", "unassessable", "unknown"]:
     if len(meter.residuals[4]) < ENOUGH:
         return "unknown"
-    if wanders(meter):
+    if wandered or wanders(meter):
         return "unassessable"
     return "correlated" if autocorrelation(meter) >= CORRELATED else "white"

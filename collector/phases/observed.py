@@ -19,6 +19,8 @@ from collector.phases.verdict import Verdict
 _APART = (*RAW, "still", "given")
 GIVEN_FOR = 2
 """Probes in a row at which other quantities must be where a turn is given them."""
+STEADY_FOR = 8
+"""Probes in a row at which a series must not wander before a trend is told of it: a claim must stand for as many."""
 
 
 class Observed:
@@ -47,6 +49,7 @@ class Observed:
         self._spikes = Spikes() if self._raw else None
         self._stillness = Stillness() if any(turn.when == "still" for turn in machine.turns) else None
         self._given = 0  # probes in a row at which what a turn is given held
+        self._steady = STEADY_FOR  # probes in a row at which the series did not wander
         self._taken = 0
 
     def restart(self, step: int) -> None:
@@ -87,6 +90,8 @@ class Observed:
         if probe is None:
             return False
         self.trends.take(step, *probe)
+        still = wanders(self.trends.cleaner.meter, before=self._steady == 0)
+        self._steady = 0 if still else min(self._steady + 1, STEADY_FOR)
         return True
 
     def at_once(self, turns: tuple[Turn, ...]) -> list[Verdict]:
@@ -148,11 +153,12 @@ class Observed:
 
     def card(self) -> NoiseCard:
         """What is known of the noise of the series."""
-        return noise_card(self.trends.cleaner.meter, self.trends.level(), self.restarts)
+        wandered = not self.assessable()
+        return noise_card(self.trends.cleaner.meter, self.trends.level(), self.restarts, wandered=wandered)
 
     def assessable(self) -> bool:
         """Whether a trend can be told from what is seen: not of a series that wanders like a random walk."""
-        return not wanders(self.trends.cleaner.meter)
+        return self._steady >= STEADY_FOR
 
     def state(self) -> dict[str, Any]:
         """All there is, as JSON has it."""
@@ -164,6 +170,7 @@ class Observed:
             "taken": self._taken,
             "last_step": self._last_step,
             "given": self._given,
+            "steady": self._steady,
             "pace": self.pace.state(),
             "trends": self.trends.state(),
             "spikes": self._spikes and self._spikes.state(),
@@ -174,7 +181,7 @@ class Observed:
         """Be as when the state was given."""
         self.skipped, self.behind = state["skipped"], state["behind"]
         self.outdated, self.restarts, self._taken = state["outdated"], state["restarts"], state["taken"]
-        self._last_step, self._given = state["last_step"], state["given"]
+        self._last_step, self._given, self._steady = state["last_step"], state["given"], state["steady"]
         self.pace.restore(state["pace"])
         self.trends.restore(state["trends"])
         if self._spikes is not None:

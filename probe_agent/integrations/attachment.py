@@ -39,7 +39,7 @@ class Attachment:
             try:
                 self.monitor = attach(**settings)
             except LikelihoodError as error:
-                warn(f"this training is watched without what needs a likelihood: {error}")
+                warn(f"this training is watched as if no likelihood had been named: {error}")
                 self.monitor = attach(**settings | {"likelihood": None})
         except Exception as error:  # noqa: BLE001 - the training goes on, unwatched
             why = str(error) if isinstance(error, AttachError) else said(error)

@@ -28,6 +28,7 @@ import probe_agent
 import probe_agent.gang
 import probe_agent.job
 from probe_agent import AttachError, Budget, Every, ListOutbox, Monitor, Watch
+from probe_agent.integrations.attachment import Attachment
 from probe_agent.place import Inline
 from probe_agent.probe import Measurement, Memory, Probe
 from probe_agent.probes.loss import Loss
@@ -212,6 +213,16 @@ def fully_sharded(_: str) -> dict[str, Any]:
     monitor.close()
     found["summed"], found["put_together"] = reports(monitor), monitor._place._shards.whole is not None
 
+    model, optimizer = sharded()
+    found["refused"] = refusal(model, optimizer, "refused", alone=False, likelihood="bernoulli")
+    attachment = Attachment(
+        run="without", loss_fn=F.cross_entropy, probe_batch=data(rank()), likelihood="bernoulli", outbox=ListOutbox()
+    )
+    attachment.open(lambda: {"model": model, "optimizer": optimizer, "watches": [Watch(Every(2), (Loss(),))]})
+    train(model, optimizer, 2)
+    found["without"] = [] if attachment.monitor is None else reports(attachment.monitor)
+    attachment.close("finished")
+
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     split = parallelize_module(
         network(), mesh, {"0": ColwiseParallel(), "3": ColwiseParallel(), "5": RowwiseParallel()}
@@ -238,9 +249,9 @@ def flattened() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
 
-def refusal(model: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> str:
+def refusal(model: nn.Module, optimizer: torch.optim.Optimizer, run: str, **settings: Any) -> str:
     try:
-        watch(model, optimizer, data(rank()), run, alone=True)
+        watch(model, optimizer, data(rank()), run, **{"alone": True} | settings)
     except AttachError as error:
         return str(error)
     return ""

@@ -223,6 +223,14 @@ def test_of_a_sharded_model_the_weights_are_added_up_where_they_lie_and_nothing_
     assert {outcome for report in first["summed"] for outcome, _ in report["costs"].values()} == {0}
 
 
+def test_a_likelihood_that_cannot_be_a_sharded_models_is_refused_on_every_rank_and_given_up_by_a_callback(
+    parts: Found,
+) -> None:
+    for found in parts:
+        assert "Got likelihood='bernoulli'" in found["fully_sharded"]["refused"]
+    assert steps(parts[0]["fully_sharded"]["without"]) == [0, 2]
+
+
 def test_a_sharded_model_needs_every_rank_and_flattened_parameters_are_refused(parts: Found) -> None:
     assert "not all of them came to attach() in time; need attach() on every rank" in parts[0]["fully_sharded"]["alone"]
     for found in parts:

@@ -245,7 +245,7 @@ def test_a_likelihood_that_is_named_for_a_loss_of_its_own_never_loses_the_watch(
     trained(tmp_path, callback, max_steps=2)
     assert len(values(outbox, "probe_loss")) == 2
     assert len(values(outbox)) == traces
-    assert ("watched without what needs a likelihood: Got likelihood='gaussian'" in caplog.text) is (not traces)
+    assert ("watched as if no likelihood had been named: Got likelihood='gaussian'" in caplog.text) is (not traces)
     assert callback.monitor is not None
     assert callback.monitor.subject.likelihood == (Categorical(shifted=True) if traces else None)
 

@@ -3,6 +3,7 @@
 import gc
 import logging
 import weakref
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -111,6 +112,18 @@ def test_who_is_refused_takes_no_id_from_the_environment(monkeypatch: pytest.Mon
     with pytest.raises(AttachError, match="Got a loss_fn that raises"):
         Cell().attach("wrong", loss_fn=lambda *_: {}["x"])
     assert Cell().attach("right").run.id == "job-8"
+
+
+def test_who_is_interrupted_while_it_measures_first_keeps_the_id_it_is_known_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PHASEWATCH_RUN_ID", "job-10")
+    with monkeypatch.context() as during:
+        during.setattr(Loss, "measure", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Cell().attach("interrupted")
+    assert Cell().attach("other").run.id != "job-10"
+    assert Cell().attach("interrupted").run.id == "job-10"
 
 
 def test_a_monitor_says_what_it_watches_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,18 @@ def test_of_a_loss_that_is_only_said_to_be_a_cross_entropy_the_same_targets_coun
     assert chosen(smoothed, logits(N, T, C), padded(), "categorical") == Categorical(ignored=PADDING)
 
 
+def test_a_class_whose_samples_are_all_beyond_a_margin_counts_all_the_same() -> None:
+    targets = labels(4 * N)
+    learned = logits(4 * N, C) + 9.0 * F.one_hot(targets, C) * (targets == 1)[:, None]
+    assert targets.unique().tolist() == [0, 1, 2, 3]
+    hinge = lambda f, y: F.multi_margin_loss(f["logits"], y)  # noqa: E731
+    assert chosen(hinge, {"logits": learned.requires_grad_()}, targets, "categorical") == Categorical()
+    smoothed = lambda f, y: F.cross_entropy(f["logits"], y, ignore_index=1, label_smoothing=0.1)  # noqa: E731
+    of_its_own = lambda f, _: smoothed(f, targets)  # noqa: E731
+    for loss in (smoothed, of_its_own):
+        assert chosen(loss, {"logits": learned}, targets, "categorical") == Categorical(ignored=1)
+
+
 def test_a_class_that_is_seen_is_not_taken_for_padding() -> None:
     assert recognise(of_words(), logits(N, T, C), padded()) == Categorical()
     some = lambda f, y: F.cross_entropy(f[:, 0], y[:, 0], label_smoothing=0.1)  # noqa: E731

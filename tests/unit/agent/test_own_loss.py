@@ -91,6 +91,27 @@ def test_a_likelihood_named_for_it_is_about_its_logits_and_the_loss_stays_the_mo
     assert values(outbox)[0] == pytest.approx(measured_plainly(model.net, F.cross_entropy, (x, y)), rel=1e-6)
 
 
+class Decoding(Returning):
+    """Cannot do without labels, as a model that decodes them to be told the words so far."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        if labels is None:
+            raise ValueError("you have to give labels")
+        return super().forward(x + labels.roll(1)[:, None], labels)
+
+
+def test_a_model_that_decodes_its_labels_is_given_them_also_where_the_loss_is_another() -> None:
+    x, y = data()
+    model = Decoding()
+    smoothed = lambda out, y: F.cross_entropy(out.logits, y, label_smoothing=0.1)  # noqa: E731
+    settings = {"likelihood": "categorical", "test_batch": {"x": x, "labels": y}}
+    subject, outbox = attached(model, {"x": x, "labels": y}, smoothed, **settings)
+    assert subject.likelihood == Categorical()
+    assert values(outbox, "probe_loss")[0] == pytest.approx(float(smoothed(model(x, y), y).detach()), rel=1e-6)
+    with pytest.raises(AttachError, match="raise ValueError: you have to give labels"):
+        attached(model, (x, y), smoothed)
+
+
 def test_without_one_it_is_told_which_likelihood_could_be_named(caplog: pytest.LogCaptureFixture) -> None:
     x, y = data()
     attached(Returning(lambda f, y: F.cross_entropy(f, y, label_smoothing=0.1)), {"x": x, "labels": y})
