@@ -109,6 +109,6 @@ def _restored(run: LiveRun, lock: RLock, reader: Reader) -> int:
             with lock:
                 unpack_into(run, kept[1])
             return kept[0]
-    except (msgspec.MsgspecError, ValueError, TypeError):  # damaged, or kept otherwise by another release
-        logger.exception("run.state_unreadable")
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:  # damaged, or kept otherwise by another release
+        event("run.state_read_anew", logging.WARNING, run=run.run.id, reason=str(error))
     return 0

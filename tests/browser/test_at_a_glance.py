@@ -9,6 +9,7 @@ from selenium.webdriver.common.by import By
 
 from probe_wire import Hello
 from tests.browser.test_page import (  # noqa: F401 - fixtures and mark
+    RUN,
     Site,
     click,
     complaints,
@@ -45,6 +46,17 @@ def test_the_phase_map_shows_every_phase_at_its_steps_and_a_press_draws_it(page:
     click(page, ".map-name")
     until(lambda: text(page, ".map-name[aria-pressed=false]") == "critical period")
     assert complaints(page) == []
+
+
+def test_the_phase_map_has_its_steps_before_any_chart_has_a_point(page: Chrome, site: Site) -> None:  # noqa: F811
+    page.execute_cdp_cmd("Network.enable", {})
+    page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/points*"]})
+    try:
+        page.get(site.url(RUN))
+        until(lambda: starts(page)[1:] != [])
+        assert 0 < starts(page)[1] < starts(page)[2] < 100
+    finally:
+        page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
 
 
 def test_of_many_runs_some_are_found_by_words_and_eight_at_the_most_are_chosen(page: Chrome, site: Site) -> None:  # noqa: F811

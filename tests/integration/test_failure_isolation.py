@@ -164,8 +164,8 @@ def test_a_monitor_ends_with_its_optimizer(nursery: Nursery, collector: Collecto
     assert stored(collector, "optimizer_deleted") == [list(range(7))]
 
 
-def test_of_hundreds_of_monitors_nothing_is_left(nursery: Nursery) -> None:
-    _, watched = alike(nursery, "attached_hundreds_of_times", ABSENT)
+def test_of_a_hundred_monitors_nothing_is_left(nursery: Nursery) -> None:
+    _, watched = alike(nursery, "attached_many_times", ABSENT)
     first, *later = watched.facts["sizes"]
     assert all(now <= before + 2 for sizes in later for now, before in zip(sizes, first, strict=True)), watched.facts
 

@@ -96,15 +96,15 @@ def optimizer_deleted(job: Job) -> None:
     say([t.name for t in threading.enumerate()])
 
 
-def attached_hundreds_of_times(job: Job) -> None:
+def attached_many_times(job: Job) -> None:
     """Nothing is left of those that were closed, or lost with their optimizers."""
     sizes = []
-    for i in range(260 if job.watched else 0):
+    for i in range(110 if job.watched else 0):
         job.watch(at_all=False)
-        if i % 50 == 0:
+        if i % 20 == 0:
             job.close()
             job.optimizer = job.make_optimizer()
-        if i % 100 == 51:
+        if i % 40 == 21:
             gc.collect()
             time.sleep(0.3)  # the threads of those that were lost look at the clock ten times a second
             fds, tasks = (len(list(Path(f"/proc/self/{kind}").iterdir())) for kind in ("fd", "task"))
@@ -180,7 +180,7 @@ JOBS = (
     attached_twice_and_again,
     closed_within_a_step,
     optimizer_deleted,
-    attached_hundreds_of_times,
+    attached_many_times,
     probes_in_trouble,
     log_handler_that_raises,
     stdout_closed,

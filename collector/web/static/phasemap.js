@@ -13,6 +13,7 @@ export class PhaseMap {
   #all = false;
   #placed = [];
   #ends = [0, 1];
+  #known = 0;
   #across = axisOf("log");
   #facts = null;
 
@@ -43,6 +44,7 @@ export class PhaseMap {
     this.others.hidden = tracks.length <= MOST_OFFERED;
     this.others.textContent = `${whole(tracks.length - MOST_OFFERED)} more have left their first phase; all are under “Phases now”.`;
     this.#facts = [tracks, drawn];
+    this.#known = tracks.reduce((last, track) => Math.max(last, ...track.transitions.map((told) => told.known_step)), 0);
     this.root.hidden = offered.length === 0;
     this.more.hidden = offered.length <= this.most;
     this.more.textContent = this.#all ? "Show fewer" : `Show ${offered.length - this.most} more`;
@@ -55,6 +57,7 @@ export class PhaseMap {
       return rows;
     });
     this.#place();
+    this.#scale();
   }
 
   /** The first and last step of the run, the stretch of it that the charts show, or null for all, and their axis. */
@@ -65,6 +68,12 @@ export class PhaseMap {
     if (zoomed) this.#put(this.lens, ...zoomed);
     this.#place();
     this.#scale();
+  }
+
+  /** The ends, as far as they are known before the charts have their points. */
+  get #reach() {
+    const [low, high] = this.#ends;
+    return [low, Math.max(high, this.#known)];
   }
 
   #unfold() {
@@ -108,7 +117,7 @@ export class PhaseMap {
   }
 
   #place() {
-    for (const { node, from, to } of this.#placed) this.#put(node, from(), to?.() ?? this.#ends[1]);
+    for (const { node, from, to } of this.#placed) this.#put(node, from(), to?.() ?? this.#reach[1]);
   }
 
   #put(node, from, to) {
@@ -119,13 +128,13 @@ export class PhaseMap {
 
   /** Where a step is, from 0 to 1, on the axis that the charts have. */
   #share(step) {
-    const [low, high] = this.#ends;
+    const [low, high] = this.#reach;
     const { at } = this.#across;
     return Math.min(Math.max((at(step) - at(low)) / (at(high) - at(low) || 1), 0), 1);
   }
 
   #scale() {
-    const [low, high] = this.#ends;
+    const [low, high] = this.#reach;
     const room = Math.floor(this.axis.clientWidth / PIXELS_PER_TICK);
     if (room < 1) return;
     const { ticks, label } = this.#across.ticks(low, high, room);
