@@ -13,7 +13,7 @@ export class PhaseMap {
   #all = false;
   #placed = [];
   #ends = [0, 1];
-  #known = 0;
+  #reach = [0, 1];
   #across = axisOf("log");
   #facts = null;
 
@@ -44,7 +44,6 @@ export class PhaseMap {
     this.others.hidden = tracks.length <= MOST_OFFERED;
     this.others.textContent = `${whole(tracks.length - MOST_OFFERED)} more have left their first phase; all are under “Phases now”.`;
     this.#facts = [tracks, drawn];
-    this.#known = tracks.reduce((last, track) => Math.max(last, ...track.transitions.map((told) => told.known_step)), 0);
     this.root.hidden = offered.length === 0;
     this.more.hidden = offered.length <= this.most;
     this.more.textContent = this.#all ? "Show fewer" : `Show ${offered.length - this.most} more`;
@@ -64,16 +63,10 @@ export class PhaseMap {
   span(ends, zoomed, axis) {
     this.#ends = ends;
     this.#across = axis;
+    this.#place();
     this.lens.hidden = !zoomed;
     if (zoomed) this.#put(this.lens, ...zoomed);
-    this.#place();
     this.#scale();
-  }
-
-  /** The ends, as far as they are known before the charts have their points. */
-  get #reach() {
-    const [low, high] = this.#ends;
-    return [low, Math.max(high, this.#known)];
   }
 
   #unfold() {
@@ -117,6 +110,8 @@ export class PhaseMap {
   }
 
   #place() {
+    const [low, high] = this.#ends; // phases may be known before the charts have their points
+    this.#reach = [low, Math.max(high, ...this.#placed.map(({ from }) => from()).filter(Number.isFinite))];
     for (const { node, from, to } of this.#placed) this.#put(node, from(), to?.() ?? this.#reach[1]);
   }
 
