@@ -7,6 +7,7 @@ with it; ``--keep`` leaves the page up until Ctrl-C.
 
 import argparse
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -96,19 +98,22 @@ def collector() -> Iterator[tuple[str, str]]:
 
 def train(page: str, inlet: str, steps: int) -> str:
     """Train in a process of its own while printing what the collector finds; returns the run's id."""
-    known = {run["id"] for run in _get(f"{page}/api/runs")["runs"]}
+    run_id = uuid4().hex[:12]
+    # What other jobs on this machine left waiting is not for this collector, and nothing is left to theirs.
+    own = os.environ | {"PHASEWATCH_RUN_ID": run_id, "PHASEWATCH_SPOOL": str(FOLDER / "spool")}
     command = [sys.executable, str(HERE / "digits.py"), "--steps", str(steps), "--collector", inlet]
-    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own)  # noqa: S603 - our own program
     try:
-        return _follow(page, trainer, known, steps)
+        _follow(page, trainer, run_id, steps)
+        return run_id
     finally:
         if trainer.poll() is None:
             trainer.terminate()
             trainer.wait(5)
 
 
-def _follow(page: str, trainer: "subprocess.Popen[str]", known: set[str], steps: int) -> str:
-    run_id = ""
+def _follow(page: str, trainer: "subprocess.Popen[str]", run_id: str, steps: int) -> None:
+    is_known = False
     shown = 0
     deadline = time.monotonic() + PATIENCE_SECONDS
     columns = (
@@ -123,10 +128,10 @@ def _follow(page: str, trainer: "subprocess.Popen[str]", known: set[str], steps:
         while True:
             ended = trainer.poll() is not None
             for run in _get(f"{page}/api/runs")["runs"]:
-                if run["id"] not in known:
-                    run_id = run["id"]
+                if run["id"] == run_id:
+                    is_known = True
                     progress.update(task, completed=run["step"])
-            if run_id:
+            if is_known:
                 transitions = _get(f"{page}/api/runs/{run_id}/transitions")
                 for stored in transitions[shown:]:
                     if was_detected(stored["transition"], transitions):
@@ -137,11 +142,10 @@ def _follow(page: str, trainer: "subprocess.Popen[str]", known: set[str], steps:
             if time.monotonic() > deadline:
                 raise SystemExit(f"The training did not end within {PATIENCE_SECONDS:.0f} s.")
             time.sleep(0.25)
-    if trainer.returncode != 0 or not run_id:
+    if trainer.returncode != 0 or not is_known:
         raise SystemExit(f"The training process failed with exit status {trainer.returncode}.")
     assert trainer.stdout is not None  # noqa: S101 - asked for above
     console.print(f"\nThe network has learnt: {trainer.stdout.read().strip()}.")
-    return run_id
 
 
 def described(stored: dict[str, Any]) -> RenderableType:
