@@ -7,6 +7,7 @@ from collector.phases import episode as life
 from collector.phases.machine import TESTED, Given, shared
 from collector.phases.meter import ENOUGH
 from collector.phases.noise_card import CORRELATED
+from collector.phases.observed import STEADY_FOR
 from collector.phases.track import FIRST
 from dashboards.pages import MADE
 
@@ -62,7 +63,7 @@ means would scatter alike; the tails beside a Gaussian's; the share of probes re
 |---|---|
 | `white` | Probes stray independently: the tests keep their promise. |
 | `correlated` | The coefficient is {CORRELATED:g} or more: false claims are likelier than α says. |
-| `unassessable` | The series wanders like a random walk, or did at one of its last 8 probes: no trend can be told, and none is claimed. |
+| `unassessable` | The series wanders like a random walk, or did at one of its last {STEADY_FOR} probes: no trend can be told, and none is claimed. |
 | `unknown` | Fewer than {ENOUGH} blocks of four probes: too few to tell. |
 
 An **aside** is what another quantity says at the moment a phase is entered, such as dead units for a descent that they explain.
