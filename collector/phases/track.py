@@ -256,8 +256,8 @@ class Track:
 
     def _transition(self, case: Verdict, step: int, state: State, suspected: int | None, but: str = "") -> Transition:
         at, first, last = case.happened
-        if first <= self.observed.trends.buckets().first[0]:  # measured otherwise before, or not yet
-            first = self.spans[-1].since_step
+        if case.turn.when not in RAW and first <= self.observed.trends.buckets().first[0]:
+            first = self.spans[-1].since_step  # it was measured otherwise before, or not yet
         return Transition(
             machine=self.machine.name,
             machine_version=self._version,
