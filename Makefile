@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
-JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1)
+# One more than there are cores: much of what the tests do is wait, for servers and for what may not happen.
+JOBS ?= $(shell expr 1 + $$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1))
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

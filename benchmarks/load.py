@@ -10,6 +10,8 @@ acknowledgement, go back and greet again), 50 ranks to a run:
   /proc, as a share of one core and a report; its memory, and what a connected client takes of it;
 - *pulse*: while the load goes on, how old a report is when it is on /metrics and when the page's feed tells of it;
 - *storm*: the collector is killed by SIGKILL and started again, each client has one more report; until all is acknowledged;
+- *bare*: before and after, the same load on the least that can be called a collector (benchmarks/against/bare_collector.py): what this
+  machine and ZeroMQ take of any;
 - *record*: from the store, whether each step of each rank is there, once.
 
 The last round has four of the 20 points judged by phase machines. Prints, and writes load.json and load.md.
@@ -28,6 +30,7 @@ from typing import Any
 
 import msgspec
 import zmq
+from against.bare_collector import BareCollector
 from crowd import Crowd
 from estimators import machine
 from own_collector import Collector
@@ -44,6 +47,7 @@ PATIENCE = 120.0
 
 def under_load(clients: int, rate: float, seconds: float, judged: int, folder: Path) -> dict[str, Any]:
     """One round; see the module."""
+    bare = [_bare(clients, rate, seconds, folder / "before")]
     with Collector(folder, keys=GENERATORS + 1) as collector:
         alone = collector.memory
         with ExitStack() as stack:
@@ -61,10 +65,22 @@ def under_load(clients: int, rate: float, seconds: float, judged: int, folder: P
             found |= {"megabytes_alone": alone, "megabytes_connected": connected, "megabytes": collector.memory}
             found |= _storm(collector, crowd)
             made = crowd.made()
-        return found | _record(collector, made)
+        found |= _record(collector, made)
+    bare.append(_bare(clients, rate, seconds, folder / "after"))
+    return found | {"microseconds_a_report_of_a_bare_one": [one["microseconds_a_report"] for one in bare]}
 
 
-def _load(collector: Collector, crowd: Crowd, rate: float, seconds: float) -> dict[str, Any]:
+def _bare(clients: int, rate: float, seconds: float, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    with (
+        BareCollector(folder) as collector,
+        Crowd("load", clients, collector.inlet, [collector.key] * GENERATORS) as crowd,
+    ):
+        crowd.until(PATIENCE, greeted=True)
+        return _load(collector, crowd, rate, seconds)
+
+
+def _load(collector: Collector | BareCollector, crowd: Crowd, rate: float, seconds: float) -> dict[str, Any]:
     spent, began = collector.processor_seconds, time.monotonic()
     crowd.report(rate)
     time.sleep(seconds)
@@ -178,6 +194,8 @@ def page(results: dict[str, Any]) -> str:
         lines.append(f"| {title} | " + " | ".join(value(one) for one in results["rounds"]) + " |")
     lines += [
         "",
+        "*A bare one* decodes each message, puts its bytes into one table, commits every 50 ms and acknowledges, by the same socket with CURVE:",
+        "what this machine takes of any collector. It keeps no series, shows nothing and judges nothing.",
         "*To the page* counts the time for which the feed lets news gather, 0.1 s where few pages are open.",
         "*Storm* is from SIGKILL until one more report of every client is acknowledged; *ready* is until the collector answers again,",
         "which is when it has read its runs back from the store.",
@@ -203,6 +221,9 @@ _ROWS: dict[str, Any] = {
     "held": lambda one: "yes" if one["held"] else "**no**",
     "collector, cores": lambda one: f"{one['cores']:.2f}",
     "collector, CPU a report, µs": lambda one: f"{one['microseconds_a_report']:.0f}",
+    "a bare one beside it, CPU a report, µs: before / after": lambda one: " / ".join(
+        f"{each:.0f}" for each in one["microseconds_a_report_of_a_bare_one"]
+    ),
     "collector, memory at the end, MB": lambda one: f"{one['megabytes']:.0f}",
     "to /metrics, ms: p50 / p99 / max": _ages("milliseconds_to_metrics"),
     "of which the scrape itself": _ages("milliseconds_of_a_scrape"),

@@ -125,8 +125,7 @@ class Collector:
     @property
     def processor_seconds(self) -> float:
         """User and system time so far."""
-        fields = self._proc("stat").rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return processor_seconds(self._process.pid)
 
     @property
     def memory(self) -> float:
@@ -151,3 +150,9 @@ class Collector:
     def _process(self) -> "subprocess.Popen[str]":
         assert self.process is not None  # noqa: S101 - started with the context
         return self.process
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
