@@ -1,13 +1,15 @@
 """The least that can be called a collector: what a report costs before anything is made of it.
 
 The same socket with the same options and CURVE, drained in one loop; each message decoded; its bytes in one table, committed
-every 50 ms as the real one does (WAL, ``synchronous = FULL``); then one acknowledgement for each agent. It reads no point, has
-no page, judges nothing, knows no limit and no key, and nobody could be shown what it keeps.
+as often as the real one does (WAL, ``synchronous = FULL``), and then acknowledged as seldom. It reads no point, has no page,
+judges nothing, knows no limit and no key, and could show nobody what it keeps.
 """
 
 import multiprocessing
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
@@ -15,12 +17,14 @@ from typing import Self
 import zmq
 from own_collector import processor_seconds
 
+from collector.acknowledgements import FEW, TOGETHER_SECONDS
 from collector.gate import OPTIONS
+from collector.inlet import GROUP_SECONDS
 from probe_wire import Ack, Hello, Report, decode_for_collector, encode
 from probe_wire.agent_key import AgentKey
 
-COMMIT_SECONDS = 0.05
-POLL_MILLISECONDS = 10
+MOST_AT_ONCE = 200
+"""Messages taken before the clock is looked at."""
 
 
 class BareCollector:
@@ -59,8 +63,9 @@ class BareCollector:
 
 def _serve(pipe: Connection, path: Path, secret: str) -> None:
     database = sqlite3.connect(path, isolation_level=None)
-    database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-    database.execute("CREATE TABLE log (peer BLOB, seq INTEGER, body BLOB, PRIMARY KEY (peer, seq)) WITHOUT ROWID")
+    database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE log (body BLOB)")
+    high: dict[bytes, int] = {}
+    told = time.monotonic()
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         for option, value in OPTIONS.items():
             socket.setsockopt(option, value)
@@ -68,27 +73,27 @@ def _serve(pipe: Connection, path: Path, secret: str) -> None:
         socket.setsockopt_string(zmq.CURVE_SECRETKEY, secret)
         pipe.send(f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}")
         while not pipe.poll():
-            _take_for(COMMIT_SECONDS, socket, database)
+            database.execute("BEGIN")
+            database.executemany("INSERT INTO log VALUES (?)", _received(socket, high))
+            database.execute("COMMIT")
+            if len(high) < FEW or time.monotonic() > told + TOGETHER_SECONDS:
+                for peer, seq in high.items():
+                    socket.send_multipart([peer, encode(Ack(seq))])
+                high.clear()
+                told = time.monotonic()
 
 
-def _take_for(seconds: float, socket: "zmq.Socket[bytes]", database: sqlite3.Connection) -> None:
-    """What comes in that time, kept, then acknowledged."""
-    until, high = time.monotonic() + seconds, dict[bytes, int]()
-    database.execute("BEGIN")
-    while time.monotonic() < until:
-        if not socket.poll(POLL_MILLISECONDS):
-            continue
-        try:
-            while time.monotonic() < until:
-                peer, data = socket.recv_multipart(zmq.NOBLOCK)
-                message = decode_for_collector(data)
-                if isinstance(message, Report):
-                    database.execute("INSERT OR IGNORE INTO log VALUES (?, ?, ?)", (peer, message.seq, data))
-                    high[peer] = message.seq
-                elif isinstance(message, Hello):
-                    high[peer] = message.first - 1
-        except zmq.Again:
-            continue
-    database.execute("COMMIT")
-    for peer, seq in high.items():
-        socket.send_multipart([peer, encode(Ack(seq))])
+def _received(socket: "zmq.Socket[bytes]", high: dict[bytes, int]) -> Iterator[tuple[bytes]]:
+    """The reports until the next commit; ``high`` is brought up to what each peer may be told."""
+    until = time.monotonic() + GROUP_SECONDS
+    while (left := until - time.monotonic()) > 0:
+        with suppress(zmq.Again):
+            while socket.poll(int(left * 1000)) and time.monotonic() < until:
+                for _ in range(MOST_AT_ONCE):
+                    peer, data = socket.recv_multipart(zmq.NOBLOCK)
+                    message = decode_for_collector(data)
+                    if isinstance(message, Report):
+                        high[peer] = message.seq
+                        yield (data,)
+                    elif isinstance(message, Hello):
+                        high[peer] = message.first - 1
