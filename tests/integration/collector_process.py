@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
 from tests import warm
+from tests.patience import eventually
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from collector.cli import main; main()"
@@ -95,15 +95,3 @@ class CollectorProcess:
             env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160"},
             check=False,
         )
-
-
-def eventually(condition: Any, *, seconds: float, what: str) -> Any:
-    """Wait until the condition holds and return what it gave; fail after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s in vain for {what}")
-        time.sleep(0.05)

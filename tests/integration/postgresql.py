@@ -12,7 +12,7 @@ from typing import Self
 import psycopg
 import pytest
 
-from tests.integration.servers import eventually
+from tests.patience import eventually
 
 
 def program(name: str) -> str:

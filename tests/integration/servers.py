@@ -10,18 +10,17 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
 
-T = TypeVar("T")
+from tests.patience import eventually
 
 _BINARIES = {
     "prometheus": ("prometheus",),
@@ -48,18 +47,6 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise RuntimeError("Got 200 taken ports between 20000 and 32767; need one free.")
-
-
-def eventually(question: Callable[[], T], *, seconds: float, what: str) -> T:
-    """The first truthy answer; an error that says what was waited for, and the last answer, when time is up."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = question()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"Waited {seconds:g} s for {what}; the last answer was {answer!r}.")
-        time.sleep(0.05)
 
 
 @dataclass(frozen=True)

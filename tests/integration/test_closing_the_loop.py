@@ -21,7 +21,7 @@ from collector.store.sqlite import Store
 from probe_agent import Budget, Every, Watch
 from probe_agent.probes.loss import Loss
 from probe_wire import Report, Tighten
-from tests.integration.collector_process import eventually
+from tests.patience import eventually
 
 
 class Collector:
@@ -126,13 +126,15 @@ def test_a_wish_makes_the_stored_series_denser_until_it_ends_and_training_is_the
     assert collector.wishes() == {"sent": 1}
 
 
-def test_a_collector_that_dies_leaves_nothing_tightened_behind(collector: Collector) -> None:
+def test_a_collector_that_dies_leaves_nothing_tightened_behind(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = Job(collector)
-    job.wished(collector, Tighten("probe_loss", 10**9, times=10, seconds=0.5))
+    job.wished(collector, Tighten("probe_loss", 10**9, times=10, seconds=3600))
     job.train(20)
     assert job.monitor.tightened == {"loss": 10}
     collector.inlet.stop()
-    time.sleep(0.6)
+    monkeypatch.setattr(job.monitor.agenda, "_clock", lambda: time.monotonic() + 3600)
     job.train(200)
     assert job.monitor.tightened == {}
     assert job.monitor.agenda.next == 220

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests import warm
-from tests.integration.collector_process import ROOT, CollectorProcess, eventually
+from tests.integration.collector_process import ROOT, CollectorProcess
+from tests.patience import eventually
 
 SCRIPT = Path(__file__).with_name("distributed_jobs.py")
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -21,8 +21,9 @@ from probe_agent import Budget, Every, Watch
 from probe_agent.probes.loss import Loss
 from probe_wire import Advice, Nack, decode_for_agent
 from tests import warm
-from tests.integration.collector_process import ROOT, CollectorProcess, eventually
+from tests.integration.collector_process import ROOT, CollectorProcess
 from tests.integration.watched_digits import EXAMPLE, MEASURED
+from tests.patience import eventually
 
 
 def small_run(

@@ -21,9 +21,10 @@ from probe_agent.outbox import ZmqOutbox
 from probe_wire import Column, Estimate, Hello, Quantity, Report, Run, Schema, encode, pack
 from tests import warm
 from tests.collector_fixtures import transition
-from tests.integration.collector_process import ROOT, WITHOUT_TORCH, CollectorProcess, eventually
+from tests.integration.collector_process import ROOT, WITHOUT_TORCH, CollectorProcess
 from tests.integration.postgresql import PostgreSQLServer
 from tests.integration.reporter import draft
+from tests.patience import eventually
 from tests.stored_reports import Writer
 
 ALL = (

@@ -35,9 +35,10 @@ from probe_wire import (
     encode,
     pack,
 )
-from tests.integration.collector_process import CollectorProcess, eventually
+from tests.integration.collector_process import CollectorProcess
 from tests.integration.reporter import draft
 from tests.mutants import mutants
+from tests.patience import eventually
 
 LARGE = 64 * 2**20
 EVIL = Run("evil", "evil", "host", 1, 0.0)

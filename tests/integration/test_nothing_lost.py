@@ -26,9 +26,10 @@ from probe_post.estate import DIED
 from probe_wire import Report, Run
 from probe_wire.agent_key import AgentKey
 from tests import warm
-from tests.integration.collector_process import ROOT, CollectorProcess, eventually
+from tests.integration.collector_process import ROOT, CollectorProcess
 from tests.integration.reporter import draft
 from tests.integration.rough_line import RoughLine
+from tests.patience import eventually
 
 
 def kept(store: Path, run: str) -> Counter[tuple[int, int]]:
@@ -311,7 +312,7 @@ def test_a_collector_that_cannot_be_found_costs_nothing_but_disk(tmp_path: Path,
     eventually(lambda: not outbox._queue, seconds=5, what="all to be numbered")
     began = time.monotonic()
     outbox.close("finished")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
     (left,) = spools.survey(tmp_path / "spool")
     assert (left.run, left.messages) == ("lost", 101)
 

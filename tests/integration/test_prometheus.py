@@ -31,12 +31,12 @@ from tests.integration.servers import (
     Prometheus,
     Webhooks,
     alertmanager,
-    eventually,
     page,
     prometheus,
     run_program,
     webhook,
 )
+from tests.patience import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "dashboards" / "rules"

@@ -10,9 +10,10 @@ from typing import Self
 from probe_agent.outbox import ZmqOutbox
 from probe_wire import Run
 from tests import warm
-from tests.integration.collector_process import ROOT, WITHOUT_TORCH, CollectorProcess, eventually
+from tests.integration.collector_process import ROOT, WITHOUT_TORCH, CollectorProcess
 from tests.integration.reporter import draft
 from tests.integration.test_nothing_lost import ends, kept
+from tests.patience import eventually
 
 
 class RelayProcess:

@@ -19,7 +19,8 @@ from probe_agent import Budget, Every, Watch
 from probe_agent.errors import AttachError
 from probe_agent.probes.loss import Loss
 from probe_wire.agent_key import AgentKey
-from tests.integration.collector_process import CollectorProcess, eventually
+from tests.integration.collector_process import CollectorProcess
+from tests.patience import eventually
 
 Command = Callable[..., tuple[object, str, str]]
 

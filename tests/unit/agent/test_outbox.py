@@ -49,6 +49,8 @@ from tests.inlets import Setup
 
 RUN = Run("run-1", "test", "host", 1, 0.0)
 LOSS = Quantity("probe_loss", "1", "Loss.", "Loss")
+SOON = 6.0
+"""Two seconds, and as much again twice for a busy machine; what is not bounded would wait for ever."""
 
 
 def draft(step: int, quantity: Quantity = LOSS) -> Draft:
@@ -310,7 +312,7 @@ def test_close_is_bounded_when_nobody_listens_and_says_where_the_reports_wait(
     outbox.put(draft(1))
     began = time.monotonic()
     outbox.close("finished")
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < SOON
     assert not outbox._thread.is_alive()
     assert "the collector at tcp://127.0.0.1:9 has not acknowledged 2 messages" in caplog.text
     assert "No connection came about: nobody listens there." in caplog.text
@@ -356,7 +358,7 @@ def test_close_says_what_is_lost_where_no_disk_keeps_it(
     outbox.put(draft(1))
     began = time.monotonic()
     outbox.close("finished")
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < SOON
     assert not outbox._thread.is_alive()
     assert "2 messages were not acknowledged by the collector at tcp://127.0.0.1:9 and are lost" in caplog.text
 
@@ -369,7 +371,7 @@ def test_close_is_bounded_when_the_collector_stops_answering(peer: Peer) -> None
     peer.receive_numbered(1)
     began = time.monotonic()
     outbox.close("finished")
-    assert time.monotonic() - began < 2.6
+    assert time.monotonic() - began < SOON
     assert not outbox._thread.is_alive()
 
 

@@ -120,9 +120,8 @@ def test_a_run_too_fast_for_its_probe_measures_more_often_on_fewer_samples_and_k
     assert FEWEST <= min(sizes) < 128
     assert sum(a != b for a, b in pairwise(sizes)) <= 3
     last = outbox.drafts[-1]
-    assert last.probe_seconds < budget.share * last.training_seconds + 0.1, (
-        "beyond it by what one took longer than expected"
-    )
+    longest = max(cost.seconds for draft in outbox.drafts for cost in draft.costs)
+    assert last.probe_seconds < budget.share * last.training_seconds + longest + 0.05, "beyond it by one at the most"
 
 
 def test_the_samples_of_a_portion_are_some_of_those_before_from_all_over_the_set() -> None:

@@ -20,7 +20,7 @@ from collector.store.queries import Reader
 from probe_wire import MAX_MESSAGE_BYTES, Ack, Hello, Nack, Run, Tighten
 from probe_wire.agent_key import AgentKey
 from tests.inlets import RUN, SCHEMA, Agent, Setup, report
-from tests.integration.collector_process import eventually
+from tests.patience import eventually
 
 WISH = Tighten("fisher_trace", 500, reason="a peak is suspected")
 

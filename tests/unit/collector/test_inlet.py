@@ -38,7 +38,7 @@ from probe_wire import (
     encode,
 )
 from tests.inlets import RUN, SCHEMA, Setup, report
-from tests.integration.collector_process import eventually
+from tests.patience import eventually
 
 
 @pytest.fixture
