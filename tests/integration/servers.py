@@ -57,7 +57,7 @@ class Prometheus:
 
     def get(self, path: str, **params: str) -> Any:
         """The data of an API answer; the server's own words when it is an error."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=params, timeout=10.0)
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=params, timeout=30.0)
         body = answer.json()
         assert body["status"] == "success", f"{params}: {body.get('error')}"
         return body["data"]

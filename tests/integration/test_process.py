@@ -40,6 +40,7 @@ from probe_agent.probes.loss import Loss
 from probe_agent.probes.weights import Weights
 from probe_wire import Estimate, Outcome, Quantity
 from tests import warm
+from tests.patience import eventually
 from tests.problems import EVERY_PROBE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent's worker is tested on Linux")
@@ -268,7 +269,7 @@ def test_a_monitor_that_is_dropped_takes_its_worker_along() -> None:
     assert gone() is None
     thread.join(10)
     assert not thread.is_alive()
-    assert gone_within(worker, 10)
+    _await_end(worker)
 
 
 def test_a_refused_attach_leaves_no_file_open() -> None:
@@ -286,7 +287,7 @@ def test_a_worker_that_is_stopped_goes_with_the_training_process(tmp_path: Path)
     pid = _left_by(
         tmp_path, "os.kill(monitor._place._worker._popen.pid, 19)\ntime.sleep(0.2)\nos.kill(os.getpid(), 9)\n"
     )
-    assert gone_within(pid, 5)
+    _await_end(pid)
 
 
 def test_a_worker_killed_between_two_measurements_is_replaced_and_no_probe_is_blamed(jobs: Callable[..., Job]) -> None:
@@ -393,13 +394,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone_within(pid: int, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while alive(pid):
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
+def _await_end(pid: int) -> None:
+    eventually(lambda: not alive(pid), seconds=5, what=f"process {pid} to end")
 
 
 FORKS = """
@@ -436,4 +432,4 @@ def _left_by(folder: Path, end: str) -> int:
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", FORKS], ids=["killed", "with a forked child"])
 def test_a_script_runs_once_and_leaves_no_worker_behind(end: str, tmp_path: Path) -> None:
-    assert gone_within(_left_by(tmp_path, end), 5)
+    _await_end(_left_by(tmp_path, end))
