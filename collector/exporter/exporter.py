@@ -14,7 +14,7 @@ from collector.exporter import catalogue as c
 from collector.exporter.estimates import SERIES_PER_ESTIMATE, Names, RunEstimates
 from collector.exporter.room import REASONS, Refused, Room, Share
 from collector.exporter.run_page import Machines, write_noise, write_probes, write_ranks, write_run, write_transitions
-from collector.exporter.still import Patience, Still, develop
+from collector.exporter.still import Album, Patience, Still
 from collector.exporter.text import Page
 from collector.health import Health
 from collector.live import Live, State
@@ -68,11 +68,10 @@ class Exporter:
 
     def _runs(self) -> Page:
         most, of_one = (limit // SERIES_PER_ESTIMATE for limit in (self._series_limit, self._run_series_limit))
-        stills, states, evicted = develop(self._live, self._patience, self._clock(), most, of_one)
+        album = Album(self._live, self._patience, self._clock(), most, of_one)
         page, room, names = Page(), Room(self._series_limit), Names(self._reserved)
-        kept = {still.run.id for still in stills}
-        self._estimates = {run_id: known for run_id, known in self._estimates.items() if run_id in kept}
-        for still in stills:
+        self._estimates = {run_id: known for run_id, known in self._estimates.items() if run_id in album.ids}
+        for still in album:
             estimates = self._of(still)
             estimates.learn(still)
             share = Share(room, self._run_series_limit, estimates.refused)
@@ -89,8 +88,8 @@ class Exporter:
         for reason in REASONS:
             page.add(c.SERIES_REFUSED, [("reason", reason)], room.refused[reason])
         for state in get_args(State):
-            page.add(c.RUNS, [("state", state)], states[state])
-        page.add(c.RUNS_EVICTED, [], evicted)
+            page.add(c.RUNS, [("state", state)], album.states[state])
+        page.add(c.RUNS_EVICTED, [], album.evicted)
         page.add(c.BUILD_INFO, [("version", _release()), ("python", platform.python_version())], 1)
         return page
 

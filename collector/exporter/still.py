@@ -1,7 +1,7 @@
 """Still: one run as it stood when Prometheus asked. Copied under Live's lock, formatted outside it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Self
@@ -121,23 +121,32 @@ class Patience:
         return now - run.last_heard <= limit[run.state(now)]
 
 
-def develop(
-    live: Live, patience: Patience, now: float, most: int, most_of_one: int
-) -> tuple[list[Still], Counter[State], int]:
-    """``(stills, runs in memory by state, runs evicted)``, in the order in which runs get their share of the page.
+class Album:
+    """The runs of one page, in the order in which they get their share of it.
 
-    The oldest run comes first, so what is shown stays shown when a new run fills the page; a
-    finished one comes after all that still measure. When so many series are taken, at ``most_of_one`` run, no more are looked at.
+    The oldest run comes first, so that what is shown stays shown when a new run fills the page; a finished one comes after all that
+    still measure. When ``most`` series are taken, ``most_of_one`` at the most by each run, no more are looked at.
+
+    Attributes:
+        ids: of the runs.
+        states: how many runs in memory are in each.
+        evicted: how many are not in memory any more.
     """
-    with live.lock:
-        states = Counter(run.state(now) for run in live.runs.values())
-        kept = [
-            (run.state(now) == "finished", run.first_heard, run)
-            for run in live.runs.values()
-            if patience.keeps(run, now)
-        ]
-        kept.sort(key=lambda each: each[:2])
-        before = accumulate((min(len(run.series), most_of_one) for *_, run in kept), initial=0)
-        stills = [Still.of(run, now, looks=first < most) for (*_, run), first in zip(kept, before, strict=False)]
-        evicted = live.evicted
-    return stills, states, evicted
+
+    def __init__(self, live: Live, patience: Patience, now: float, most: int, most_of_one: int) -> None:
+        self._lock, self._now = live.lock, now
+        with live.lock:
+            runs = [run for run in live.runs.values() if patience.keeps(run, now)]
+            runs.sort(key=lambda run: (run.state(now) == "finished", run.first_heard))
+            before = accumulate((min(len(run.series), most_of_one) for run in runs), initial=0)
+            self._runs = [(run, taken < most) for run, taken in zip(runs, before, strict=False)]
+            self.ids = {run.run.id for run in runs}
+            self.states = Counter(run.state(now) for run in live.runs.values())
+            self.evicted = live.evicted
+
+    def __iter__(self) -> Iterator[Still]:
+        """Each as it stands when its turn comes: reports wait while one run is copied, not all of them."""
+        for run, looks in self._runs:
+            with self._lock:
+                still = Still.of(run, self._now, looks=looks)
+            yield still
