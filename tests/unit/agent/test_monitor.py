@@ -22,6 +22,7 @@ from probe_agent import Budget, Every, ListOutbox, Measurement, Memory, Monitor,
 from probe_agent.needs import Need
 from probe_agent.probes.loss import Loss
 from probe_wire import Estimate, Outcome, Quantity
+from tests.spending import is_kept
 
 WEIGHT = Quantity("weight", "1", "Sum of the parameters.", "Weight")
 
@@ -381,8 +382,7 @@ def test_recording_the_last_updates_does_not_eat_up_what_the_measurement_saves()
     monitor.close()
     assert len(outbox.drafts) > 3
     assert [draft.columns[0][2].value for draft in outbox.drafts[2:]] == [2.0] * (len(outbox.drafts) - 2)
-    longest = max(cost.seconds for draft in outbox.drafts for cost in draft.costs)
-    assert outbox.drafts[-1].probe_seconds < 0.6 * outbox.drafts[-1].training_seconds + longest
+    assert is_kept(0.6, outbox.drafts, after=outbox.drafts[-2].step)
 
 
 @pytest.mark.usefixtures("clock")

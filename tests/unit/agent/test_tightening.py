@@ -20,6 +20,7 @@ from probe_agent.budget import Claim, affordable
 from probe_agent.probes.fisher_trace import FisherTrace
 from probe_agent.probes.loss import Loss
 from probe_wire import Estimate, Quantity, Tighten
+from tests.spending import is_kept
 
 
 @final
@@ -132,14 +133,14 @@ def test_a_budget_is_kept_whatever_is_wished() -> None:
     job = Job(Watch(Every(20), (Slow(),)), budget=budget)
     job.train(100, pause=0.001)
     job.wish("slow", until=10**6, times=16)  # at every step or at every other: more than there is
-    job.train(500, pause=0.001)
+    for until in range(500, 5000, 100):  # on a busy machine each takes as long as many steps
+        job.train(until, pause=0.001)
+        if len(late := [draft for draft in job.outbox.drafts if draft.step > 100]) > 3:
+            break
     job.monitor.close()
     assert job.monitor.tightened == {"slow": 16}
-    late = [draft for draft in job.outbox.drafts if draft.step > 100]
     assert len(late) > 3
-    # Beyond it by one measurement at the most; everything wished for takes ten times as much.
-    longest = max(cost.seconds for draft in job.outbox.drafts for cost in draft.costs)
-    assert all(draft.probe_seconds < budget.share * draft.training_seconds + longest + 0.05 for draft in late)
+    assert is_kept(budget.share, job.outbox.drafts, after=100)  # everything wished for takes ten times as much
 
 
 def test_within_the_budget_a_tightened_probe_comes_first_and_the_others_have_their_turn_afterwards() -> None:
