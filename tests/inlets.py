@@ -85,7 +85,9 @@ class Agent:
 class Setup:
     """A gate, an inlet, a pipeline and a store, and the agents that talk to them."""
 
-    def __init__(self, folder: Path, keys: Keys | None = None, handshake_seconds: float = 10.0) -> None:
+    def __init__(
+        self, folder: Path, keys: Keys | None = None, handshake_seconds: float = 10.0, *, recovers: bool = False
+    ) -> None:
         self.path = folder / "s.db"
         self.health = Health()
         self.live = Live()
@@ -97,6 +99,8 @@ class Setup:
         )
         self.gate = Gate("tcp://127.0.0.1:*", keys, self.health, handshake_seconds=handshake_seconds)
         self.inlet = Inlet(self.gate, self.pipeline, self.health)
+        if recovers:
+            self.pipeline.recover()
         self.inlet.start()
         self.agents: list[Agent] = []
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

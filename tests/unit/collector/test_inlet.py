@@ -453,8 +453,7 @@ def test_what_an_ended_life_left_neither_ends_the_new_one_nor_hides_what_it_meas
 
     assert seen(setup) == ("running", 5.0, None)
     setup.close()
-    again = Setup(tmp_path)
-    again.pipeline.recover()
+    again = Setup(tmp_path, recovers=True)
     assert seen(again) == ("running", 5.0, None)
     living = again.agent()
     living.open(epoch="new", first=2)
@@ -462,8 +461,7 @@ def test_what_an_ended_life_left_neither_ends_the_new_one_nor_hides_what_it_meas
     living.hear_ack(2)
     assert seen(again) == ("finished", 5.0, "finished")
     again.close()
-    last = Setup(tmp_path)
-    last.pipeline.recover()
+    last = Setup(tmp_path, recovers=True)
     assert seen(last) == ("finished", 5.0, "finished")
     last.close()
 
@@ -484,8 +482,7 @@ def test_a_run_whose_past_is_damaged_goes_on_being_kept_and_is_judged_no_more(
         assert db.execute("UPDATE blocks SET envelopes = x'00'").rowcount
         db.execute("DELETE FROM live_states")
     db.close()
-    again = Setup(tmp_path)
-    again.pipeline.recover()
+    again = Setup(tmp_path, recovers=True)
     agent = again.agent()
     agent.open(first=10)
     agent.say(report(10))
@@ -521,8 +518,7 @@ def test_what_a_run_showed_before_a_restart_it_shows_after_though_a_later_life_h
     second = setup.agent()
     second.open(epoch="second")
     setup.close()
-    again = Setup(tmp_path)
-    again.pipeline.recover()
+    again = Setup(tmp_path, recovers=True)
     run = again.live.runs["run-1"]
     assert [latest.estimate.value for latest in run.settle().values()] == [300.0]
     assert run.step == 3000
