@@ -14,8 +14,8 @@ from tests.integration.nursery import Ended, Nursery
 from tests.patience import eventually
 
 ABSENT = "tcp://127.0.0.1:9"
-LONGEST = 2.0 + 3.0
-"""Two seconds are promised; the others are for a machine that is busy."""
+LONGEST = 2.0 + 1.0
+"""Two seconds are promised; one more is for a machine that is busy."""
 
 
 @pytest.fixture(scope="module")
