@@ -1,4 +1,4 @@
-"""Still: one run as it stood when Prometheus asked. Copied under Live's lock, formatted outside it."""
+"""Still: one run as it stood when its turn on the page came. Copied under Live's lock, formatted outside it."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

@@ -193,9 +193,7 @@ def test_closing_ends_a_waiting_stream_and_refuses_new_ones_nothing_but_a_greeti
 
     async def scene(stream: AsyncIterator[bytes]) -> None:
         threading.Timer(0.05, news.close).start()
-        began = time.monotonic()
         assert [piece async for piece in stream] == []
-        assert time.monotonic() - began < 10.0
         assert len([piece async for piece in news.stream()]) == 1
 
     on_page(news, scene)
@@ -229,12 +227,13 @@ def test_telling_a_page_whose_loop_is_gone_raises_nothing() -> None:
     news.handle(RUN, transition())
 
 
-def test_uvicorn_stops_within_two_seconds_while_a_page_is_open(tmp_path: Path) -> None:
+def test_uvicorn_stops_at_once_while_a_page_is_open(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.db")
     news = Feed()
     app = create_app(Reader(store.path), Live(), news, lambda: b"", lambda: True)
+    patient = 60  # seconds it would wait for a page
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=30)
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=patient)
     )
     thread = threading.Thread(target=server.run)
     thread.start()
