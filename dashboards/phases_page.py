@@ -63,7 +63,7 @@ means would scatter alike; the tails beside a Gaussian's; the share of probes re
 |---|---|
 | `white` | Probes stray independently: the tests keep their promise. |
 | `correlated` | The coefficient is {CORRELATED:g} or more: false claims are likelier than α says. |
-| `unassessable` | The series wanders like a random walk, or did at one of its last {STEADY_FOR} probes: no trend can be told, and none is claimed. |
+| `unassessable` | A random walk of its steps is not ruled out, or not for {STEADY_FOR} probes yet: nothing is claimed but what goes much further. |
 | `unknown` | Fewer than {ENOUGH} blocks of four probes: too few to tell. |
 
 An **aside** is what another quantity says at the moment a phase is entered, such as dead units for a descent that they explain.

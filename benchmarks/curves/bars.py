@@ -7,6 +7,7 @@ from .families import FAMILIES
 from .nulls import SOFT
 from .score import Level, Rate, Score, poisson
 from .spikes import STEPS
+from .walks import NAMED as WALKS
 
 Scores = Mapping[tuple[str, Level], Score]
 """By family and level of certainty."""
@@ -141,10 +142,12 @@ def _bars() -> Iterator[Bar]:
     yield Bar(11, "local complexity, final descent: median delay", delay("complexity, two descents"), 0.6, 0.45, "T")
     yield Bar(11, "false alarms, batch norm", early("complexity, batch norm"), 1.0, 0.0)
     yield Bar(11, "early, double ascent", early("complexity, double ascent"), 5.0, 1.0)
-    nulls = [name for name, family in FAMILIES.items() if family.null and "AR(.8)" not in name]
+    nulls = [n for n, family in FAMILIES.items() if family.null and "AR(.8)" not in n and n not in WALKS]
     honest = [name for name in nulls if name != "null, dip"]
     yield Bar(13, "false calls at alpha = 1 %, all nulls but AR(.8)", early(*nulls), 1.0, 1.0)
     yield Bar(13, "the same without the dip", early(*honest), 1.0, 1.0)
+    for kind in ("random walk", "random walk in noise"):
+        yield Bar(13, f"the same, {kind}", early(*(n for n in WALKS if n.startswith(f"{kind},"))), 1.0, 1.0)
 
 
 BARS: tuple[Bar, ...] = tuple(_bars())

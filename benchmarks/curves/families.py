@@ -5,10 +5,10 @@
 
 from dataclasses import replace
 
-from . import complexity, nulls, onsets, peaks, spikes, stability
+from . import complexity, nulls, onsets, peaks, spikes, stability, walks
 from .curve import Curve, Family
 
-PARTS = (peaks, nulls, stability, spikes, onsets, complexity)
+PARTS = (peaks, nulls, stability, spikes, onsets, complexity, walks)
 FAMILIES: dict[str, Family] = {
     name: replace(family, name=name) for part in PARTS for name, family in part.NAMED.items()
 }

@@ -14,7 +14,7 @@ All = Mapping[str, Scores]
 SHOWN = {
     "peak_passed": (
         *("null, constant", "null, linear", "null, saturating SNR 10", "null, saturating SNR 50", "null, heavy tails"),
-        *("null, giant spike", "null, staircase", "null, AR(.8)", "null, dip"),
+        *("null, giant spike", "null, staircase", "null, AR(.8)", "null, dip", "random walk, peak_passed"),
         *("peak SNR 5", "peak SNR 10", "peak SNR 20", "peak SNR 50"),
     )
 }

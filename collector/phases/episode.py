@@ -45,6 +45,7 @@ class Episode(msgspec.Struct):
     """A claim that was detected. ``hold`` is how many probes it must stand, ``stood`` how many it has.
 
     ``few`` says that the phase before had too few probes for the sign test; a change beyond all noise stands in for it.
+    ``far`` says that no random walk of such steps would have gone so far.
     ``slope`` and ``whole`` are the steepest slope before a level, and how far the values went: what it is flat beside.
     """
 
@@ -55,6 +56,7 @@ class Episode(msgspec.Struct):
     agreed: bool = False
     confirmed: bool = False
     few: bool = False
+    far: bool = False
     slope: float = 0.0
     whole: float = 0.0
 

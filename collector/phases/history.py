@@ -50,6 +50,10 @@ class Buckets(msgspec.Struct, frozen=True):
         """The number of buckets."""
         return self.n.size
 
+    def before(self, part: slice) -> float:
+        """How many probes came before the middle of a range of buckets."""
+        return float(self.n[: part.start].sum() + self.n[part].sum() / 2.0)
+
     def middle(self) -> Floats:
         """The mean step of each bucket."""
         return (self.first + self.last) / 2.0

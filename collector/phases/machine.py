@@ -35,7 +35,7 @@ LEVEL: tuple[When, ...] = ("settle", "still", "hover", "calm")
 """What leads to a phase that is a level."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
-JUDGEMENT = 5
+JUDGEMENT = 6
 """Counted up whenever the same machine would judge the same measurements otherwise: it is part of every version."""
 LEAST_POINTS = 8
 """Probes since a phase began without which nothing is judged: two windows of four."""

@@ -12,6 +12,8 @@ from functools import cache
 from typing import Any
 
 from collector.phases.packing import packed, short, unpacked
+from collector.phases.residual import residual
+from collector.phases.wandering import Wandering
 
 EVERY = {1: 1, 2: 1, 4: 2, 8: 4}
 """Probes in the means whose scatter is compared, and after how many probes the next residual is taken: means overlap."""
@@ -47,7 +49,6 @@ GROWS = (0.75, 1.6)
 UNSEEN = 1.5
 """By what factor noise is taken larger where it cannot be seen yet whether it lasts."""
 TINY = 1e-300
-_NEAR = 1e-9  # of their whole width, steps too close to tell apart
 
 _TELLING = {
     1: (1.0, 1),
@@ -133,6 +134,7 @@ class NoiseMeter:
         """About how large values are of late, without their sign."""
         self.residuals = {m: Ring(KEPT // every) for m, every in EVERY.items()}
         self._local = Ring(LOCAL)
+        self.wandering = Wandering()
         self._x: list[float] = []
         self._y: list[float] = []
         self._begin()
@@ -165,10 +167,12 @@ class NoiseMeter:
                 continue
             means.append((x, y) if m == 1 else (sum(self._x[-m:]) / m, sum(self._y[-m:]) / m))
             if len(means) == means.maxlen:
-                residual = short(_residual(m, list(means)[:: _APART[m]]))
-                self.residuals[m].append(residual)
+                stray = short(residual(m, list(means)[:: _APART[m]]))
+                self.residuals[m].append(stray)
                 if m == 1:
-                    self._local.append(residual)
+                    self._local.append(stray)
+        if len(self.residuals[2]):
+            self.wandering.take(self._x, self._y, self._size(1), self._size(2))
         local = _MEDIAN * self._local.quantile(0.5) if len(self._local) == LOCAL else 0.0
         known = math.hypot(max(0.0, paired), self.floor)
         return max(local / CHANCE, known) ** 2
@@ -200,10 +204,29 @@ class NoiseMeter:
 
         False where no error is reported, and with few probes.
         """
-        if not len(self._reported) or len(self.residuals[4]) < ENOUGH:
+        if not len(self._reported) or self.few:
             return False
         known = math.hypot(self._reported.quantile(0.5), self.floor)
         return all(self._size(m) <= AS_REPORTED[m] * known for m in blocks)
+
+    def walks(self) -> bool:
+        """Whether the series may be a random walk.
+
+        Not where single probes stray no more than the errors reported of them, which believes few residuals as `sigma` does.
+        """
+        count = len(self.residuals[1])
+        if len(self._reported) and count >= _POINTS[4]:
+            most = (
+                MORE * (1.0 + UNTRIED / count) * self._reported.quantile(0.5)
+            )  # a walk's steps may be below the floor
+            if self._size(1) <= most:
+                return False
+        return not self.wandering.ruled_out()
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few probes to say how noise is correlated."""
+        return len(self.residuals[4]) < ENOUGH
 
     def single(self) -> float:
         """The largest standard deviation that single probes may have: as believed, or as they or means of two show."""
@@ -271,6 +294,7 @@ class NoiseMeter:
             "residuals": [packed(self.residuals[m].numbers, are_short=True) for m in EVERY],
             "x": packed(self._x),
             "y": packed(self._y),
+            "wandering": self.wandering.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -283,34 +307,10 @@ class NoiseMeter:
         self.paired = Ring(KEPT // 2, list(self._reported.numbers))
         for (m, every), ring in zip(EVERY.items(), state["residuals"], strict=True):
             self.residuals[m] = Ring(KEPT // every, unpacked(ring, are_short=True))
+        self.wandering.restore(state["wandering"])
         self._local = Ring(LOCAL, list(self.residuals[1].numbers)[-LOCAL:])
         self._x, self._y = unpacked(state["x"]), unpacked(state["y"])
         self._begin()
-
-
-def _residual(m: int, means: list[tuple[float, float]]) -> float:
-    """How far means of ``m`` probes, each at its place, stray from a polynomial, as the noise of one probe.
-
-    Single probes and pairs from a straight line, by the second divided difference of three means, and
-    means of 4, which span a good part of a rise, from a parabola, by the third of four.
-    """
-    if len(means) == 3:
-        (start, y0), (middle, y1), (end, y2) = means
-        width = end - start
-        if middle - start <= _NEAR * width or end - middle <= _NEAR * width:
-            return abs(y1 - y0) * math.sqrt(m / 2.0)
-        u = (middle - start) / width
-        v = 1.0 - u
-        return abs(y1 - v * y0 - u * y2) * math.sqrt(m / (1.0 + u * u + v * v))
-    (start, y0), (second, y1), (third, y2), (end, y3) = means
-    width = end - start
-    if second - start <= _NEAR * width or third - second <= _NEAR * width or end - third <= _NEAR * width:
-        return abs(y1 - y0) * math.sqrt(m / 2.0)
-    u, v = (second - start) / width, (third - start) / width
-    a, b = -1.0 / (u * v), 1.0 / (u * (u - v) * (u - 1.0))
-    c, d = 1.0 / (v * (v - u) * (v - 1.0)), 1.0 / ((1.0 - u) * (1.0 - v))
-    stray = math.fsum((a * y0, b * y1, c * y2, d * y3))
-    return abs(stray) * math.sqrt(m / math.fsum((a * a, b * b, c * c, d * d)))
 
 
 def _together(scatter: dict[int, float]) -> float:

@@ -5,24 +5,11 @@ from itertools import pairwise
 from typing import Literal
 
 from collector.phases.figures import finite, rounded
-from collector.phases.meter import ENOUGH, NoiseMeter
+from collector.phases.meter import NoiseMeter
 from collector.phases.transition import NoiseCard
 
 CORRELATED = 0.3
 """AR(1) coefficient from which noise is called correlated: below it the tests keep their promise."""
-WANDERS = 2.0
-"""How much more means of four must scatter than single probes, as if independent, for a series to count as a random walk.
-
-A random walk gives 2.6, white noise 1, an AR(1) process of coefficient 0.8 gives 2.4 alone and 1.5 where it carries 0.7 of
-the variance. A trend that bends gives far more at large blocks and little at small ones, so each doubling must add to
-it, and none more than ``BENDS``.
-"""
-GROWS = 1.2
-BENDS = 2.5
-WANDERS_ON = (1.5, 1.0, 4.0)
-"""The same three for one that wandered at the probe before, of medians: of a random walk a look in four misses the others by chance,
-and a bend or a jump of a trend is in few of the residuals.
-"""
 
 _GAUSSIAN_TAIL = 1.6449 / 0.6745  # the 90 % quantile of a Gaussian's size over its median
 # AR(1) coefficients and how much more means of two probes scatter than single ones, as standard deviations.
@@ -62,23 +49,9 @@ def autocorrelation(meter: NoiseMeter) -> float:
     return _GROWTH[-1][0]
 
 
-def wanders(meter: NoiseMeter, *, before: bool = False) -> bool:
-    """Whether a series looks like a random walk, or still does where it did ``before``.
-
-    Not where single probes stray no more than their reported errors.
-    """
-    if len(meter.residuals[4]) < ENOUGH or meter.as_reported(1):
-        return False
-    one, two, four = (meter.residuals[m].quantile(0.5) if before else meter.seen(m) for m in (1, 2, 4))
-    whole, grows, bends = WANDERS_ON if before else (WANDERS, GROWS, BENDS)
-    return (
-        min(one, two) > 0.0 and four > whole * one and all(grows < growth < bends for growth in (two / one, four / two))
-    )
-
-
 def _verdict(meter: NoiseMeter, *, wandered: bool) -> Literal["white", "correlated", "unassessable", "unknown"]:
-    if len(meter.residuals[4]) < ENOUGH:
+    if meter.few:
         return "unknown"
-    if wandered or wanders(meter):
+    if wandered or meter.walks():
         return "unassessable"
     return "correlated" if autocorrelation(meter) >= CORRELATED else "white"

@@ -6,8 +6,8 @@ from typing import Any
 
 from collector.phases import episode as life
 from collector.phases.axis import placed, step_placed, testable
-from collector.phases.machine import RAW, TESTED, Given, Machine, Turn
-from collector.phases.noise_card import noise_card, wanders
+from collector.phases.machine import EQUIVALENCE, RAW, TESTED, Given, Machine, Turn
+from collector.phases.noise_card import noise_card
 from collector.phases.pace import Pace
 from collector.phases.signs import LONGEST
 from collector.phases.spikes import Spikes
@@ -15,12 +15,13 @@ from collector.phases.stillness import Stillness
 from collector.phases.transition import NoiseCard
 from collector.phases.trends import Trends
 from collector.phases.verdict import Verdict
+from collector.phases.wandering import FAR, STEP
 
 _APART = (*RAW, "still", "given")
 GIVEN_FOR = 2
 """Probes in a row at which other quantities must be where a turn is given them."""
 STEADY_FOR = 8
-"""Probes in a row at which a series must not wander before a trend is told of it: a claim must stand for as many."""
+"""Probes in a row at which a random walk must be ruled out before a trend is told: a claim must stand for as many."""
 
 
 class Observed:
@@ -49,7 +50,7 @@ class Observed:
         self._spikes = Spikes() if self._raw else None
         self._stillness = Stillness() if any(turn.when == "still" for turn in machine.turns) else None
         self._given = 0  # probes in a row at which what a turn is given held
-        self._steady = STEADY_FOR  # probes in a row at which the series did not wander
+        self._steady = 0  # probes in a row at which a random walk was ruled out
         self._taken = 0
 
     def restart(self, step: int) -> None:
@@ -90,8 +91,7 @@ class Observed:
         if probe is None:
             return False
         self.trends.take(step, *probe)
-        still = wanders(self.trends.cleaner.meter, before=self._steady == 0)
-        self._steady = 0 if still else min(self._steady + 1, STEADY_FOR)
+        self._steady = 0 if self.trends.cleaner.meter.walks() else min(self._steady + 1, STEADY_FOR)
         return True
 
     def at_once(self, turns: tuple[Turn, ...]) -> list[Verdict]:
@@ -153,12 +153,31 @@ class Observed:
 
     def card(self) -> NoiseCard:
         """What is known of the noise of the series."""
-        wandered = not self.assessable()
-        return noise_card(self.trends.cleaner.meter, self.trends.level(), self.restarts, wandered=wandered)
+        meter, wandered = self.trends.cleaner.meter, not self.assessable()
+        return noise_card(meter, self.trends.level(), self.restarts, wandered=wandered)
 
     def assessable(self) -> bool:
-        """Whether a trend can be told from what is seen: not of a series that wanders like a random walk."""
+        """Whether a trend can be told from what is seen: a random walk is ruled out, and has been for some probes."""
         return self._steady >= STEADY_FOR
+
+    def walks(self, case: Verdict) -> bool:
+        """Whether a random walk may have made a case: none is ruled out, and one of such steps would go as far.
+
+        Few probes cannot rule one out, which would be to call nothing early: of a trend they are believed, of a level, which
+        has wandered for as long as it lasted, they are not.
+        """
+        if case.turn.when == "given" or self.assessable() or self.far(case):
+            return False
+        return not self.few or case.turn.flat or case.turn.when in EQUIVALENCE
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few probes to rule a random walk out."""
+        return self.trends.cleaner.meter.few
+
+    def far(self, case: Verdict) -> bool:
+        """Whether the means of a case are further apart than a random walk of such steps goes."""
+        return case.apart > FAR * STEP * self.trends.cleaner.meter.seen() * math.sqrt(case.probes)
 
     def state(self) -> dict[str, Any]:
         """All there is, as JSON has it."""

@@ -83,10 +83,8 @@ class Track:
         turns = self._turns[self.phase]
         least = 0.0 if self._suspicion else life.SUSPECTED
         cases = self.observed.cases(step, turns, self._alpha, least) if whole else []
-        shown = [case for case in cases if case.shown and self.observed.lasts(case)]
+        shown = [case for case in cases if case.shown and self.observed.lasts(case) and not self.observed.walks(case)]
         shown += self.observed.at_once(turns)
-        if shown and not self.observed.assessable():  # what single values tell is no trend
-            shown = [case for case in shown if case.turn.when in RAW]
         if shown:
             known += self._detected(max(shown, key=lambda case: case.log_e), step)
         elif whole:
@@ -135,7 +133,8 @@ class Track:
             hold = life.hold_after(buckets, int(np.searchsorted(buckets.last, transition.happened_step)))
         elif case.turn.when in EQUIVALENCE:
             before = self.observed.trends.steepest()
-        self._episode = Episode(turn, transition, hold, few=few, slope=before.slope, whole=before.whole)
+        far = self.observed.far(case)
+        self._episode = Episode(turn, transition, hold, few=few, far=far, slope=before.slope, whole=before.whole)
         self._enter(case.turn.to_phase, transition.happened_step, as_level=case.turn.when in LEVEL)
         return [*withdrawn, transition]
 
@@ -161,8 +160,8 @@ class Track:
         """Why evidence that would suffice is not claimed."""
         if not case.shown:
             return ""
-        if not self.observed.assessable():
-            return "the series wanders like a random walk, of which no trend is claimed"
+        if self.observed.walks(case):
+            return "a random walk of such steps would go as far, and is not ruled out"
         if self.observed.outgrown:
             return "of the newest probes too many lie far out for the noise that was seen before"
         return "the signs of single pairs of probes do not agree yet"
@@ -188,7 +187,7 @@ class Track:
             open_.agreed = self.observed.agrees(turn, life.SECOND_KEY) or (
                 open_.few and self.observed.beyond_noise(was, mean)
             )
-        if open_.ripe() and open_.stands(turn, mean):
+        if open_.ripe() and open_.stands(turn, mean) and self._is_no_walk(open_):
             return self._confirmed(open_, step)
         return []
 
@@ -199,10 +198,14 @@ class Track:
         before = Steepest(open_.slope, whole=open_.whole)
         still = self.observed.trends.still(turn, before, open_.detected.evidence.after.mean or 0.0)
         if isinstance(still, bool):
-            return self._confirmed(open_, step) if still and open_.stood >= open_.hold else []
+            lasts = still and open_.stood >= open_.hold and self._is_no_walk(open_)
+            return self._confirmed(open_, step) if lasts else []
         withdrawn = self._withdrawn(open_, turn, still, step)
         self.observed.trends.resume(before)
         return [withdrawn]
+
+    def _is_no_walk(self, open_: Episode) -> bool:
+        return open_.far or self.observed.assessable() or self.observed.few
 
     def _confirmed(self, open_: Episode, step: int) -> list[Transition]:
         open_.confirmed = True

@@ -256,6 +256,7 @@ class Trends:
             (int(buckets.last[at]), *buckets.around(first, last)),
             against,
             abs(later - earlier),
+            buckets.before(after) - buckets.before(before),
             goes_on,
         )
 

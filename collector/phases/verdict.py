@@ -12,9 +12,10 @@ class Verdict:
     """The strongest case there is at present for a turn; it is shown where ``log_e`` reaches log(1 / ``alpha``).
 
     The windows are in the units of the quantity, ``change`` is the relative change between them, and ``noise`` the
-    relative standard deviation of one probe; ``apart`` is the distance of the means on the axis of the test. ``happened``
-    is the step where it took place and those between which it did. ``against`` says that it speaks against a claim that
-    was made. ``goes_on`` is the relative change of a level if the series lasted as long again and went on as it does.
+    relative standard deviation of one probe; ``apart`` is the distance of the means on the axis of the test, ``probes`` that of
+    the windows' middles in probes. ``happened`` is the step where it took place and those between which it did. ``against``
+    says that it speaks against a claim that was made. ``goes_on`` is the relative change of a level if the series
+    lasted as long again and went on as it does.
     """
 
     turn: Turn
@@ -28,6 +29,7 @@ class Verdict:
     happened: tuple[int, int, int]
     against: bool = False
     apart: float = 0.0
+    probes: float = 0.0
     goes_on: float = math.nan
 
     @property

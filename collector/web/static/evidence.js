@@ -10,7 +10,7 @@ const E_PROCESS = "reflected_gauss_e_process";
 export const VERDICTS = {
   white: "Probes stray independently of each other; the tests keep their promise.",
   correlated: "Neighbouring probes stray together, so false claims are likelier than alpha says.",
-  unassessable: "It wanders like a random walk: no trend can be told, and none is claimed.",
+  unassessable: "A random walk of such steps is not ruled out: only what goes much further is claimed.",
   unknown: "Too few probes so far to tell how they stray.",
 };
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from curves import complexity, nulls, onsets, peaks, spikes, stability
+from curves import complexity, nulls, onsets, peaks, spikes, stability, walks
 from curves.curve import Curve
 from curves.families import FAMILIES
 from curves.noise import PROCESS_SHARE
@@ -205,3 +205,19 @@ def test_local_complexity_with_batch_norm_descends_and_rises_and_stays() -> None
         low = int(curve.mean.argmin())
         assert np.all(np.diff(curve.mean[low:]) >= -1e-9)
         assert curve.mean[-1] > 1.3 * curve.mean[low]
+
+
+@pytest.mark.parametrize(("name", "noise"), [("random walk", 0.1), ("random walk in noise", 0.5)])
+def test_a_walk_has_independent_steps_of_one_size_and_the_noise_that_is_reported(name: str, noise: float) -> None:
+    steps, seen, correlated = [], [], []
+    for curve in curves(f"{name}, onset_down"):
+        assert curve.stderr is not None
+        level = curve.mean[0]
+        step = np.diff(curve.mean) / level
+        steps.append(step.std())
+        correlated.append(np.corrcoef(step[1:], step[:-1])[0, 1])
+        seen.append((curve.values - curve.mean).std() / np.median(curve.stderr))
+        assert np.median(curve.stderr) / level == pytest.approx(noise * walks.STEP, rel=0.15)
+    assert np.median(steps) == pytest.approx(walks.STEP, rel=0.05)
+    assert np.median(correlated) == pytest.approx(0.0, abs=0.05)
+    assert np.median(seen) == pytest.approx(1.0, rel=0.05)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from collector.phases import detector
 from collector.phases.meter import NoiseMeter
 from collector.phases.noise_card import CORRELATED, noise_card
 from collector.phases.transition import NoiseCard
@@ -41,20 +40,10 @@ def test_white_noise_is_white_and_hardly_ever_unassessable() -> None:
     assert found.count("unassessable") <= 0.03 * len(found)
 
 
-def test_a_random_walk_is_refused_by_many_looks_and_hardly_ever_called_white() -> None:
+def test_a_random_walk_is_unassessable_and_hardly_ever_called_white() -> None:
     found = verdicts([white(seed, 400).cumsum() for seed in range(2 * RUNS)])
-    assert found.count("unassessable") >= 0.4 * len(found)
-    assert found.count("white") <= 0.1 * len(found)
-
-
-def test_of_most_random_walks_no_peak_is_claimed() -> None:
-    told = []
-    for seed in range(12):
-        judge = detector("peak_passed")
-        walk = 10 + 0.1 * white(seed, 250).cumsum()
-        told.append({one.state for step, value in enumerate(walk) for one in judge(step, value)})
-    assert sum("detected" in states for states in told) <= 4
-    assert sum("confirmed" in states for states in told) <= 2
+    assert found.count("unassessable") >= 0.9 * len(found)
+    assert found.count("white") <= 0.02 * len(found)
 
 
 @pytest.mark.parametrize(
