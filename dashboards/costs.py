@@ -58,7 +58,7 @@ def noise(run: str) -> list[Json]:
             8,
             table(
                 "What the noise is",
-                "white, correlated, unassessable (like a random walk: no trend can be told) or unknown (too few probes). "
+                "white, correlated, unassessable (a random walk is not ruled out) or unknown (too few probes). "
                 "Metric: `phasewatch_noise_verdict`.",
                 [query(f"phasewatch_noise_verdict{{{run}}} == 1", instant=True)],
                 {"machine": "Machine", "quantity": "Quantity", "verdict": "Noise", "layer": "Layer"},

@@ -148,8 +148,8 @@ NOISE_AUTOCORRELATION = Family(
 NOISE_VERDICT = Family(
     "phasewatch_noise_verdict",
     "gauge",
-    "1 for what the noise of a judged series is held to be, 0 for the others: white, correlated, unassessable (like a random "
-    "walk: no trend can be told), unknown (too few probes).",
+    "1 for what the noise of a judged series is held to be, 0 for the others: white, correlated, unassessable (a random walk "
+    "is not ruled out), unknown (too few probes).",
     ("run", "machine", "quantity", "verdict", "…"),
 )
 

@@ -334,7 +334,7 @@ def test_the_noise_of_every_judged_series_is_told_in_percent_and_words(page: Chr
     rows = page.execute_script("return [...document.querySelectorAll('.noise tbody tr')].map((row) => row.textContent)")
     assert len(rows) == 2  # two machines see one and the same noise
     assert "local complexity" in rows[0]
-    assert "no trend can be told" in rows[0]
+    assert "A random walk of such steps is not ruled out" in rows[0]
     assert "critical period, intervention removal" in rows[1]
     assert "White2.1\u00a0%1.8\u00a0%0.9\u00a0%" in rows[1]
 
