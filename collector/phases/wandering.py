@@ -5,9 +5,9 @@ rule it out. About a parabola through four points, means of three probes of a ra
 single ones, each as the noise of one probe, where those of independent noise scatter alike (the growth of Allan 1966, and
 the idea of the variance ratio of Lo and MacKinlay 1988). And after n steps it is rarely further off than a few sqrt(n) steps.
 
-Means of three are the smallest that tell it from an AR(1) process of coefficient 0.8 that carries 0.7 of the variance, 1.33,
-and a parabola follows four of them through the bends of most trends. Beside independent noise as large as its steps a
-random walk gives 1.35 as well, and is not known for one.
+An AR(1) process of coefficient 0.8 that carries 0.7 of the variance gives 1.33. Means of two tell the two apart less well (1.53
+and 1.13), and through means of four a parabola follows fewer of the bends of a trend. Beside independent noise as large as its
+steps a random walk gives 1.33 as well, and is not known for one.
 """
 
 import math
@@ -21,11 +21,11 @@ WILD = 2.5
 WALK = 2.134
 """How much more means of three scatter than single probes where the series is a random walk: its expectation."""
 SPREAD = 1.5
-"""Standard deviation of the logarithm of that for a random walk, times the root of the residuals it is of: by simulation."""
+"""Standard deviation of the logarithm of that for a random walk, times the root of the residuals it is of; by simulation."""
 SURE = 1.75
 """How many of these below the logarithm of ``WALK`` that of the growth must lie for the series to be none."""
 MARCHES = 6.0
-"""By how much a series must go further than a random walk of its steps to be none: in parts, times the root of the residuals."""
+"""By what part, over the root of their number, the distances gone must exceed those of a random walk for the series to be none."""
 FAR = 3.5
 """How many times the root of the steps between two means, in steps, they must be apart for no random walk to do it."""
 STEP = math.sqrt(3.0)
