@@ -6,8 +6,8 @@ single ones, each as the noise of one probe, where those of independent noise sc
 the idea of the variance ratio of Lo and MacKinlay 1988). And after n steps it is rarely further off than a few sqrt(n) steps.
 
 An AR(1) process of coefficient 0.8 that carries 0.7 of the variance gives 1.33. Means of two tell the two apart less well (1.53
-and 1.13), and through means of four a parabola follows fewer of the bends of a trend. Beside independent noise as large as its
-steps a random walk gives 1.33 as well, and is not known for one.
+and 1.14), and through means of four a parabola follows fewer of the bends of a trend. Beside independent noise as large as its
+steps a random walk gives 1.35, and is not known for one.
 """
 
 import math
