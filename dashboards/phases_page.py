@@ -68,8 +68,8 @@ means would scatter alike; the tails beside a Gaussian's; the share of probes re
 
 A random walk rises and falls for ever, and each time is evidence to a test for independent noise. It is ruled out where means of
 three probes scatter too little for one, where the series goes further than one of its steps, or where probes stray no more than their
-reported errors. Few probes rule nothing out: a rise or fall is believed then, a change of a level is not. What was believed
-is confirmed only where a random walk is ruled out as soon as there are enough.
+reported errors. Few probes seldom rule it out: a rise or a fall is believed then all the same, a change of a level is not. What was
+believed so is confirmed only if, once there are enough, a random walk is ruled out.
 
 An **aside** is what another quantity says at the moment a phase is entered, such as dead units for a descent that they explain.
 """
